@@ -1,0 +1,79 @@
+"""How long, and in how much memory, S3 selects one of 50 groups for each of 1000 classes.
+
+Run it with ``python benchmarks/selection_scale.py``. The centroids are synthetic: classes spread over the sphere,
+groups scattered around the class. Time is that of ``select_groups`` alone, from float32 centroids to a choice that a
+whole sweep leaves unchanged; memory is the peak of the process, imports and input included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import time
+
+import torch
+
+from ims3core.seeds import generator
+from ims3core.selection.bounds import gap
+from ims3core.selection.s3 import MAX_MATRIX_BYTES, select_groups
+
+
+def make_centroids(classes: int, groups: int, dim: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit group centroids (classes, groups, dim) around unit real centroids (classes, dim)."""
+    noise = generator(0, "selection-scale")
+    real = torch.nn.functional.normalize(torch.randn(classes, dim, generator=noise), dim=-1)
+    around = torch.randn(classes, groups, dim, generator=noise).mul_(spread / dim**0.5).add_(real[:, None])
+    around /= around.norm(dim=-1, keepdim=True)
+    return around, real
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--groups", type=int, default=50)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--spread", type=float, default=0.5, help="length of the scatter around a class")
+    parser.add_argument("--normalisation", choices=["paper", "official"], default="paper")
+    parser.add_argument("--start", choices=["nearest", "random"], default="nearest")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--max-matrix-mib", type=int, default=MAX_MATRIX_BYTES // 2**20)
+    parser.add_argument("--bound", action="store_true", help="also bound the objective from below (slow)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    group_centroids, real_centroids = make_centroids(args.classes, args.groups, args.dim, args.spread)
+    weights = {"alpha": 0.4, "beta": 0.9, "eps": 1e-6, "normalisation": args.normalisation}
+    memory = {"max_matrix_bytes": args.max_matrix_mib * 2**20}
+    print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, {args.repetitions} repetitions")
+    seconds = []
+    for _ in range(args.repetitions):
+        begun = time.perf_counter()
+        selection = select_groups(
+            group_centroids,
+            real_centroids,
+            **weights,
+            **memory,
+            start=args.start,
+            restarts=1,
+            max_sweeps=100,
+            generator=generator(0, "selection-scale-start"),
+        )
+        seconds.append(time.perf_counter() - begun)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    median = statistics.median(seconds)
+    print(f"sizes      {args.classes} classes x {args.groups} groups x {args.dim}, engine {selection.engine}")
+    print(f"seconds    {median:.2f} (median; {min(seconds):.2f} to {max(seconds):.2f}), first {seconds[0]:.2f}")
+    print(f"sweeps     {selection.sweeps}, converged {selection.converged}, {median / selection.sweeps:.2f} s a sweep")
+    print(f"objective  {selection.objective:.6f} from {selection.start_objectives[0]:.6f}")
+    print(f"peak RSS   {peak_mib:.0f} MiB")
+    if args.bound:
+        begun = time.perf_counter()
+        found = gap(selection, group_centroids, real_centroids, **weights, **memory)
+        print(f"bound      {found['bound']:.6f} ({found['bound_kind']}), gap {found['gap']:.6f}")
+        print(f"           {time.perf_counter() - begun:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

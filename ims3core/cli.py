@@ -1,0 +1,206 @@
+"""The command line ``ims3``: one small command per stage, plus helpers.
+
+The only module that knows Typer, params.yaml and ``stages``. A stage module, and with it torch, is
+imported inside its command: ``ims3 --help`` loads none of the heavy packages.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ims3core import profiles, timings
+from ims3core.errors import Ims3Error, ParameterError
+from ims3core.params import Params, load
+
+app = typer.Typer(
+    name="ims3",
+    help="Diffusion-based dataset distillation: one command per DVC stage (`dvc repro` runs them all).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ROOT = Path()
+Row = Annotated[str | None, typer.Argument(help="One row of the table in params.yaml; all rows without it.")]
+
+
+def run_stage(module: str, arguments: tuple = (), *, params: Params, function: str = "run") -> None:
+    """Imports ``stages.<module>``, runs it and logs its time."""
+    name = module if function == "run" else function.removeprefix("run_")
+    with timings.timed(ROOT, "-".join([name, *map(str, arguments)])):
+        stage = importlib.import_module(f"stages.{module}")
+        getattr(stage, function)(params, ROOT, *arguments)
+
+
+def run_rows(module: str, row: str | None, table: str) -> None:
+    """Runs a stage for ``row``, or for every row of the section ``table``."""
+    params = load(ROOT / "params.yaml")
+    known = list(getattr(params, table))
+    if row is not None and row not in known:
+        raise ParameterError(f"{table}: {row!r} is unknown; known: {', '.join(known)}")
+    for name in known if row is None else [row]:
+        run_stage(module, (name,), params=params)
+
+
+@app.command()
+def prepare() -> None:
+    """Read the data source; write splits and the class table."""
+    run_stage("prepare", params=load(ROOT / "params.yaml"))
+
+
+@app.command()
+def generator() -> None:
+    """Train (or fetch) the latent diffusion model as a DiTPipeline directory."""
+    run_stage("generator", params=load(ROOT / "params.yaml"))
+
+
+@app.command()
+def encoder() -> None:
+    """Train (or fetch) the frozen feature encoder and teacher."""
+    run_stage("encoder", params=load(ROOT / "params.yaml"))
+
+
+@app.command()
+def latents() -> None:
+    """Encode the real training images with the VAE, once."""
+    run_stage("latents", params=load(ROOT / "params.yaml"))
+
+
+@app.command()
+def finetune(row: Row = None) -> None:
+    """Fine-tune the generator by Inversion-Matching (Eq. 1-7)."""
+    run_rows("finetune", row, "adaptations")
+
+
+@app.command()
+def candidates(row: Row = None) -> None:
+    """Generate a pool of candidate images, or index the real ones."""
+    run_rows("candidates", row, "pools")
+
+
+@app.command()
+def features(row: Row = None) -> None:
+    """Embed a pool with the frozen encoder."""
+    run_rows("features", row, "pools")
+
+
+@app.command()
+def centroids(row: Row = None) -> None:
+    """Compute class centroids (Eq. 8)."""
+    run_rows("centroids", row, "centroids")
+
+
+@app.command()
+def select(row: Row = None) -> None:
+    """Select distilled sets from a pool (Eq. 9-11)."""
+    run_rows("select", row, "methods")
+
+
+@app.command()
+def students(
+    method: Annotated[str | None, typer.Argument(help="Row of methods; the whole grid without it.")] = None,
+    ipc: Annotated[int | None, typer.Argument(help="Images per class.")] = None,
+    student: Annotated[str | None, typer.Argument(help="Network, as in eval.students.")] = None,
+) -> None:
+    """Train students on distilled sets and score them."""
+    params = load(ROOT / "params.yaml")
+    grid = [(m, k, s) for m in params.eval.methods for k in params.eval.ipc for s in params.eval.students]
+    wanted = [
+        cell for cell in grid if all(w is None or w == c for w, c in zip((method, ipc, student), cell, strict=True))
+    ]
+    if not wanted:
+        raise ParameterError(
+            f"students: found {method} {ipc} {student}; eval has methods {', '.join(params.eval.methods)}, "
+            f"ipc {params.eval.ipc}, students {', '.join(params.eval.students)}"
+        )
+    for cell in wanted:
+        run_stage("students", cell, params=params)
+
+
+@app.command("full-data")
+def full_data(student: Row = None) -> None:
+    """Train students on all real training images: the upper bound."""
+    params = load(ROOT / "params.yaml")
+    if student is not None and student not in params.eval.students:
+        raise ParameterError(f"eval.students: {student!r} is unknown; known: {', '.join(params.eval.students)}")
+    for name in params.eval.students if student is None else [student]:
+        run_stage("students", (name,), params=params, function="run_full_data")
+
+
+@app.command()
+def report(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the result table as Markdown instead.")] = False,
+) -> None:
+    """Write accuracy tables, plots and reports/index.html."""
+    params = load(ROOT / "params.yaml")
+    if markdown:
+        typer.echo(importlib.import_module("stages.report").markdown(params, ROOT))
+    else:
+        run_stage("report", params=params)
+
+
+@app.command()
+def use(
+    profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a params.yaml with changes of your own.")] = False,
+) -> None:
+    """Write params.yaml from a profile; DVC's run cache brings earlier results back."""
+    for line in profiles.use(ROOT, profile, force=force):
+        typer.echo(line)
+
+
+@app.command()
+def methods() -> None:
+    """Print the table of methods and what each is made of."""
+    from rich.console import Console
+    from rich.table import Table
+
+    params = load(ROOT / "params.yaml")
+    table = Table("method", "source", "adaptation", "sampler", "selection", "labels", "compared")
+    for name, row in params.methods.items():
+        pool = params.pools[row.pool]
+        compared = "yes" if name in params.eval.methods else "no"
+        table.add_row(name, pool.source, pool.adaptation, pool.sampler, row.selection, row.labels, compared)
+    Console().print(table)
+
+
+@app.command("timings")
+def show_timings() -> None:
+    """Print wall time and peak memory of the latest run of every stage on this machine."""
+    records = timings.read(ROOT)
+    for record in records:
+        typer.echo(f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB  {record['finished']}  {record['stage']}")
+    typer.echo(f"{sum(record['seconds'] for record in records):9.1f} s in {len(records)} stages")
+
+
+def _one_line(error: Exception) -> str:
+    """What is printed for an expected failure."""
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename else ""
+        hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        return f"{named}{error.strerror or error}{hint}"
+    return " ".join(str(error).split())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: expected failures become one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("matplotlib", "httpx", "diffusers", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(args=arguments, standalone_mode=True)
+    except (Ims3Error, OSError) as error:
+        print(f"ims3: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def registered() -> list[str]:
+    """Names of all commands, in the order of the help page."""
+    group: Any = typer.main.get_command(app)
+    return list(group.commands)

@@ -1,0 +1,73 @@
+"""The machine: device, threads, precision and compilation, decided once per process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ims3core.errors import ParameterError
+
+log = logging.getLogger(__name__)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how tensors are computed."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compile: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision for training: bf16 products, float32 weights; nothing at float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def frozen(self, network: Module) -> Module:
+        """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
+
+        Compilation falls back to eager execution, with one logged line, where no compiler works.
+        """
+        network = network.to(self.device, self.dtype).eval().requires_grad_(False)
+        if not self.compile:
+            return network
+        import torch._dynamo
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        compiled = torch.compile(network)
+
+        def call(*args: torch.Tensor) -> torch.Tensor:
+            nonlocal compiled
+            try:
+                return compiled(*args)
+            except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
+                if compiled is network:
+                    raise
+                log.warning("compute.compile: no working compiler (%s), going on without", type(error).__name__)
+                compiled = network
+                return compiled(*args)
+
+        return call
+
+
+def machine(*, device: str, precision: str, compile: bool, threads: int) -> Machine:
+    """The machine that the ``compute`` section asks for; sets the number of CPU threads (0: all cores).
+
+    Raises:
+        ParameterError: if ``compute.device`` is ``cuda`` and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("compute.device: found 'cuda', but torch sees no CUDA device; allowed here: auto, cpu")
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    return Machine(torch.device(device), {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], compile)

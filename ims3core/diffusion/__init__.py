@@ -1,0 +1,1 @@
+"""The diffusion model: schedule, transformer, samplers, inversion, losses, fine-tuning."""

@@ -1,0 +1,60 @@
+"""The generator directory: a diffusers ``DiTPipeline`` (transformer, VAE, scheduler), read and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ims3core import files
+from ims3core.diffusion import difffit
+from ims3core.diffusion.dit import DiT
+from ims3core.diffusion.dit_layout import read_transformer, write_transformer
+from ims3core.diffusion.schedule import Schedule, linear_schedule
+from ims3core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "prediction_type": "epsilon",
+}
+
+
+def write_generator(directory: Path, network: DiT, vae: AutoencoderKL) -> None:
+    """Writes a complete pipeline directory that ``DiTPipeline.from_pretrained`` loads."""
+    write_transformer(directory / "transformer", network)
+    vae.save_pretrained(directory / "vae", safe_serialization=True)
+    files.write_json(directory / "scheduler" / "scheduler_config.json", SCHEDULER)
+    index = {
+        "_class_name": "DiTPipeline",
+        "transformer": ["diffusers", "DiTTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    files.write_json(directory / "model_index.json", index)
+
+
+def read_schedule(directory: Path) -> Schedule:
+    """The training noise schedule of the generator in ``directory``; only DiT's linear one is known."""
+    path = directory / "scheduler" / "scheduler_config.json"
+    config: dict[str, Any] = files.read_json(path)
+    if config["beta_schedule"] != "linear":
+        raise ArtifactError(f"{path}: beta_schedule is {config['beta_schedule']!r}, wanted 'linear'")
+    return linear_schedule(config["num_train_timesteps"], config["beta_start"], config["beta_end"])
+
+
+def read_adapted(generator: Path, adapted: Path) -> DiT:
+    """The transformer of ``generator`` with the fine-tuned weights of ``adapted`` in place."""
+    network = read_transformer(generator / "transformer")
+    facts = files.read_manifest(adapted, "adapted")
+    if facts["loss"] != "none":
+        difffit.apply_delta(network, adapted / difffit.DELTA)
+    return network

@@ -1,0 +1,1 @@
+"""What came out: checked inputs (artifacts), tables, figures and one offline page."""

@@ -1,0 +1,264 @@
+"""The report as one offline HTML page, and its main table as Markdown.
+
+Formatting only: every number arrives computed. The page needs no network; figures are embedded for a
+light and a dark background.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ims3core.report.artifacts import FULL
+from ims3core.report.tables import label
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every number on the page was measured under; the names are those of params.yaml's ``eval``."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    featured: str
+    methods: list[str]
+    ipc: list[int]
+    students: list[str]
+    draws: int
+    seeds: int
+    split: str
+    protocol: str
+    protocol_values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one row of the tables is made of: the entries of its method, pool and adaptation."""
+
+    method: str
+    pool: str
+    source: str
+    adaptation: str
+    sampler: str
+    selection: str
+    centroids: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure as PNG bytes for both backgrounds."""
+
+    light: bytes
+    dark: bytes
+
+
+def markdown_table(
+    summary: pd.DataFrame, *, methods: Sequence[str], ipcs: Sequence[int], students: Sequence[str]
+) -> str:
+    """Mean and standard deviation of the last epoch, method x IPC per student, as a Markdown table.
+
+    The best row of a column is bold; the row "Full data" repeats its value at every IPC.
+    """
+    columns = [(student, ipc) for student in students for ipc in ipcs]
+    heads = [f"IPC {ipc}" if len(students) == 1 else f"{student}, IPC {ipc}" for student, ipc in columns]
+    lines = ["| method | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(columns)]
+    rows = _rows(summary)
+    best = {(s, k): max(rows[m, str(k), s].mean for m in methods) for s, k in columns}
+    for method in (*methods, FULL):
+        texts = []
+        for student, ipc in columns:
+            row = rows[method, FULL if method == FULL else str(ipc), student]
+            text = plus_minus(row.mean, row.std)
+            texts.append(f"**{text}**" if method != FULL and row.mean == best[student, ipc] else text)
+        lines.append(f"| {label(method)} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def html(
+    *,
+    setting: Setting,
+    recipes: Sequence[Recipe],
+    summary: pd.DataFrame,
+    selections: pd.DataFrame,
+    fixed: Sequence[str],
+    pictures: Mapping[str, Picture],
+    paper: pd.DataFrame,
+) -> str:
+    """The whole page.
+
+    Args:
+        summary: as from ``tables.summary``, full data included.
+        selections: as from ``tables.selections``.
+        fixed: methods whose drawn sets are all the same, so that their means differ by the students alone.
+        pictures: by the names the template asks for: accuracy, selection, training, confusion, samples, tsne.
+        paper: as from ``tables.paper_rows``.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"label": label, "data_uri": _data_uri}
+    source = files("ims3core.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        setting=setting,
+        protocol_text=protocol_text(setting.protocol_values),
+        recipes=recipes,
+        student_tables=[_student_table(summary, setting, student) for student in setting.students],
+        details=[
+            _detail(summary, setting, student=student, ipc=ipc, fixed=fixed)
+            for student in setting.students
+            for ipc in setting.ipc
+        ],
+        tiles=_tiles(summary, setting),
+        selection_rows=_selection_rows(selections),
+        pictures=pictures,
+        paper=_paper_table(paper),
+    )
+
+
+def protocol_text(values: Mapping[str, Any]) -> str:
+    """A student protocol (a row of ``protocols``) in a few words."""
+    length = f"{values['steps']} steps" if values["epochs"] is None else f"{values['epochs']} epochs"
+    mixing = f"CutMix with probability {values['cutmix']:g}" if values["cutmix"] else "no CutMix"
+    return f"{length}, batch {values['batch_size']}, SGD at {values['lr']:g}, {values['schedule']} schedule, {mixing}"
+
+
+def plus_minus(mean: float, std: float) -> str:
+    """Text like "91.3 ± 0.8", without the spread where there is none."""
+    return f"{mean:.1f}" if math.isnan(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def signed(value: float) -> str:
+    """Text like "+1.2" or "−0.4"; a value that rounds to zero has no sign."""
+    text = f"{abs(value):.1f}"
+    return text if text == "0.0" else ("+" if value > 0 else "−") + text
+
+
+def number(value: float, form: str) -> str:
+    """``value`` in the given format, or a dash for none."""
+    return NOTHING if math.isnan(value) else f"{value:{form}}".replace("-", "−")
+
+
+def _rows(summary: pd.DataFrame) -> dict[tuple[str, str, str], object]:
+    return {(row.method, row.ipc, row.student): row for row in summary.itertuples()}
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _student_table(summary: pd.DataFrame, setting: Setting, student: str) -> dict:
+    """The compact table of one student: method x IPC, with the length of each cell's bar in percent."""
+    rows = _rows(summary)
+    best = {ipc: max(rows[m, str(ipc), student].mean for m in setting.methods) for ipc in setting.ipc}
+    lines = []
+    for method in setting.methods:
+        found = [rows[method, str(ipc), student] for ipc in setting.ipc]
+        cells = [
+            {"text": plus_minus(row.mean, row.std), "bar": f"{row.mean:.1f}", "best": row.mean == best[ipc]}
+            for row, ipc in zip(found, setting.ipc, strict=True)
+        ]
+        lines.append({"method": method, "cells": cells})
+    full = rows[FULL, FULL, student]
+    return {"student": student, "lines": lines, "full": plus_minus(full.mean, full.std)}
+
+
+def _detail(summary: pd.DataFrame, setting: Setting, *, student: str, ipc: int, fixed: Sequence[str]) -> dict:
+    """One student and IPC: score, differences, the two sources of spread, best epoch."""
+    rows = _rows(summary)
+    mine = {method: rows[method, str(ipc), student] for method in setting.methods}
+    lines = [
+        {
+            "method": method,
+            "score": plus_minus(row.mean, row.std),
+            "over_random": _difference(row, mine.get("random")),
+            "over_dit": _difference(row, mine.get("dit")),
+            "sets": "one fixed set" if method in fixed else number(row.std_sets, ".2f"),
+            "seeds": number(row.std_seeds, ".2f"),
+            "best": plus_minus(row.best_mean, row.best_std),
+        }
+        for method, row in mine.items()
+    ]
+    full = rows[FULL, FULL, student]
+    nothing = {"text": NOTHING, "beyond": False}
+    lines.append(
+        {
+            "method": FULL,
+            "score": plus_minus(full.mean, full.std),
+            "over_random": nothing,
+            "over_dit": nothing,
+            "sets": NOTHING,
+            "seeds": number(full.std_seeds, ".2f"),
+            "best": plus_minus(full.best_mean, full.best_std),
+        }
+    )
+    return {"student": student, "ipc": ipc, "lines": lines}
+
+
+def _difference(row: object, other: object) -> dict:
+    """Difference of two means; "beyond" when it exceeds both standard deviations added in quadrature."""
+    if other is None or other.method == row.method:
+        return {"text": NOTHING, "beyond": False}
+    spread = math.hypot(*(0.0 if math.isnan(r.std) else r.std for r in (row, other)))
+    return {"text": signed(row.mean - other.mean), "beyond": abs(row.mean - other.mean) > spread}
+
+
+def _tiles(summary: pd.DataFrame, setting: Setting) -> list[dict]:
+    """The headline: the featured method at each IPC for the first student, and the full-data bound."""
+    rows, student = _rows(summary), setting.students[0]
+    tiles = []
+    for ipc in setting.ipc:
+        row = rows[setting.featured, str(ipc), student]
+        others = [rows[m, str(ipc), student] for m in ("random", "dit") if m in setting.methods]
+        notes = [f"{signed(row.mean - o.mean)} to {label(o.method)}" for o in others if o.method != row.method]
+        head = f"{label(setting.featured)}, {ipc} image{'' if ipc == 1 else 's'} per class"
+        tiles.append({"head": head, "mean": f"{row.mean:.1f}", "std": _std(row.std), "notes": notes})
+    full = rows[FULL, FULL, student]
+    notes = ["trained on every real training image"]
+    tiles.append({"head": label(FULL), "mean": f"{full.mean:.1f}", "std": _std(full.std), "notes": notes})
+    return tiles
+
+
+def _std(value: float) -> str:
+    return "" if math.isnan(value) else f"± {value:.1f}"
+
+
+def _selection_rows(selections: pd.DataFrame) -> list[dict]:
+    """One line per method and IPC: means over the drawn sets, and the worst gap to the bound."""
+    lines = []
+    for (method, ipc), sets in selections.groupby(["method", "ipc"], sort=False):
+        means = sets[["closeness", "separation", "objective", "bound"]].mean()
+        kinds = sorted(set(sets["bound_kind"].dropna()))
+        lines.append(
+            {
+                "method": method,
+                "ipc": ipc,
+                "sets": len(sets),
+                **{name: number(value, ".3f") for name, value in means.items()},
+                "kind": ", ".join(kinds) or NOTHING,
+                "gap": number(sets["gap"].max(), ".2g"),
+                "sweeps": number(sets["sweeps"].max(), ".0f"),
+            }
+        )
+    return lines
+
+
+def _paper_table(paper: pd.DataFrame) -> dict:
+    """Method x model of the paper's rows, in printed order."""
+    models, blocks = list(paper["model"].unique()), [list(rows) for _, rows in paper.groupby("model")["method"]]
+    # The fullest block knows the printed order: methods missing from another would come last otherwise.
+    methods = max(blocks, key=len)
+    assert set(methods) == set(paper["method"])
+    texts = {(row.method, row.model): plus_minus(row.mean, row.std) for row in paper.itertuples()}
+    return {
+        "models": models,
+        "lines": [{"method": m, "cells": [texts.get((m, model), NOTHING) for model in models]} for m in methods],
+    }

@@ -1,0 +1,102 @@
+"""Work that survives a kill: shards in a fingerprinted scratch directory, one writer, one final move.
+
+DVC deletes a stage's outputs before it runs it, so unfinished work lives elsewhere:
+``scratch/<name>/<fingerprint>``. The fingerprint covers parameters, inputs and code; a restarted
+stage with the same fingerprint finds its shards and goes on, any other starts afresh. A file lock
+keeps an orphan of a killed ``dvc`` and its successor from writing side by side: the successor waits,
+and takes over what the orphan published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ims3core import files
+
+
+@cache
+def code_digest() -> str:
+    """The SHA-256 over all source files of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def fingerprint(parameters: Any, inputs: list[Path]) -> str:
+    """Sixteen hexadecimal digits over JSON-able ``parameters``, the input artifacts' content and the code."""
+    facts = [parameters, [files.manifest_digest(path) for path in inputs], code_digest()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Workspace:
+    """A locked scratch directory in which a stage prepares one output.
+
+    Attributes:
+        path: the directory for shards and checkpoints; what an earlier, killed run left is there.
+        finished_elsewhere: true if another process published the same work while this one waited.
+    """
+
+    def __init__(self, path: Path, finished_elsewhere: bool) -> None:
+        self.path = path
+        self.finished_elsewhere = finished_elsewhere
+
+    @property
+    def staged(self) -> Path:
+        """The directory that :meth:`publish` moves; created on first use."""
+        directory = self.path / "out"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def publish(self, target: Path, kind: str, **facts: Any) -> None:
+        """Completes ``staged`` with a manifest, moves it to ``target`` and drops the scratch directory."""
+        files.write_manifest(self.staged, kind, **facts)
+        files.replace_directory(self.staged, target)
+        self.finish()
+
+    def finish(self) -> None:
+        """Records that the work is published and drops the scratch directory."""
+        files.write_bytes(self.path.parent / "published", self.path.name.encode())
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workspace(root: Path, name: str, key: str, on_wait: Callable[[str], None]) -> Iterator[Workspace]:
+    """Locks ``root/scratch/name`` and yields the :class:`Workspace` of fingerprint ``key``.
+
+    Leftovers of other fingerprints are deleted: they belong to parameters that are no longer asked for.
+    ``on_wait`` receives one line if another process holds the lock.
+    """
+    home = root / "scratch" / name.replace(":", "_")
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("a+") as lock:
+        waited = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            on_wait(f"{name}: process {lock.read().strip() or 'unknown'} is still at it; waiting for it to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            waited = True
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        published = home / "published"
+        if waited and published.is_file() and published.read_text() == key:
+            yield Workspace(home / key, finished_elsewhere=True)
+            return
+        published.unlink(missing_ok=True)
+        for stale in home.iterdir():
+            if stale.is_dir() and stale.name != key:
+                shutil.rmtree(stale)
+        (home / key).mkdir(exist_ok=True)
+        yield Workspace(home / key, finished_elsewhere=False)

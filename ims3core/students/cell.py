@@ -1,0 +1,84 @@
+"""One cell of the result table: a student trained on every drawn set with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ims3core import files
+from ims3core.data import ImageSet
+from ims3core.seeds import derive_seed
+from ims3core.students.augment import build_augmentation
+from ims3core.students.networks import build_student
+from ims3core.students.protocols import plan
+from ims3core.students.train import train_student
+
+
+def run_cell(
+    directory: Path,
+    sets: list[ImageSet],
+    held_out: ImageSet,
+    *,
+    student: str,
+    classes: int,
+    seeds: int,
+    statistics: tuple[list[float], list[float]],
+    protocol: dict[str, Any],
+    augment: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    root_seed: int,
+    progress: Callable[[Iterable], Iterator] = iter,
+) -> list[dict[str, Any]]:
+    """Scores of ``student`` on ``held_out`` for every set (draw) and student seed.
+
+    A run that is finished is written to ``directory`` at once and read back by a restarted stage.
+
+    Args:
+        sets: one training set per draw.
+        statistics: mean and std per channel of the real training images.
+        protocol, augment: the values of the ``protocols.<name>`` and ``augment`` sections.
+
+    Returns:
+        One record per run: draw, seed, last_top1, best_top1 (percent), curve and confusion matrix.
+    """
+    channels, side = held_out.images.shape[1], held_out.images.shape[-1]
+    augmentation = build_augmentation(**augment, side=side, channels=channels)
+    runs = []
+    for draw, seed in progress([(draw, seed) for draw in range(len(sets)) for seed in range(seeds)]):
+        path = directory / f"run-{draw}-{seed}.json"
+        if not path.is_file():
+            images = sets[draw]
+            run_seed = derive_seed(root_seed, "student", student, draw, seed)
+            schedule = plan(
+                ipc=len(images.images) // classes, classes=classes, images=len(images.images),
+                **{key: value for key, value in protocol.items()},
+            )  # fmt: skip
+            result = train_student(
+                build_student(student, classes=classes, channels=channels, side=side, seed=run_seed),
+                images.unit(), images.class_index,
+                test_images=held_out.unit(), test_class_index=held_out.class_index, plan=schedule,
+                augmentation=augmentation, mean=statistics[0], std=statistics[1], cutmix=protocol["cutmix"],
+                seed=run_seed, device=device, precision=precision,
+            )  # fmt: skip
+            record = {
+                "draw": draw,
+                "seed": seed,
+                "last_top1": round(result.last_top1, 4),
+                "best_top1": round(result.best_top1, 4),
+                "curve": [[step, round(loss, 6), round(top1, 4)] for step, loss, top1 in result.curve],
+                "confusion": result.confusion.tolist(),
+            }
+            files.write_json(path, record)
+        runs.append(files.read_json(path))
+    return runs
+
+
+def summarise(runs: list[dict[str, Any]], names: list[str], **facts: Any) -> dict[str, Any]:
+    """The content of a cell file: ``facts``, the runs, and their confusion matrices (actual x predicted) added up."""
+    confusion = sum(torch.tensor(run["confusion"]) for run in runs)
+    bare = [{key: value for key, value in run.items() if key != "confusion"} for run in runs]
+    return {**facts, "classes": names, "confusion": confusion.tolist(), "runs": bare}

@@ -1,0 +1,235 @@
+"""Student networks of the hard-label protocol, sized by the image: ConvNet-D, ResNetAP-10 and ResNets.
+
+All use instance normalisation, written as group normalisation with one channel per group (IDC).
+The ResNets look at 224 px images through the ImageNet stem; smaller images get a smaller stem, and
+no stage halves a map below 2 px, because the instance norm of a single pixel is a constant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ims3core.errors import DataError, ParameterError
+from ims3core.seeds import derive_seed, scoped_rng
+
+MIN_SIDE = 4
+STAGE_WIDTHS = (64, 128, 256, 512)
+RESNET_BLOCKS = {
+    "resnet10": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
+
+
+def build_student(name: str, *, classes: int, channels: int, side: int, seed: int) -> nn.Module:
+    """A freshly initialised student that maps (B, channels, side, side) images to (B, classes) logits.
+
+    Own networks also have ``features(x)``, the (B, dim) input of their last linear layer ``head``.
+    The weights depend on ``seed`` and on nothing else.
+
+    Args:
+        name: ``convnet``, ``resnetap10``, ``resnet10|18|34|50|101`` or ``timm:<model>``.
+
+    Raises:
+        ParameterError: if the network is unknown or cannot take images of this shape.
+        DataError: if the images are too small for an own network.
+    """
+    with scoped_rng(derive_seed(seed, "student-weights")):
+        if name.startswith("timm:"):
+            return _build_timm(name, classes=classes, channels=channels, side=side)
+        if side < MIN_SIDE:
+            raise DataError(f"images of {side} px are too small for student {name!r}, which wants at least {MIN_SIDE}")
+        if name == "convnet":
+            return ConvNet(classes=classes, channels=channels, side=side)
+        if name == "resnetap10":
+            return resnet_ap10(classes=classes, channels=channels, side=side)
+        if name in RESNET_BLOCKS:
+            return resnet(name, classes=classes, channels=channels, side=side)
+    known = ", ".join(["convnet", "resnetap10", *RESNET_BLOCKS, "timm:<model>"])
+    raise ParameterError(f"eval.students: {name!r} is unknown; known: {known}")
+
+
+class ConvNet(nn.Module):
+    """ConvNet-D: D times [3x3 conv, instance norm, ReLU, 2x2 average pool], then one linear layer (IDC).
+
+    D halves the image until 3 px or a little more are left (224 px: 6, 32 px: 3), but is at least 2.
+    """
+
+    def __init__(self, *, classes: int, channels: int, side: int, width: int = 128) -> None:
+        super().__init__()
+        self.depth = max(2, math.floor(math.log2(side / 3)))
+        layers: list[nn.Module] = []
+        for level in range(self.depth):
+            layers += [nn.Conv2d(width if level else channels, width, 3, padding=1), _instance_norm(width)]
+            layers += [nn.ReLU(), nn.AvgPool2d(2)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width * (side >> self.depth) ** 2, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The (B, dim) flattened map of the last pooling, for images ``x`` (B, C, H, W)."""
+        return self.body(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes) logits of images ``x`` (B, C, H, W)."""
+        return self.head(self.features(x))
+
+
+class ResNet(nn.Module):
+    """A stem, residual blocks, global average pooling and one linear layer (He et al. 2016)."""
+
+    def __init__(self, *, stem: nn.Module, blocks: list[nn.Module], dim: int, classes: int) -> None:
+        super().__init__()
+        self.stem = stem
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(dim, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # N(0, sqrt(2 / (k * k * out))), the initialisation of IDC.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> Tensor:
+        """The (B, dim) globally averaged map of the last block, for images ``x`` (B, C, H, W)."""
+        return self.blocks(self.stem(x)).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes) logits of images ``x`` (B, C, H, W)."""
+        return self.head(self.features(x))
+
+
+class Residual(nn.Module):
+    """ReLU(branch(x) + shortcut(x))."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output map for the map ``x`` (B, C, H, W)."""
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+
+def resnet_ap10(*, classes: int, channels: int, side: int) -> ResNet:
+    """ResNetAP-10: four basic blocks in which average pooling does what strides do elsewhere (IDC)."""
+    kernel, pooling = _stem_size(side)
+    stem = [_conv(channels, 64, kernel), _instance_norm(64), nn.ReLU()]
+    if pooling > 1:
+        stem.append(nn.AvgPool2d(pooling))
+    side //= pooling
+
+    blocks: list[nn.Module] = []
+    fan_in = 64
+    for width in STAGE_WIDTHS:
+        halve = _halves(width, side)
+        blocks.append(_pooled_block(fan_in, width, halve=halve))
+        fan_in, side = width, side // 2 if halve else side
+    return ResNet(stem=nn.Sequential(*stem), blocks=blocks, dim=fan_in, classes=classes)
+
+
+def resnet(name: str, *, classes: int, channels: int, side: int) -> ResNet:
+    """ResNet-10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks) with instance norm (He et al. 2016, IDC)."""
+    kernel, pooling = _stem_size(side)
+    stem = [_conv(channels, 64, kernel, stride=2 if pooling == 4 else 1), _instance_norm(64), nn.ReLU()]
+    if pooling == 4:
+        stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+    elif pooling == 2:
+        stem.append(nn.MaxPool2d(2))
+    side = -(-side // pooling)
+
+    block = _bottleneck if name in ("resnet50", "resnet101") else _basic_block
+    expansion = 4 if block is _bottleneck else 1
+    blocks: list[nn.Module] = []
+    fan_in = 64
+    for width, count in zip(STAGE_WIDTHS, RESNET_BLOCKS[name], strict=True):
+        for index in range(count):
+            halve = index == 0 and _halves(width, side)
+            blocks.append(block(fan_in, width, stride=2 if halve else 1))
+            fan_in, side = width * expansion, -(-side // 2) if halve else side
+    return ResNet(stem=nn.Sequential(*stem), blocks=blocks, dim=fan_in, classes=classes)
+
+
+def _stem_size(side: int) -> tuple[int, int]:
+    """Kernel size and total reduction of a ResNet stem for images of ``side`` px."""
+    if side <= 64:
+        return 3, 1
+    return (3, 2) if side <= 128 else (7, 4)
+
+
+def _halves(width: int, side: int) -> bool:
+    """Whether the stage of ``width`` filters halves its map: all but the first, while 2 px remain."""
+    return width != STAGE_WIDTHS[0] and side >= MIN_SIDE
+
+
+def _pooled_block(fan_in: int, width: int, *, halve: bool) -> Residual:
+    """A basic block of ResNetAP: pools after the first norm and ReLU instead of striding."""
+    pool = [nn.AvgPool2d(2)] if halve else []
+    before = [_conv(fan_in, width, 3), _instance_norm(width), nn.ReLU()]
+    after = [_conv(width, width, 3), _instance_norm(width)]
+    shortcut = [_conv(fan_in, width, 1), *pool, _instance_norm(width)] if halve or fan_in != width else []
+    return Residual(nn.Sequential(*before, *pool, *after), nn.Sequential(*shortcut))
+
+
+def _basic_block(fan_in: int, width: int, *, stride: int) -> Residual:
+    """Two 3x3 convolutions."""
+    first = [_conv(fan_in, width, 3, stride=stride), _instance_norm(width), nn.ReLU()]
+    second = [_conv(width, width, 3), _instance_norm(width)]
+    return Residual(nn.Sequential(*first, *second), _strided_shortcut(fan_in, width, stride))
+
+
+def _bottleneck(fan_in: int, width: int, *, stride: int) -> Residual:
+    """1x1, 3x3 and 1x1 convolutions; the last has four times the filters."""
+    narrow = [_conv(fan_in, width, 1), _instance_norm(width), nn.ReLU()]
+    middle = [_conv(width, width, 3, stride=stride), _instance_norm(width), nn.ReLU()]
+    widen = [_conv(width, 4 * width, 1), _instance_norm(4 * width)]
+    return Residual(nn.Sequential(*narrow, *middle, *widen), _strided_shortcut(fan_in, 4 * width, stride))
+
+
+def _strided_shortcut(fan_in: int, fan_out: int, stride: int) -> nn.Module:
+    if stride == 1 and fan_in == fan_out:
+        return nn.Identity()
+    return nn.Sequential(_conv(fan_in, fan_out, 1, stride=stride), _instance_norm(fan_out))
+
+
+def _conv(fan_in: int, fan_out: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(fan_in, fan_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def _instance_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels, channels, eps=1e-5)
+
+
+def _build_timm(name: str, *, classes: int, channels: int, side: int) -> nn.Module:
+    """An untrained timm model for this image shape; told the image size where its constructor asks for it."""
+    import timm
+
+    model_name = name.removeprefix("timm:")
+    if not timm.is_model(model_name):
+        close = difflib.get_close_matches(model_name, timm.list_models(), n=3)
+        hint = f"; close matches: {', '.join(f'timm:{match}' for match in close)}" if close else ""
+        raise ParameterError(f"eval.students: timm has no model {model_name!r}{hint}")
+
+    options = {"pretrained": False, "num_classes": classes, "in_chans": channels}
+    # Which models take img_size is known only from the class behind the name; on "meta" building it costs no memory.
+    with torch.device("meta"):
+        kind = type(timm.create_model(model_name, **options))
+    if "img_size" in inspect.signature(kind.__init__).parameters:
+        options["img_size"] = side
+    try:
+        network = timm.create_model(model_name, **options)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, side, side))
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        # What timm's networks raise when the image shrinks to nothing inside them.
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ParameterError(
+            f"eval.students: {name!r} does not take images of {channels}x{side}x{side}: {problem}"
+        ) from error
+    return network.train()

@@ -1,0 +1,201 @@
+"""Training a classifier on a small labelled set and scoring it: the hard-label protocol of IDC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ims3core.errors import NumericsError
+from ims3core.seeds import derive_seed, generator
+from ims3core.students.augment import Augmentation
+from ims3core.students.augment import cutmix as cutmix_batch
+from ims3core.students.protocols import Plan
+
+# Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
+# augmented in one call of about this many values (4 MiB). Part of the seeding: changing it changes the images.
+CHUNK_VALUES = 2**20
+
+
+class Evaluation(NamedTuple):
+    """A point of the training curve: steps done, mean training loss since the last point, accuracy in percent."""
+
+    step: int
+    train_loss: float
+    top1: float
+
+
+@dataclass(frozen=True, eq=False)
+class StudentRun:
+    """How a student was trained and scored.
+
+    Attributes:
+        curve: one point per evaluation; the last is at the end of the run.
+        confusion: (classes, classes) int64 at the last evaluation, rows are true, columns predicted classes.
+    """
+
+    curve: list[Evaluation]
+    confusion: Tensor
+
+    @property
+    def last_top1(self) -> float:
+        """Accuracy in percent at the end of the run: the score."""
+        return self.curve[-1].top1
+
+    @property
+    def best_top1(self) -> float:
+        """Best accuracy in percent of all evaluations: chosen on the scored images, so not a score."""
+        return max(point.top1 for point in self.curve)
+
+
+def train_student(
+    network: nn.Module,
+    images: Tensor,
+    class_index: Tensor,
+    *,
+    test_images: Tensor,
+    test_class_index: Tensor,
+    plan: Plan,
+    augmentation: Augmentation,
+    mean: Sequence[float],
+    std: Sequence[float],
+    cutmix: float | None = None,
+    seed: int,
+    device: torch.device | str,
+    precision: Literal["fp32", "bf16"],
+    on_progress: Callable[[int], None] | None = None,
+) -> StudentRun:
+    """The training curve and last confusion matrix of ``network``, trained in place by ``plan`` (IDC).
+
+    SGD with momentum on the cross-entropy. The order of the images is drawn per epoch, CutMix per
+    step, augmentation per chunk of steps, each from its own stream of ``seed``. The network is left
+    on ``device`` in eval mode.
+
+    Args:
+        images, test_images: (N, C, H, W), uint8 or floats in [0, 1].
+        class_index, test_class_index: (N,) int64.
+        mean, std: per channel, of images in [0, 1].
+        cutmix: probability of CutMix on a batch; None: the plan's.
+        precision: bf16 is autocast around the network, weights stay float32.
+        on_progress: called after each step with the number of steps done.
+
+    Raises:
+        NumericsError: at the first step whose loss is not finite.
+    """
+    device = torch.device(device)
+    network.to(device).train()
+    normalise = _normalisation(mean, std, device)
+    images, class_index = images.to(device), class_index.to(device)
+    test_images, test_class_index = test_images.to(device), test_class_index.to(device)
+    mixing = plan.cutmix if cutmix is None else cutmix
+    # One fused kernel updates all weights; same arithmetic as the plain loop over weights.
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
+    )
+    curve: list[Evaluation] = []
+    losses: list[float] = []
+    for step, (batch, labels) in enumerate(_batches(images, class_index, plan, augmentation, normalise, seed)):
+        optimiser.param_groups[0]["lr"] = plan.lr_at(step)
+        loss = _loss(network, batch, labels, mixing, generator(seed, "cutmix", step), precision)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise NumericsError(
+                f"student: loss {losses[-1]} at step {step} of {plan.total_steps}, wanted a finite number "
+                f"(lr {plan.lr_at(step):g}, seed {seed})"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+        done = step + 1
+        if done in plan.evaluation_steps:
+            confusion = _confusion(
+                network, test_images, test_class_index, normalise, batch_size=plan.batch_size, precision=precision
+            )
+            top1 = 100 * confusion.trace().item() / len(test_images)
+            curve.append(Evaluation(done, sum(losses) / len(losses), top1))
+            losses.clear()
+        if on_progress is not None:
+            on_progress(done)
+    network.eval()
+    return StudentRun(curve=curve, confusion=confusion)
+
+
+def _loss(
+    network: nn.Module, batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator, precision: str
+) -> Tensor:
+    """Mean cross-entropy of a batch, with probability ``mixing`` after CutMix; classes weigh by their area."""
+    if torch.rand((), generator=stream).item() >= mixing:
+        return F.cross_entropy(_logits(network, batch, precision), labels)
+    mixed, partners, share = cutmix_batch(batch, stream=stream)
+    logits = _logits(network, mixed, precision)
+    return (1 - share) * F.cross_entropy(logits, labels) + share * F.cross_entropy(logits, labels[partners])
+
+
+def _logits(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
+    """float32 logits; the network computes in bf16 where the precision says so."""
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return network(batch).float()
+
+
+def _batches(
+    images: Tensor,
+    class_index: Tensor,
+    plan: Plan,
+    augmentation: Augmentation,
+    normalise: Callable[[Tensor], Tensor],
+    seed: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The augmented, normalised batch and its classes for each step of the plan."""
+    orders = islice(_orders(plan, seed), plan.total_steps)
+    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images[0].numel()))
+    for chunk_index in count():
+        chunk = list(islice(orders, steps_per_chunk))
+        if not chunk:
+            return
+        rows = torch.cat(chunk).to(images.device)
+        augmented = augmentation(_unit(images[rows]), derive_seed(seed, "augment", chunk_index))
+        sizes = [len(batch) for batch in chunk]
+        yield from zip(normalise(augmented).split(sizes), class_index[rows].split(sizes), strict=True)
+
+
+def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
+    """Row numbers of one batch after another: each epoch is one permutation, its last batch may be smaller."""
+    for epoch in count():
+        yield from torch.randperm(plan.images, generator=generator(seed, "order", epoch)).split(plan.batch_size)
+
+
+@torch.no_grad()
+def _confusion(
+    network: nn.Module,
+    images: Tensor,
+    class_index: Tensor,
+    normalise: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    precision: str,
+) -> Tensor:
+    """(classes, classes) counts of true class (rows) by predicted class (columns), in eval mode."""
+    network.eval()
+    logits = torch.cat([_logits(network, normalise(_unit(batch)), precision) for batch in images.split(batch_size)])
+    network.train()
+    classes = logits.shape[1]
+    cells = (class_index * classes + logits.argmax(1)).cpu()
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Floats in [0, 1] of images that are uint8 or floats in [0, 1]."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The function (x - mean) / std for images (B, C, H, W)."""
+    mean_, std_ = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
+    return lambda images: (images - mean_) / std_

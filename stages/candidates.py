@@ -1,0 +1,84 @@
+"""candidates: a pool of images to select from, generated or real (paper Algorithm 2)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ims3core import compute, data, files, pools, progress, scratch
+from ims3core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from ims3core.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, root: Path, row: str) -> None:
+    """Writes data/candidates/<row>: shards of generated images with their seeds, or an index of the real ones."""
+    pool, wanted = params.pools[row], params.candidates
+    adapted = root / "data/adapted" / pool.adaptation
+    if pool.source == "real":
+        facts: list = [pool.model_dump()]
+        inputs = [root / "data/real/train"]
+    else:
+        facts = [params.seed, pool.model_dump(), wanted.model_dump(), params.eval.draws,
+                 params.compute.precision, params.compute.compile]  # fmt: skip
+        inputs = [root / "data/generator", adapted]
+    with scratch.workspace(root, f"candidates-{row}", scratch.fingerprint(facts, inputs), log.warning) as work:
+        if work.finished_elsewhere:
+            return
+        if pool.source == "real":
+            count = len(data.read_split(root / "data/real/train").images)
+            work.staged.mkdir(exist_ok=True)
+        else:
+            count = _generate(params, root, row, work.staged)
+        work.publish(root / "data/candidates" / row, "pool", source=pool.source, images=count)
+
+
+def _generate(params: Params, root: Path, row: str, out: Path) -> int:
+    from ims3core.diffusion import autoencoder, generator, samplers
+    from ims3core.diffusion.schedule import respace
+
+    pool, wanted = params.pools[row], params.candidates
+    machine = compute.machine(**params.compute.model_dump())
+    labels = [entry.generator_label for entry in data.read_classes(root / "data/real/classes.json")]
+    files.read_manifest(root / "data/generator", "generator")
+    network = generator.read_adapted(root / "data/generator", root / "data/adapted" / pool.adaptation)
+    config = network.config
+    if wanted.guided_channels > config.channels:
+        raise ParameterError(
+            f"candidates.guided_channels: found {wanted.guided_channels}, the generator's latents have {config.channels}"
+        )
+    if max(labels) >= config.classes:
+        raise ParameterError(
+            f"data/real/classes.json: generator_label {max(labels)} is out of range, the generator knows {config.classes}"
+        )
+    schedule = respace(generator.read_schedule(root / "data/generator"), wanted.steps)
+    vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
+    plan = list(pools.shards(
+        draws=params.eval.draws, classes=len(labels), per_class=wanted.per_class, batch_size=wanted.batch_size
+    ))  # fmt: skip
+    count = sum(len(members) for _, members in plan)
+    missing = [(n, *shard) for n, shard in enumerate(plan) if not _shard(out, n).is_file()]
+    log.info("%s: %d images in %d shards, %d to do, on %s", row, count, len(plan), len(missing), machine.device)
+    call = machine.frozen(network)
+    shape = (config.channels, config.side, config.side)
+    for number, draw, members in progress.track(missing, label=f"candidates {row}", total=len(plan), done=len(plan) - len(missing)):
+        seeds = [pools.candidate_seed(params.seed, pool.purpose, draw, c, i) for c, i in members]
+        streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
+        with torch.inference_mode():
+            latents = samplers.sample(
+                call, schedule, torch.tensor([labels[c] for c, _ in members]), streams,
+                sampler=pool.sampler, null_label=config.classes, guidance=wanted.guidance,
+                guided_channels=wanted.guided_channels, device=machine.device, dtype=machine.dtype,
+            )  # fmt: skip
+        pools.write_shard(_shard(out, number), autoencoder.decode(vae, latents), draw, members, seeds)
+    return count
+
+
+def _shard(out: Path, number: int) -> Path:
+    return out / f"shard-{number:05d}.safetensors"

@@ -1,0 +1,45 @@
+"""encoder: the frozen feature encoder and teacher (paper 4.2), trained on the real training images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ims3core import compute, data, encoders, files
+from ims3core.seeds import derive_seed
+from ims3core.students import augment, networks, protocols, train
+
+if TYPE_CHECKING:
+    from ims3core.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, root: Path) -> None:
+    """Writes data/encoder: weights, configuration, and its accuracy on the validation split."""
+    wanted = params.encoder
+    machine = compute.machine(**params.compute.model_dump())
+    real, validation = (data.read_split(root / "data/real" / name) for name in ("train", "validation"))
+    names = data.read_classes(root / "data/real/classes.json")
+    mean, std = data.channel_statistics(real.unit())
+    channels, side = real.images.shape[1], real.images.shape[-1]
+    seed = derive_seed(params.seed, "encoder")
+    sizes = {"classes": len(names), "channels": channels, "side": side}
+    network = networks.build_student(wanted.network, **sizes, seed=seed)
+    plan = protocols.plan(
+        ipc=len(real.images) // len(names), classes=len(names), images=len(real.images), epochs=None,
+        **wanted.model_dump(include={"steps", "batch_size", "lr", "momentum", "weight_decay", "cutmix"}),
+        schedule="cosine", evaluations=1,
+    )  # fmt: skip
+    result = train.train_student(
+        network, real.unit(), real.class_index, test_images=validation.unit(),
+        test_class_index=validation.class_index, plan=plan,
+        augmentation=augment.build_augmentation(**params.augment.model_dump(), side=side, channels=channels),
+        mean=mean, std=std, cutmix=wanted.cutmix, seed=seed, device=machine.device, precision=params.compute.precision,
+    )  # fmt: skip
+    log.info("%s: %.2f %% on the validation split", wanted.network, result.last_top1)
+    staged = root / "scratch" / "encoder"
+    encoders.write_encoder(staged, network, {"name": wanted.network, **sizes, "mean": mean, "std": std})
+    files.write_manifest(staged, "encoder", validation_top1=round(result.last_top1, 4))
+    files.replace_directory(staged, root / "data/encoder")

@@ -1,0 +1,86 @@
+"""generator: a class-conditional latent diffusion model as a DiTPipeline directory (paper 3, 4.1)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ims3core import compute, data, files, progress, scratch
+from ims3core.diffusion import autoencoder, training
+from ims3core.diffusion.dit import DiT, DitConfig, initialise
+from ims3core.diffusion.generator import write_generator
+from ims3core.diffusion.schedule import linear_schedule
+from ims3core.seeds import derive_seed
+from ims3core.seeds import generator as seeded
+
+if TYPE_CHECKING:
+    from ims3core.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, root: Path) -> None:
+    """Trains the VAE, then the DiT on its latents; writes data/generator."""
+    wanted = params.generator
+    machine = compute.machine(**params.compute.model_dump())
+    train = data.read_split(root / "data/real/train")
+    labels = torch.tensor([row.generator_label for row in data.read_classes(root / "data/real/classes.json")])
+    side, image_channels = train.images.shape[-1], train.images.shape[1]
+    key = scratch.fingerprint([params.seed, wanted.model_dump(), params.compute.precision], [root / "data/real/train"])
+    with scratch.workspace(root, "generator", key, log.warning) as work:
+        if work.finished_elsewhere:
+            return
+        seed = derive_seed(params.seed, "generator")
+        vae = _autoencoder(work.path / "vae", train, wanted, seed, side, image_channels)
+        mean, std = autoencoder.encode(vae, train.signed())
+        latents = training.Latents(mean[None], std[None], labels[train.class_index])
+
+        config = DitConfig(
+            channels=wanted.vae.latent_channels, side=mean.shape[-1], patch=wanted.dit.patch, width=wanted.dit.width,
+            depth=wanted.dit.depth, heads=wanted.dit.heads, classes=int(labels.max()) + 1,
+        )  # fmt: skip
+        network = DiT(config)
+        initialise(network, seeded(seed, "dit-initial"))
+        network.to(machine.device)
+        state = training.start(dict(network.named_parameters()), lr=wanted.lr, weight_decay=0.0)
+        training.load_checkpoint(work.path, state)
+        weights = sum(p.numel() for p in network.parameters())
+        log.info("DiT of %d weights on %s: step %d of %d", weights, machine.device, state.step, wanted.steps)
+        training.run(
+            network, state, linear_schedule(), latents, partial(training.denoising_terms, variational=True),
+            steps=wanted.steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
+            learning_rate=lambda step: wanted.lr * training.warmup_cosine(step, wanted.warmup_steps, wanted.steps),
+            ema_decay=lambda step: min(wanted.ema_decay, (1 + step) / (10 + step)),
+            grad_norm_every=0, seed=seed, autocast=machine.autocast,
+            progress=partial(progress.track, label="generator", total=wanted.steps, done=state.step),
+            on_step=partial(training.checkpoint_every, work.path, wanted.checkpoint_every),
+        )  # fmt: skip
+        network.load_state_dict(state.ema)
+        write_generator(work.staged, network, vae)
+        training.write_curve(work.staged / "curve.csv", state.curve)
+        work.publish(root / "data/generator", "generator", source=wanted.source, weights=weights)
+
+
+def _autoencoder(finished: Path, train: data.ImageSet, wanted, seed: int, side: int, image_channels: int):
+    """The trained VAE; one that an interrupted run finished is read instead."""
+    if (finished / files.MANIFEST).is_file():
+        files.read_manifest(finished, "vae")
+        return autoencoder.read_autoencoder(finished)
+    settings = wanted.vae.model_dump()
+    vae = autoencoder.build_autoencoder(
+        image_channels=image_channels, side=side, latent_channels=settings.pop("latent_channels"),
+        widths=settings.pop("widths"), seed=derive_seed(seed, "vae-initial"),
+    )  # fmt: skip
+    loss = autoencoder.fit_autoencoder(
+        vae, train.signed(), **settings, seed=seed,
+        progress=partial(progress.track, label="VAE", total=wanted.vae.steps),
+    )  # fmt: skip
+    log.info("VAE: last loss %.5f, root mean squared error %.4f of 2", loss, math.sqrt(loss))
+    vae.save_pretrained(finished, safe_serialization=True)
+    files.write_manifest(finished, "vae")
+    return autoencoder.read_autoencoder(finished)

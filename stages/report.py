@@ -1,0 +1,95 @@
+"""report: tables, plots and one offline page from every cell of the grid (all tables and figures of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from ims3core import files
+from ims3core.errors import ParameterError
+from ims3core.params import Params
+from ims3core.report import artifacts, figures, page, tables
+
+
+def run(params: Params, root: Path) -> None:
+    """Reads every input before it writes metrics/accuracy.{csv,json}, metrics/plots and reports/index.html."""
+    grid, featured, largest = params.eval, params.report.tsne_method, max(params.eval.ipc)
+    if featured not in grid.methods:
+        raise ParameterError(f"report.tsne_method: found {featured!r}, wanted one of eval.methods {grid.methods}")
+    results = _results(params, root)
+    shown = results.cell(featured, largest, grid.students[0])
+    manifests = {name: artifacts.read_manifest(root, method=name, ipc=largest, draw=0) for name in grid.methods}
+    size = {"classes": len(shown.classes), "count": params.report.grid_images}
+    images = {name: artifacts.read_images(root, manifest, **size) for name, manifest in manifests.items()}
+    runs = tables.runs([*results.cells, *results.full])
+    summary, chosen = tables.summary(runs), tables.selections(results.selections, ipcs=grid.ipc)
+    curves, plane = _curves(params, root), _plane(params, root, manifests, classes=shown.classes)
+
+    drawings: dict[str, Callable[[figures.Theme], bytes]] = {
+        "accuracy": lambda theme: figures.accuracy(runs, summary, theme=theme),
+        "samples": lambda theme: figures.samples(images, classes=shown.classes, theme=theme),
+        "tsne": lambda theme: figures.tsne(plane, real=tables.REAL, theme=theme),
+        "selection": lambda theme: figures.selection(chosen, theme=theme),
+        "training": lambda theme: figures.training(curves, theme=theme),
+        "confusion": lambda theme: figures.confusion(shown.confusion, classes=shown.classes, theme=theme),
+    }
+    pictures = {name: page.Picture(*map(draw, figures.THEMES)) for name, draw in drawings.items()}
+    html = page.html(
+        setting=page.Setting(
+            dataset=params.data.source, classes=tuple(shown.classes), featured=featured, **grid.model_dump(),
+            protocol_values=params.protocols[grid.protocol].model_dump(),
+        ),
+        recipes=[_recipe(params, name) for name in grid.methods],
+        summary=summary, selections=chosen, pictures=pictures,
+        fixed=[s.method for s in results.selections if s.deterministic and params.pools[s.pool].source == "real"],
+        paper=tables.paper_rows(dataset="ImageWoof", ipc=10),
+    )  # fmt: skip
+    frames = {
+        "accuracy": summary[summary["method"] != artifacts.FULL], "selection": chosen, "training": curves,
+        "students": tables.student_curves([*results.cells, *results.full]),
+        "confusion": tables.confusion_rows(shown), "tsne": plane,
+    }  # fmt: skip
+    for name, frame in frames.items():
+        files.write_bytes(root / f"metrics/plots/{name}.csv", tables.csv_text(frame).encode())
+    for name, picture in pictures.items():
+        files.write_bytes(root / f"metrics/plots/{name}.png", picture.light)
+    files.write_bytes(root / "metrics/accuracy.csv", tables.csv_text(runs).encode())
+    files.write_json(root / "metrics/accuracy.json", tables.accuracy_tree(summary))
+    files.write_bytes(root / "reports/index.html", html.encode())
+
+
+def markdown(params: Params, root: Path) -> str:
+    """The main result table as Markdown."""
+    grid, results = params.eval, _results(params, root)
+    summary = tables.summary(tables.runs([*results.cells, *results.full]))
+    return page.markdown_table(summary, methods=grid.methods, ipcs=grid.ipc, students=grid.students)
+
+
+def _results(params: Params, root: Path) -> artifacts.Results:
+    rows = {name: (params.methods[name].pool, params.methods[name].selection) for name in params.eval.methods}
+    return artifacts.read_results(root, **{**params.eval.model_dump(), "methods": rows})
+
+
+def _recipe(params: Params, name: str) -> page.Recipe:
+    method = params.methods[name]
+    pool = params.pools[method.pool].model_dump(include={"source", "adaptation", "sampler"})
+    return page.Recipe(method=name, **method.model_dump(), **pool)
+
+
+def _curves(params: Params, root: Path) -> pd.DataFrame:
+    trained = [name for name, adaptation in params.adaptations.items() if adaptation.loss != "none"]
+    paths = {"generator": "data/generator/curve.csv"} | {name: f"data/adapted/{name}/curve.csv" for name in trained}
+    return tables.training_curves({name: artifacts.read_curve(root, Path(path)) for name, path in paths.items()})
+
+
+def _plane(params: Params, root: Path, manifests: dict[str, artifacts.Manifest], *, classes: list[str]) -> pd.DataFrame:
+    """Real images and the sets of Random, DiT and the featured method on one t-SNE plane."""
+    wanted = [name for name in manifests if name in ("random", "dit", params.report.tsne_method)]
+    pool_of = {name: params.methods[name].pool for name in wanted}
+    pools = {pool: artifacts.read_features(root, pool=pool) for pool in dict.fromkeys([tables.REAL, *pool_of.values()])}
+    real = pools[tables.REAL]
+    groups = {tables.REAL: real.subset(tables.evenly_spaced(real.class_index, per_class=params.report.tsne_real))}
+    groups |= {name: pools[pool].subset(pools[pool].rows(manifests[name])) for name, pool in pool_of.items()}
+    return tables.tsne(groups, classes=classes)

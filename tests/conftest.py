@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: a toy project directory and small real networks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Libraries that only ask for attention; everything else that warns fails the test.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # tests are small: a second thread mostly waits, above all on a busy machine
+
+
+def toy_parameters(**changes) -> dict:
+    """The digits profile shrunk to seconds; ``changes`` are dotted keys with ``__`` for dots."""
+    tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+    small = {
+        "generator__vae__steps": 4, "generator__vae__widths": [8], "generator__steps": 4, "generator__batch_size": 8,
+        "generator__dit": {"width": 16, "depth": 2, "heads": 2, "patch": 2}, "generator__checkpoint_every": 2,
+        "generator__warmup_steps": 1, "encoder__steps": 4, "finetune__epochs": 0.05, "finetune__batch_size": 16,
+        "finetune__checkpoint_every": 1, "finetune__grad_norm_every": 1, "im__inversion_steps": 2,
+        "candidates__per_class": 6, "candidates__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
+        "eval__ipc": [1, 2], "eval__draws": 2, "eval__seeds": 2, "compute__compile": False, "compute__precision": "fp32",
+        "report__grid_images": 2, "report__tsne_real": 6,
+    }  # fmt: skip
+    for key, value in {**small, **changes}.items():
+        section = tree
+        *path, last = key.split("__")
+        for part in path:
+            section = section[part]
+        section[last] = value
+    tree["protocols"]["steps"]["steps"] = 3
+    tree["protocols"]["steps"]["evaluations"] = 2
+    return tree
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A function that writes params.yaml of the toy profile into an empty current directory and returns the Params."""
+    from ims3core.params import load
+
+    monkeypatch.chdir(tmp_path)
+
+    def write(**changes):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(toy_parameters(**changes), sort_keys=False))
+        return load(tmp_path / "params.yaml")
+
+    return write
+
+
+@pytest.fixture
+def tiny_dit():
+    """A DiT of 2 blocks on 4x4 latents whose weights are all random, so that every path carries signal."""
+    from ims3core.diffusion.dit import DiT, DitConfig
+
+    network = DiT(DitConfig(channels=4, side=4, patch=2, width=16, depth=2, heads=2, classes=3, norm_eps=1e-5))
+    stream = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.normal_(0, 0.2, generator=stream)
+    return network.eval()

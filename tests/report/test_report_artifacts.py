@@ -1,0 +1,232 @@
+"""What earlier stages left is read in full or refused with the file's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from ims3core.errors import ArtifactError
+from ims3core.report import artifacts
+
+GRID = {
+    "methods": {"dit": ("dit", "first"), "ims3": ("im", "s3")},
+    "ipc": [1, 4],
+    "students": ["convnet"],
+    "draws": 2,
+    "seeds": 2,
+    "protocol": "steps",
+    "split": "test",
+}
+CELL = "metrics/cells/ims3-4-convnet.json"
+FEATURES = "data/features/dit/features.safetensors"
+SET = "data/distilled/dit/ipc-4/draw-1"
+
+
+def edit(path: Path, **changes) -> None:
+    """Replaces top-level keys of a JSON file; None removes one."""
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
+
+
+class TestResults:
+    def test_follow_the_grid_and_nothing_else(self, tree):
+        """Cells come in grid order; a broken file outside the grid is not even opened."""
+        (tree / "metrics/cells/old-1-convnet.json").write_text("{")
+
+        found = artifacts.read_results(tree, **GRID)
+
+        assert [(cell.method, cell.ipc) for cell in found.cells] == [("dit", 1), ("dit", 4), ("ims3", 1), ("ims3", 4)]
+        assert [record.method for record in found.selections] == ["dit", "ims3"]
+        assert found.full[0].ipc == "full"
+        assert found.cell("ims3", 4, "convnet") is found.cells[3]
+
+    def test_missing_cell_is_named(self, tree):
+        """The message names the missing file and the command that makes it."""
+        (tree / CELL).unlink()
+
+        with pytest.raises(ArtifactError, match=f"^{CELL}: no such file; run `dvc repro`$"):
+            artifacts.read_results(tree, **GRID)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"protocol": "minimax"}, "protocol is 'minimax', wanted 'steps'"),
+            ({"split": "validation"}, "split is 'validation', wanted 'test'"),
+            ({"ipc": 5}, "ipc is 5, wanted 4"),
+            ({"runs": []}, "runs: List should have at least 1 item"),
+            ({"runs": None}, "runs: Field required"),
+            ({"confusion": [[1, 2, 3], [1, 2, 3]]}, "confusion: not a square of the 3 classes"),
+            ({"classes": ["ant", "bee", "dog"]}, r"classes \['ant', 'bee', 'dog'\], dit has \['ant', 'bee', 'cat'\]"),
+        ],
+        ids=["protocol", "split", "ipc", "no runs", "no key", "confusion", "classes"],
+    )
+    def test_malformed_cell_is_named(self, tree, changes, message):
+        """A cell that is incomplete or belongs to other parameters is refused, naming what differs."""
+        edit(tree / CELL, **changes)
+
+        with pytest.raises(ArtifactError, match=f"^{CELL}: {message}"):
+            artifacts.read_results(tree, **GRID)
+
+    def test_truncated_cell_is_named(self, tree):
+        """Half a JSON file is refused."""
+        (tree / CELL).write_text((tree / CELL).read_text()[:100])
+
+        with pytest.raises(ArtifactError, match=f"^{CELL}: Invalid JSON"):
+            artifacts.read_results(tree, **GRID)
+
+    def test_every_draw_and_seed_is_wanted(self, tree):
+        """A cell written for fewer runs is stale."""
+        with pytest.raises(ArtifactError, match="dit-1-convnet.json: 4 runs .* wanted 2 draws x 3 seeds"):
+            artifacts.read_results(tree, **GRID | {"seeds": 3})
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"pool": "im"}, "pool is 'im', wanted 'dit'"),
+            ({"cells": {"1": [{"draw": 0}]}}, "IPC 1 holds draws \\[0\\], wanted 0 to 1"),
+            ({"deterministic": "no"}, "deterministic: Input should be a valid boolean"),
+        ],
+        ids=["pool", "draws", "type"],
+    )
+    def test_stale_selection_is_named(self, tree, changes, message):
+        """A selection record of another pool or grid is refused."""
+        edit(tree / "metrics/selection/dit.json", **changes)
+
+        with pytest.raises(ArtifactError, match=f"^metrics/selection/dit.json: {message}"):
+            artifacts.read_results(tree, **GRID)
+
+
+class TestImages:
+    def read(self, root, **changes):
+        """Images of the set under test."""
+        manifest = artifacts.read_manifest(root, method="dit", ipc=4, draw=1)
+        return artifacts.read_images(root, manifest, **{"classes": 3, "count": 2} | changes)
+
+    def test_are_the_first_of_each_class(self, tree):
+        """Pixels equal those in the files, class by class, grey repeated over three channels."""
+        found = self.read(tree)
+
+        assert found.shape == (3, 2, 6, 6, 3)
+        with Image.open(tree / SET / "train/bee/draw1-00001.png") as image:
+            assert (found[1, 1] == np.array(image)[..., None]).all()
+
+    def test_are_never_more_than_the_set_has(self, tree):
+        """Four images per class are shown where nine are asked for."""
+        assert self.read(tree, count=9).shape[1] == 4
+
+    def test_changed_image_is_named(self, tree):
+        """An image that differs from its manifest is refused."""
+        other, path = (tree / SET / f"train/ant/draw1-0000{i}.png" for i in (1, 0))
+        path.write_bytes(other.read_bytes())
+
+        with pytest.raises(ArtifactError, match=f"^{SET}/train/ant/draw1-00000.png: SHA-256 is"):
+            self.read(tree)
+
+    def test_missing_class_is_named(self, tree):
+        """A set without images of a class is refused."""
+        with pytest.raises(ArtifactError, match="manifest.json: class_index 3 has 0 images, wanted 2"):
+            self.read(tree, classes=4)
+
+    @pytest.mark.parametrize(
+        ("picture", "message"),
+        [(Image.new("RGBA", (6, 6)), "image mode RGBA"), (Image.new("L", (5, 6)), "images of several sizes")],
+        ids=["mode", "size"],
+    )
+    def test_unfit_image_is_named(self, tree, picture, message):
+        """Other modes than L and RGB, and sets of several sizes, are refused even with a matching hash."""
+        path = tree / SET / "train/ant/draw1-00000.png"
+        picture.save(path)
+        images = json.loads((tree / SET / "manifest.json").read_text())["images"]
+        images[0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(tree / SET / "manifest.json", images=images)
+
+        with pytest.raises(ArtifactError, match=message):
+            self.read(tree)
+
+    def test_manifest_of_another_set_is_refused(self, tree):
+        """A manifest in the wrong place is refused."""
+        edit(tree / SET / "manifest.json", draw=0)
+
+        with pytest.raises(ArtifactError, match=r"\('dit', 4, 0\), wanted \('dit', 4, 1\)"):
+            self.read(tree)
+
+
+class TestFeatures:
+    @pytest.mark.parametrize(("pool", "draw"), [("dit", 1), ("real", 0)], ids=["generated", "real"])
+    def test_rows_are_those_of_the_manifest(self, tree, pool, draw):
+        """Each image leads to the row of its draw, class and index; real images have one draw for all sets."""
+        found = artifacts.read_features(tree, pool=pool)
+        manifest = artifacts.read_manifest(tree, method="dit", ipc=4, draw=1)
+
+        rows = found.rows(manifest)
+
+        places = list(zip(found.draw[rows], found.class_index[rows], found.index[rows], strict=True))
+        assert places == [(draw, image.class_index, image.index) for image in manifest.images]
+        features, classes = found.subset(rows)
+        assert (features == found.features[rows]).all()
+        assert classes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+    def test_image_without_feature_is_named(self, tree):
+        """An image its pool does not know is refused."""
+        images = json.loads((tree / SET / "manifest.json").read_text())["images"]
+        images[2]["index"] = 99
+        edit(tree / SET / "manifest.json", images=images)
+        manifest = artifacts.read_manifest(tree, method="dit", ipc=4, draw=1)
+
+        with pytest.raises(ArtifactError, match="draw1-00002.png .draw 1, class_index 0, index 99. has no feature"):
+            artifacts.read_features(tree, pool="dit").rows(manifest)
+
+    def test_truncated_file_is_named(self, tree):
+        """Half a safetensors file is refused."""
+        (tree / FEATURES).write_bytes((tree / FEATURES).read_bytes()[:-9])
+
+        with pytest.raises(ArtifactError, match=f"^{FEATURES}: not a complete safetensors file"):
+            artifacts.read_features(tree, pool="dit")
+
+    @pytest.mark.parametrize(
+        ("shapes", "message"),
+        [
+            ({"features": (4, 2), "draw": (4,), "class_index": (4,)}, "'index' is missing"),
+            ({"features": (4, 2), "draw": (4,), "class_index": (3,), "index": (4,)}, r"wanted \(N, dim\)"),
+        ],
+        ids=["missing", "shape"],
+    )
+    def test_wrong_tensors_are_named(self, tree, shapes, message):
+        """A file with other tensors or lengths is refused."""
+        save_file({name: np.zeros(shape) for name, shape in shapes.items()}, tree / FEATURES)
+
+        with pytest.raises(ArtifactError, match=message):
+            artifacts.read_features(tree, pool="dit")
+
+
+class TestCurve:
+    def test_leaves_out_what_was_not_logged(self, tree):
+        """Long rows hold every logged value, in column and step order."""
+        found = artifacts.read_curve(tree, Path("data/generator/curve.csv"))
+
+        assert found["series"].value_counts().to_dict() == {"diffusion": 12, "grad_norm_diffusion": 4}
+        assert found.loc[found["series"] == "grad_norm_diffusion", "step"].tolist() == [0, 3, 6, 9]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("step,im\n0,x\n", "not a table of numbers"),
+            ("", "not a table of numbers"),
+            ("epoch,im\n0,1\n", r"columns \['epoch', 'im'\]"),
+            ("step,im\n,1\n", "'step' filled in every row"),
+            ("step,im\n", "0 rows"),
+        ],
+        ids=["text", "empty", "no step", "hole", "header only"],
+    )
+    def test_broken_curve_is_named(self, tmp_path, text, message):
+        """A curve that is no table of numbers by step is refused."""
+        (tmp_path / "curve.csv").write_text(text)
+
+        with pytest.raises(ArtifactError, match=f"^curve.csv: .*{message}"):
+            artifacts.read_curve(tmp_path, Path("curve.csv"))

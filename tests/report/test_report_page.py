@@ -1,0 +1,207 @@
+"""The page and the Markdown table print the numbers they are given, and need nothing else."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+
+import pandas as pd
+import pytest
+
+from ims3core.report import page, tables
+
+PROTOCOL = {"epochs": None, "steps": 400, "batch_size": 64, "lr": 0.01, "schedule": "cosine", "cutmix": 0.5}
+PNG = b"\x89PNG not really"
+
+
+def make_summary(values: dict[tuple[str, str], tuple[float, float]], *, student: str = "convnet") -> pd.DataFrame:
+    """A summary from (method, ipc) -> (mean, std); the other columns follow from them."""
+    rows = [(m, k, student, mean, std, std / 2, std / 4, mean + 1, std) for (m, k), (mean, std) in values.items()]
+    columns = ["method", "ipc", "student", "mean", "std", "std_sets", "std_seeds", "best_mean", "best_std"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+VALUES = {
+    ("random", "10"): (80.0, 1.0),
+    ("herding", "10"): (80.4, 0.8),
+    ("dit", "10"): (82.04, 0.4),
+    ("ims3", "10"): (85.06, 0.6),
+    ("full", "full"): (96.0, 0.2),
+}
+METHODS = ["random", "herding", "dit", "ims3"]
+
+
+def render(values=None, *, methods=None, dataset="digits", **changes) -> str:
+    """The page of a small grid."""
+    values, methods = values or VALUES, methods or METHODS
+    setting = page.Setting(
+        dataset=dataset, classes=("ant", "bee"), featured="ims3", methods=methods, ipc=[10], students=["convnet"],
+        draws=3, seeds=3, split="test", protocol="steps", protocol_values=PROTOCOL,
+    )  # fmt: skip
+    recipe = {"pool": "im", "source": "generated", "adaptation": "im", "sampler": "ddpm", "selection": "s3"}
+    sets = [("s3", "10", d, -1.0 - d, -2.0, -3.0 - d, -3.5 - d, "dual", 0.25 * (d + 1), 3.0) for d in (0, 1)]
+    columns = ["method", "ipc", "draw", "closeness", "separation", "objective", "bound", "bound_kind", "gap", "sweeps"]
+    arguments = {
+        "setting": setting,
+        "recipes": [page.Recipe(method=m, **recipe, centroids="real", labels="hard") for m in methods],
+        "summary": make_summary(values),
+        "selections": pd.DataFrame(sets, columns=columns),
+        "fixed": ["herding"],
+        "pictures": {
+            name: page.Picture(light=PNG, dark=PNG[::-1])
+            for name in ("accuracy", "selection", "training", "confusion", "samples", "tsne")
+        },
+        "paper": tables.paper_rows(dataset="ImageWoof", ipc=10),
+    }
+    return page.html(**arguments | changes)
+
+
+class Rows(html.parser.HTMLParser):
+    """Collects table rows as lists of cell texts, and the addresses of everything that would be loaded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.loaded: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        """Opens a row or a cell."""
+        if tag not in ("meta", "img", "source", "link"):
+            self.open.append(tag)
+        self.loaded += [value for key, value in attributes if key in ("src", "srcset", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        """Every element ends in the order it was opened."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        """Adds text to the open cell."""
+        if self.rows and self.rows[-1] and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data.strip()
+
+
+class TestMarkdown:
+    def test_prints_the_main_table(self):
+        """Methods in order, the best of a column bold, the upper bound last and never bold."""
+        found = page.markdown_table(make_summary(VALUES), methods=METHODS, ipcs=[10], students=["convnet"])
+
+        assert found == (
+            "| method | IPC 10 |\n"
+            "| :-- | --: |\n"
+            "| Random | 80.0 ± 1.0 |\n"
+            "| Herding | 80.4 ± 0.8 |\n"
+            "| DiT | 82.0 ± 0.4 |\n"
+            "| IMS3 | **85.1 ± 0.6** |\n"
+            "| Full data | 96.0 ± 0.2 |"
+        )
+
+    def test_names_the_student_where_there_are_several(self):
+        """Two students make a column each."""
+        two = pd.concat([make_summary(VALUES), make_summary(VALUES, student="resnet18")])
+
+        found = page.markdown_table(two, methods=["dit"], ipcs=[10], students=["convnet", "resnet18"])
+
+        assert found.splitlines()[0] == "| method | convnet, IPC 10 | resnet18, IPC 10 |"
+
+
+class TestPage:
+    def test_loads_nothing(self):
+        """Every picture is embedded, light and dark; there is no other address, script or style sheet."""
+        text = render()
+        parsed = Rows(text)
+
+        assert len(parsed.loaded) == 12
+        assert all(address.startswith("data:image/png;base64,") for address in parsed.loaded)
+        assert parsed.open == []
+        assert not re.search(r"<script|<link|@import|url\(|https?:", text)
+
+    def test_states_what_the_numbers_were_measured_under(self):
+        """Data set, split, protocol, draws and seeds stand at the top."""
+        text = render()
+
+        for wanted in ("digits, 2 classes", "test split", "400 steps, batch 64", "3 drawn sets × 3 student seeds"):
+            assert wanted in text
+
+    def test_details_hold_differences_spreads_and_best_epoch(self):
+        """A row holds score, difference to Random and DiT, both spreads and the best epoch."""
+        rows = Rows(render()).rows
+
+        assert ["IMS3", "85.1 ± 0.6", "+5.1", "+3.0", "0.30", "0.15", "86.1 ± 0.6"] in rows
+        assert ["DiT", "82.0 ± 0.4", "+2.0", "–", "0.20", "0.10", "83.0 ± 0.4"] in rows
+        assert ["Herding", "80.4 ± 0.8", "+0.4", "−1.6", "one fixed set", "0.20", "81.4 ± 0.8"] in rows
+        assert ["Full data", "96.0 ± 0.2", "–", "–", "–", "0.05", "97.0 ± 0.2"] in rows
+
+    def test_best_epoch_is_labelled(self):
+        """The column says that it is not the score."""
+        assert "best epoch on the test split (not the score)" in Rows(render()).rows[6]
+
+    def test_marks_differences_beyond_the_spread(self):
+        """+0.4 within spreads of 0.8 and 1.0 is faint, +5.1 is not."""
+        text = render()
+
+        assert '<td class="faint">+0.4</td>' in text
+        assert '<td class="beyond">+5.1</td>' in text
+
+    def test_selection_shows_means_and_the_worst_gap(self):
+        """Terms are means over the sets; the gap and the sweeps are the largest."""
+        wanted = ["S3", "10", "2", "−1.500", "−2.000", "−3.500", "−4.000", "dual", "0.5", "3"]
+
+        assert wanted in Rows(render()).rows
+
+    def test_paper_is_set_apart(self):
+        """The paper's table is collapsed and says that it is not comparable."""
+        text = render()
+
+        assert ["IMS3", "35.6 ± 1.8", "41.8 ± 0.3", "41.3 ± 1.1"] in Rows(text).rows
+        assert ["D3HR", "–", "40.7 ± 1.0", "39.6 ± 1.0"] in Rows(text).rows
+        assert Rows(text).rows[-1][0] == "Full"
+        assert "for orientation, different data set and protocol" in text[text.index("<details>") :]
+
+    def test_a_single_run_has_no_spread(self):
+        """Without a standard deviation the page prints the mean alone and never "nan"."""
+        text = render({key: (mean, float("nan")) for key, (mean, _) in VALUES.items()})
+
+        assert "nan" not in re.sub(r"base64,[^\"]*", "", text)
+        assert ["IMS3", "85.1", "+5.1", "+3.0", "–", "–", "86.1"] in Rows(text).rows
+
+    def test_without_random_and_dit_there_is_nothing_to_compare_with(self):
+        """A grid of one row has no differences."""
+        kept = {key: value for key, value in VALUES.items() if key[0] in ("ims3", "full")}
+
+        assert ["IMS3", "85.1 ± 0.6", "–", "–", "0.30", "0.15", "86.1 ± 0.6"] in Rows(
+            render(kept, methods=["ims3"])
+        ).rows
+
+    def test_text_is_escaped(self):
+        """A name cannot become markup."""
+        assert "a&lt;b" in render(dataset="a<b")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.25, "+1.2"), (-0.36, "−0.4"), (0.04, "0.0"), (-0.04, "0.0")],
+    ids=["gain", "loss", "small gain", "small loss"],
+)
+def test_signed_has_no_sign_at_zero(value, text):
+    """What rounds to zero is neither a gain nor a loss."""
+    assert page.signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [({}, "400 steps,"), ({"epochs": "minimax", "steps": None, "cutmix": 0.0}, "minimax epochs,")],
+    ids=["steps", "epochs"],
+)
+def test_protocol_text_names_the_length(changes, start):
+    """A protocol is given in steps or in epochs, with or without CutMix."""
+    text = page.protocol_text(PROTOCOL | changes)
+
+    assert text.startswith(start)
+    assert ("no CutMix" in text) == bool(changes)

@@ -1,0 +1,289 @@
+"""Students learn, are scored honestly, and train bit-reproducibly."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ims3core.errors import NumericsError
+from ims3core.seeds import derive_seed, generator
+from ims3core.students import train
+from ims3core.students.augment import build_augmentation
+from ims3core.students.augment import cutmix as cutmix_batch
+from ims3core.students.networks import build_student
+from ims3core.students.protocols import plan
+from ims3core.students.train import train_student
+
+MEAN, STD = [0.4], [0.3]
+
+
+def make_plan(images, **changes):
+    values = {
+        "ipc": 2, "classes": 3, "epochs": None, "steps": 30, "batch_size": 8, "lr": 0.05, "momentum": 0.9,
+        "weight_decay": 5e-4, "schedule": "cosine", "cutmix": 0.0, "evaluations": 3,
+    }  # fmt: skip
+    return plan(images=images, **{**values, **changes})
+
+
+def augmentation(**on):
+    off = {"crop_scale": None, "flip": 0.0, "rotate": 0.0, "translate": 0.0, "colour": 0.0, "lighting": 0.0}
+    return build_augmentation(**{**off, **on}, side=8, channels=1)
+
+
+def bars(per_class, *, seed):
+    """Three separable classes of 8x8 images: a bright top, bottom or left half under noise."""
+    labels = torch.arange(3).repeat(per_class)
+    halves = torch.zeros(3, 1, 8, 8)
+    halves[0, :, :4], halves[1, :, 4:], halves[2, :, :, :4] = 0.8, 0.8, 0.8
+    noise = torch.rand(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return 0.8 * halves[labels] + 0.2 * noise, labels
+
+
+def run(
+    images, labels, *, network=None, seed=0, augment=None, precision="fp32", held_out=None, on_progress=None, **changes
+):
+    test_images, test_labels = held_out if held_out is not None else bars(20, seed=99)
+    return train_student(
+        network if network is not None else small(), images, labels,
+        test_images=test_images, test_class_index=test_labels, plan=make_plan(len(images), **changes),
+        augmentation=augment or augmentation(), mean=MEAN, std=STD, seed=seed, device="cpu", precision=precision,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
+def small(seed=0):
+    """A convnet like the default student's, but narrow."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            *[nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(8, 8), nn.ReLU(), nn.AvgPool2d(2)],
+            *[nn.Flatten(), nn.Linear(128, 3)],
+        )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_separable_classes_are_learnt_completely(precision):
+    """A convnet student reaches 100 % on a toy problem in either precision."""
+    images, labels = bars(4, seed=0)
+    student = build_student("convnet", classes=3, channels=1, side=8, seed=0)
+
+    result = run(images, labels, network=student, precision=precision, cutmix=0.5)
+
+    assert result.last_top1 == 100
+    assert torch.equal(result.confusion, 20 * torch.eye(3, dtype=torch.int64))
+
+
+def test_shuffled_labels_destroy_the_score():
+    """The score measures what was learnt: labels moved to the next class give 0 %, random ones about chance."""
+    images, labels = bars(20, seed=0)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+
+    assert run(images, labels).last_top1 == 100
+    assert run(images, (labels + 1) % 3).last_top1 == 0
+    assert run(images, labels[order]).last_top1 < 70
+
+
+def test_curve_has_a_point_per_evaluation_and_best_is_not_below_last():
+    """Points lie at the plan's steps; the best accuracy is the largest of them."""
+    result = run(*bars(2, seed=0), lr=0.001, evaluations=5)
+
+    assert [point.step for point in result.curve] == [6, 12, 18, 24, 30]
+    assert result.last_top1 == result.curve[-1].top1
+    assert result.best_top1 == max(point.top1 for point in result.curve) >= result.last_top1
+
+
+def test_best_is_taken_from_the_whole_curve():
+    """A curve that falls has a best above its last."""
+    curve = [train.Evaluation(1, 0.5, 80.0), train.Evaluation(2, 0.4, 70.0)]
+
+    result = train.StudentRun(curve=curve, confusion=torch.eye(2))
+
+    assert (result.best_top1, result.last_top1) == (80.0, 70.0)
+
+
+def test_training_equals_a_plain_loop():
+    """The run equals SGD written out: orders per epoch, CutMix per step, rates of the plan, loss weighted by area."""
+    images, labels = bars(5, seed=0)
+    made = make_plan(15, steps=9, cutmix=0.6)
+    loop, seed = small(), 4
+    optimiser = torch.optim.SGD(loop.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4, fused=False, foreach=False)
+    losses = []
+    for step in range(9):
+        epoch, position = divmod(step, 2)
+        order = torch.randperm(15, generator=generator(seed, "order", epoch))
+        rows = order[8 * position : 8 * position + 8]
+        x, y = (images[rows] - MEAN[0]) / STD[0], labels[rows]
+        stream = generator(seed, "cutmix", step)
+        partners, share = torch.arange(len(rows)), 0.0
+        if torch.rand((), generator=stream) < 0.6:
+            x, partners, share = cutmix_batch(x, stream=stream)
+        targets = (1 - share) * F.one_hot(y, 3) + share * F.one_hot(y[partners], 3)
+        loss = -(targets * loop(x).log_softmax(1)).sum(1).mean()
+        optimiser.param_groups[0]["lr"] = made.lr_at(step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+
+    network = small()
+    result = run(images, labels, network=network, seed=seed, steps=9, cutmix=0.6)
+
+    for ours, theirs in zip(network.parameters(), loop.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    expected = [sum(losses[i : i + 3]) / 3 for i in (0, 3, 6)]
+    assert [point.train_loss for point in result.curve] == pytest.approx(expected, rel=1e-4)
+
+
+def test_cutmix_of_the_call_overrides_the_plan():
+    """Passing the probability with the call trains like a plan with that probability."""
+    images, labels = bars(4, seed=0)
+    shared = {"augmentation": augmentation(), "mean": MEAN, "std": STD, "seed": 0, "device": "cpu", "precision": "fp32"}
+    shared |= dict(zip(("test_images", "test_class_index"), bars(2, seed=1), strict=True))
+
+    called = train_student(small(), images, labels, plan=make_plan(12), cutmix=1.0, **shared)
+    planned = train_student(small(), images, labels, plan=make_plan(12, cutmix=1.0), **shared)
+
+    assert called.curve == planned.curve
+    assert called.curve != train_student(small(), images, labels, plan=make_plan(12), **shared).curve
+
+
+def test_training_is_bit_reproducible_and_ignores_the_global_stream():
+    """Equal seeds give equal weights and curves whatever the global stream holds; the stream is not moved."""
+    weights, curves = [], []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        network = small()
+        augment = augmentation(crop_scale=[0.7, 1.0], rotate=10.0)
+        curves.append(run(*bars(5, seed=0), network=network, augment=augment, cutmix=0.5).curve)
+        weights.append(network.state_dict())
+        assert torch.equal(torch.get_rng_state(), state)
+
+    assert curves[0] == curves[1]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_another_seed_trains_differently():
+    """The seed reaches order and CutMix."""
+    assert run(*bars(5, seed=0), seed=1).curve != run(*bars(5, seed=0), seed=2).curve
+
+
+def test_bytes_and_floats_train_alike():
+    """uint8 images are the floats times 255."""
+    images, labels = bars(4, seed=0)
+    test_images, test_labels = bars(4, seed=1)
+    pixels, test_pixels = (x.mul(255).round().to(torch.uint8) for x in (images, test_images))
+
+    as_bytes = run(pixels, labels, held_out=(test_pixels, test_labels), steps=6)
+    as_floats = run(pixels / 255, labels, held_out=(test_pixels / 255, test_labels), steps=6)
+
+    assert as_bytes.curve == as_floats.curve
+
+
+def test_chunks_of_steps_hold_whole_batches(monkeypatch):
+    """Without augmentation, the number of steps prepared at once changes nothing."""
+    images, labels = bars(5, seed=0)
+    together = run(images, labels, cutmix=0.5).curve
+    monkeypatch.setattr(train, "CHUNK_VALUES", 1)
+
+    assert run(images, labels, cutmix=0.5).curve == together
+
+
+def test_every_epoch_shows_each_image_once():
+    """The batches of an epoch are a partition of the images, and epochs differ in order."""
+    made = make_plan(11, epochs=3, steps=None, batch_size=4)
+    orders = train._orders(made, 0)
+
+    epochs = [torch.cat([next(orders) for _ in range(made.steps_per_epoch)]) for _ in range(3)]
+
+    assert all(sorted(epoch.tolist()) == list(range(11)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
+
+
+def test_augmentation_is_seeded_per_chunk_and_sees_unit_range_images(monkeypatch):
+    """The augmentation gets images in [0, 1] before normalisation and another seed for each chunk."""
+    seeds = []
+
+    def spy(images, seed):
+        assert images.min() >= 0
+        assert images.max() <= 1
+        seeds.append(seed)
+        return images
+
+    monkeypatch.setattr(train, "CHUNK_VALUES", 2 * 8 * 64)
+    run(*bars(5, seed=0), augment=spy, steps=6)
+
+    assert seeds == [derive_seed(0, "augment", chunk) for chunk in range(3)]
+
+
+def test_confusion_counts_true_rows_and_predicted_columns():
+    """A network that always answers class 2 fills that column, in batches of any size."""
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    nn.init.zeros_(constant[1].weight)
+    constant[1].bias.data = torch.tensor([0.0, 0.0, 50.0])
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+
+    held_out = (torch.rand(6, 1, 8, 8), labels)
+    result = run(*bars(1, seed=0), network=constant, held_out=held_out, lr=1e-9, batch_size=4, steps=1, evaluations=1)
+
+    assert result.confusion.tolist() == [[0, 0, 3], [0, 0, 2], [0, 0, 1]]
+    assert result.last_top1 == pytest.approx(100 / 6)
+
+
+def test_scoring_happens_in_eval_mode_and_training_in_train_mode():
+    """Dropout is active in training steps only; the network is left in eval mode."""
+    modes = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small()
+
+        def forward(self, x):
+            modes.append((self.training, torch.is_grad_enabled()))
+            return self.inner(x)
+
+    network = Spy().eval()
+    run(*bars(1, seed=0), network=network, held_out=bars(1, seed=1), steps=2, evaluations=2)
+
+    assert modes == [(True, True), (False, False)] * 2
+    assert not network.training
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights():
+    """Autocast reaches the network; weights stay float32."""
+    dtypes = []
+    network = small()
+    network[-1].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+
+    run(*bars(2, seed=0), network=network, precision="bf16", steps=2)
+
+    assert set(dtypes) == {torch.bfloat16}
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+def test_progress_counts_every_step():
+    """The callback hears 1, 2, ... up to the plan's steps."""
+    heard = []
+    run(*bars(2, seed=0), steps=4, on_progress=heard.append)
+
+    assert heard == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_loss_stops_the_run(bad):
+    """A poisoned image raises with step, length and seed before any weight is touched."""
+    images, labels = bars(2, seed=0)
+    images[0] = bad
+    network = small()
+
+    with pytest.raises(
+        NumericsError, match=r"student: loss nan at step 0 of 30, wanted a finite number \(lr 0\.05, seed 7\)"
+    ):
+        run(images, labels, network=network, seed=7)
+
+    assert all(weight.isfinite().all() for weight in network.parameters())
