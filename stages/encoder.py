@@ -36,7 +36,7 @@ def run(params: Params, root: Path) -> None:
         network, real.unit(), real.class_index, test_images=validation.unit(),
         test_class_index=validation.class_index, plan=plan,
         augmentation=augment.build_augmentation(**params.augment.model_dump(), side=side, channels=channels),
-        mean=mean, std=std, cutmix=wanted.cutmix, seed=seed, device=machine.device, precision=params.compute.precision,
+        mean=mean, std=std, seed=seed, device=machine.device, precision=params.compute.precision,
     )  # fmt: skip
     log.info("%s: %.2f %% on the validation split", wanted.network, result.last_top1)
     staged = root / "scratch" / "encoder"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ims3core.errors import DataError, NumericsError, ParameterError
-from ims3core.selection.centroids import first_minimum, unit
+from ims3core.selection.centroids import first_minimum, group_centroids, unit
 
 MAX_MATRIX_BYTES = 512 * 2**20
 COINCIDENT = 1e-12  # a distance this small is rounding: the two directions are the same

@@ -53,15 +53,13 @@ def run_cell(
         if not path.is_file():
             images = sets[draw]
             run_seed = derive_seed(root_seed, "student", student, draw, seed)
-            schedule = plan(
-                ipc=len(images.images) // classes, classes=classes, images=len(images.images),
-                **{key: value for key, value in protocol.items()},
-            )  # fmt: skip
+            count = len(images.images)
+            schedule = plan(ipc=count // classes, classes=classes, images=count, **protocol)
             result = train_student(
                 build_student(student, classes=classes, channels=channels, side=side, seed=run_seed),
                 images.unit(), images.class_index,
                 test_images=held_out.unit(), test_class_index=held_out.class_index, plan=schedule,
-                augmentation=augmentation, mean=statistics[0], std=statistics[1], cutmix=protocol["cutmix"],
+                augmentation=augmentation, mean=statistics[0], std=statistics[1],
                 seed=run_seed, device=device, precision=precision,
             )  # fmt: skip
             record = {

@@ -65,7 +65,6 @@ def train_student(
     augmentation: Augmentation,
     mean: Sequence[float],
     std: Sequence[float],
-    cutmix: float | None = None,
     seed: int,
     device: torch.device | str,
     precision: Literal["fp32", "bf16"],
@@ -81,7 +80,6 @@ def train_student(
         images, test_images: (N, C, H, W), uint8 or floats in [0, 1].
         class_index, test_class_index: (N,) int64.
         mean, std: per channel, of images in [0, 1].
-        cutmix: probability of CutMix on a batch; None: the plan's.
         precision: bf16 is autocast around the network, weights stay float32.
         on_progress: called after each step with the number of steps done.
 
@@ -93,7 +91,6 @@ def train_student(
     normalise = _normalisation(mean, std, device)
     images, class_index = images.to(device), class_index.to(device)
     test_images, test_class_index = test_images.to(device), test_class_index.to(device)
-    mixing = plan.cutmix if cutmix is None else cutmix
     # One fused kernel updates all weights; same arithmetic as the plain loop over weights.
     optimiser = torch.optim.SGD(
         network.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
@@ -102,7 +99,7 @@ def train_student(
     losses: list[float] = []
     for step, (batch, labels) in enumerate(_batches(images, class_index, plan, augmentation, normalise, seed)):
         optimiser.param_groups[0]["lr"] = plan.lr_at(step)
-        loss = _loss(network, batch, labels, mixing, generator(seed, "cutmix", step), precision)
+        loss = _loss(network, batch, labels, plan.cutmix, generator(seed, "cutmix", step), precision)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise NumericsError(
@@ -128,10 +125,10 @@ def train_student(
 
 
 def _loss(
-    network: nn.Module, batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator, precision: str
+    network: nn.Module, batch: Tensor, labels: Tensor, plan.cutmix: float, stream: torch.Generator, precision: str
 ) -> Tensor:
-    """Mean cross-entropy of a batch, with probability ``mixing`` after CutMix; classes weigh by their area."""
-    if torch.rand((), generator=stream).item() >= mixing:
+    """Mean cross-entropy of a batch, with probability ``plan.cutmix`` after CutMix; classes weigh by their area."""
+    if torch.rand((), generator=stream).item() >= plan.cutmix:
         return F.cross_entropy(_logits(network, batch, precision), labels)
     mixed, partners, share = cutmix_batch(batch, stream=stream)
     logits = _logits(network, mixed, precision)

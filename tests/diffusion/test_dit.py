@@ -169,5 +169,4 @@ def test_the_full_size_model_has_the_published_sizes():
     with torch.device("meta"):
         network = DiT(DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000))
 
-    assert sum(p.numel() for p in network.parameters()) == 675_129_632 - 256 * 1152 + 0 or True
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 674.8
+    assert sum(p.numel() for p in network.parameters()) == 674_834_720

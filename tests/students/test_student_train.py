@@ -138,19 +138,6 @@ def test_training_equals_a_plain_loop():
     assert [point.train_loss for point in result.curve] == pytest.approx(expected, rel=1e-4)
 
 
-def test_cutmix_of_the_call_overrides_the_plan():
-    """Passing the probability with the call trains like a plan with that probability."""
-    images, labels = bars(4, seed=0)
-    shared = {"augmentation": augmentation(), "mean": MEAN, "std": STD, "seed": 0, "device": "cpu", "precision": "fp32"}
-    shared |= dict(zip(("test_images", "test_class_index"), bars(2, seed=1), strict=True))
-
-    called = train_student(small(), images, labels, plan=make_plan(12), cutmix=1.0, **shared)
-    planned = train_student(small(), images, labels, plan=make_plan(12, cutmix=1.0), **shared)
-
-    assert called.curve == planned.curve
-    assert called.curve != train_student(small(), images, labels, plan=make_plan(12), **shared).curve
-
-
 def test_training_is_bit_reproducible_and_ignores_the_global_stream():
     """Equal seeds give equal weights and curves whatever the global stream holds; the stream is not moved."""
     weights, curves = [], []

@@ -1,0 +1,180 @@
+"""The training loop: stateless steps, exact resume, loss forms."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from ims3core.diffusion import difffit, training
+from ims3core.diffusion.schedule import linear_schedule
+from ims3core.errors import ArtifactError, NumericsError
+
+SCHEDULE = linear_schedule()
+PAPER = {
+    "variational": False, "lambda_im": 0.5, "form": "paper", "similarity": "cosine", "inversion_steps": 2,
+    "pairing": "matched", "grad_through": "inversion", "clip_x0": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def latents():
+    stream = torch.Generator().manual_seed(7)
+    mean = torch.randn(2, 10, 4, 4, 4, generator=stream)
+    return training.Latents(mean, torch.full_like(mean, 0.1), torch.arange(10) % 3)
+
+
+def train(network, latents, *, steps, state=None, objective=None, on_step=lambda state: None, every=0):
+    weights = dict(network.named_parameters())
+    state = state or training.start({n: p for n, p in weights.items() if p.requires_grad}, lr=1e-2, weight_decay=0.0)
+    training.run(
+        network, state, SCHEDULE, latents, objective or partial(training.denoising_terms, variational=True),
+        steps=steps, batch_size=4, label_dropout=0.5, learning_rate=lambda step: 1e-2 / (1 + step),
+        ema_decay=lambda step: 0.5, grad_norm_every=every, seed=3, autocast=lambda: torch.autocast("cpu", enabled=False),
+        on_step=on_step,
+    )  # fmt: skip
+    return state
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dit, latents, tmp_path):
+    """Weights, EMA and log are bit-identical after a stop at any checkpoint."""
+    import copy
+
+    start = copy.deepcopy(tiny_dit)
+    whole = train(tiny_dit, latents, steps=6)
+
+    train(copy.deepcopy(start), latents, steps=3, on_step=partial(training.checkpoint_every, tmp_path, 3))
+    state = training.start(dict(start.named_parameters()), lr=1e-2, weight_decay=0.0)
+    training.load_checkpoint(tmp_path, state)
+    assert state.step == 3
+    again = train(start, latents, steps=6, state=state)
+
+    for name in whole.weights:
+        assert torch.equal(whole.weights[name], again.weights[name]), name
+        assert torch.equal(whole.ema[name], again.ema[name]), name
+    assert whole.curve == again.curve
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tiny_dit, latents, tmp_path):
+    """A missing weight names the file and what to do."""
+    train(tiny_dit, latents, steps=1, on_step=partial(training.checkpoint_every, tmp_path, 1))
+    difffit.add_scales(tiny_dit, 1.0)
+
+    with pytest.raises(ArtifactError, match=r"gamma.* is missing; delete"):
+        training.load_checkpoint(tmp_path, training.start(dict(tiny_dit.named_parameters()), lr=1.0, weight_decay=0.0))
+
+
+def test_an_epoch_shows_every_image_once(latents):
+    """Batches of 5 of 10 images: two steps make an epoch, the next has another order."""
+    steps = [
+        training.draw_batch(latents, SCHEDULE, step=s, batch_size=5, label_dropout=0.0, null_label=3, seed=0) for s in range(4)
+    ]
+    means = latents.mean.flatten(2)
+
+    def rows(batch):
+        return [(means - z.flatten()).square().sum(2).min(0).values.argmin().item() for z in batch.z0]
+
+    epochs = [rows(steps[0]) + rows(steps[1]), rows(steps[2]) + rows(steps[3])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
+    assert epochs[0] != epochs[1]
+
+
+def test_label_dropout_puts_the_null_class(latents):
+    """At 1 every label is null, at 0 none; the inversion keeps the true label."""
+    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=1.0, null_label=3, seed=0)
+    kept = training.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=0.0, null_label=3, seed=0)
+
+    assert batch.dropped_label.tolist() == [3] * 8
+    assert torch.equal(kept.dropped_label, kept.label)
+    assert torch.equal(batch.label, kept.label)
+
+
+def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents):
+    """D3: the matching term has a gradient of its own, and z_t contributes none."""
+    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+    weights = difffit.freeze_all_but_difffit(tiny_dit)
+
+    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
+    norms = training.gradient_norms(terms, weights)
+
+    assert set(terms) == {"diffusion", "im"}
+    assert norms["im"] > 0
+    half = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.25})
+    assert half["im"].item() == pytest.approx(terms["im"].item() / 2)
+
+
+def test_the_paper_form_compares_the_same_timestep(tiny_dit, latents, monkeypatch):
+    """If the inversion returned z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
+    from ims3core.diffusion.schedule import add_noise
+
+    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+    exact = add_noise(SCHEDULE, batch.z0, batch.eps, batch.t)
+    monkeypatch.setattr(training, "invert", lambda *a, **k: exact)
+
+    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
+
+    assert terms["im"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_official_form_trains_through_the_denoiser(tiny_dit, latents):
+    """Its matching term has a gradient although the inversion runs without one."""
+    batch = training.draw_batch(latents, SCHEDULE, step=1, batch_size=4, label_dropout=0.1, null_label=3, seed=0)
+    official = PAPER | {"form": "official", "pairing": "all", "grad_through": "denoiser", "clip_x0": True}
+    weights = difffit.freeze_all_but_difffit(tiny_dit)
+
+    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **official)
+
+    assert training.gradient_norms(terms, weights)["im"] > 0
+
+
+def test_lambda_zero_is_plain_diffusion(tiny_dit, latents):
+    """No matching term, no network call for it."""
+    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+
+    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.0})
+
+    assert set(terms) == {"diffusion"}
+
+
+def test_training_lowers_the_loss_and_logs_gradient_norms(tiny_dit, latents, tmp_path):
+    """Thirty steps on ten latents reduce the diffusion loss; the table has one column per term and norm."""
+    state = train(tiny_dit, latents, steps=30, every=10)
+    first, last = (sum(row["diffusion"] for row in part) for part in (state.curve[:10], state.curve[-10:]))
+
+    assert last < first
+    training.write_curve(tmp_path / "curve.csv", state.curve)
+    lines = (tmp_path / "curve.csv").read_text().splitlines()
+    assert lines[0] == "step,diffusion,variational,grad_norm_diffusion,grad_norm_variational"
+    assert lines[2].endswith(",,")
+    assert len(lines) == 31
+
+
+def test_the_average_follows_the_weights_with_its_decay(tiny_dit, latents):
+    """One step with decay 0.5 puts the average half-way between start and end."""
+    before = {name: p.detach().clone() for name, p in tiny_dit.named_parameters()}
+    state = train(tiny_dit, latents, steps=1)
+
+    for name, average in state.ema.items():
+        torch.testing.assert_close(average, (before[name] + state.weights[name].detach()) / 2)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_seed(tiny_dit, latents):
+    """The run stops at once."""
+    tiny_dit.linear_out.bias.data[0] = float("nan")
+
+    with pytest.raises(NumericsError, match=r"diffusion loss is nan at step 0 \(seed 3\)"):
+        train(tiny_dit, latents, steps=1)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    """Linear to 1 over the warm-up, half a cosine after it."""
+    factors = [training.warmup_cosine(step, 4, 12) for step in range(12)]
+
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[8] == pytest.approx(0.5)
+    assert factors == sorted(factors[:4]) + sorted(factors[4:], reverse=True)
+
+
+def test_epochs_become_steps_of_full_batches():
+    """9,025 images at batch 8 make 1,128 steps an epoch; a tiny fraction still makes one."""
+    assert training.epochs_to_steps(8, images=9025, batch_size=8) == 9024
+    assert training.epochs_to_steps(0.001, images=10, batch_size=64) == 1
