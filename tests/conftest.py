@@ -39,6 +39,12 @@ def toy_parameters(**changes) -> dict:
     return tree
 
 
+@pytest.fixture(scope="session")
+def toy_text():
+    """The toy profile as YAML."""
+    return yaml.safe_dump(toy_parameters(), sort_keys=False)
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A function that writes params.yaml of the toy profile into an empty current directory and returns the Params."""

@@ -125,10 +125,10 @@ def train_student(
 
 
 def _loss(
-    network: nn.Module, batch: Tensor, labels: Tensor, plan.cutmix: float, stream: torch.Generator, precision: str
+    network: nn.Module, batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator, precision: str
 ) -> Tensor:
-    """Mean cross-entropy of a batch, with probability ``plan.cutmix`` after CutMix; classes weigh by their area."""
-    if torch.rand((), generator=stream).item() >= plan.cutmix:
+    """Mean cross-entropy of a batch, with probability ``mixing`` after CutMix; classes weigh by their area."""
+    if torch.rand((), generator=stream).item() >= mixing:
         return F.cross_entropy(_logits(network, batch, precision), labels)
     mixed, partners, share = cutmix_batch(batch, stream=stream)
     logits = _logits(network, mixed, precision)

@@ -1,0 +1,238 @@
+"""The stages in process on the toy profile: every output, its promises, and bad input."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ims3core import cli, files
+from ims3core.errors import ArtifactError, NumericsError, ParameterError
+
+
+def stage(name, *arguments, function="run"):
+    """Runs one stage as its command does."""
+    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")), function=function)
+
+
+def digest(*folders):
+    """One hash over all files below the folders."""
+    result = hashlib.sha256()
+    for path in sorted(p for folder in folders for p in Path(folder).rglob("*") if p.is_file()):
+        result.update(str(path).encode() + path.read_bytes())
+    return result.hexdigest()
+
+
+def upstream():
+    for name in ("prepare", "generator", "encoder", "latents"):
+        stage(name)
+    for row in ("none", "im"):
+        stage("finetune", row)
+    for pool in ("real", "dit", "im"):
+        stage("candidates", pool)
+        stage("features", pool)
+    stage("centroids", "real")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, toy_text):
+    """A toy project that has run up to the centroids; tests copy it."""
+    root = tmp_path_factory.mktemp("built")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        Path("params.yaml").write_text(toy_text)
+        upstream()
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def project(built, tmp_path, monkeypatch):
+    """A private copy of the built toy project as the current directory."""
+    shutil.copytree(built, tmp_path / "p")
+    monkeypatch.chdir(tmp_path / "p")
+    return tmp_path / "p"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_whole_grid_ends_in_tables_and_a_page(project):
+    """Select, students, full data and report produce every declared output, and a second run changes no byte."""
+    params = cli.load(Path("params.yaml"))
+
+    def run():
+        for method in params.methods:
+            stage("select", method)
+        for method in params.eval.methods:
+            for ipc in params.eval.ipc:
+                stage("students", method, ipc, "convnet")
+        stage("students", "convnet", function="run_full_data")
+        stage("report")
+
+    run()
+    first = digest("data", "metrics", "reports")
+    run()
+
+    assert digest("data", "metrics", "reports") == first
+    table = Path("metrics/accuracy.csv").read_text().splitlines()
+    assert table[0] == "method,ipc,student,protocol,draw,seed,last_top1,best_top1"
+    assert len(table) == 1 + 7 * 2 * 2 * 2 + 2
+    assert set(json.loads(Path("metrics/accuracy.json").read_text())) == {*params.methods, "full"}
+    assert "<html" in Path("reports/index.html").read_text()
+    cli.app(["report", "--markdown"], standalone_mode=False)
+
+
+def test_the_generator_directory_loads_in_dit_pipeline(project):
+    """The saved directory is a complete DiTPipeline."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from diffusers import DiTPipeline
+
+        pipeline = DiTPipeline.from_pretrained("data/generator")
+    assert pipeline.transformer.config.num_embeds_ada_norm == 10
+    assert pipeline.scheduler.config.clip_sample is False
+
+
+def test_a_distilled_set_is_an_image_folder_with_a_manifest(project):
+    """Each image has its place, seed, group and hash; torchvision's ImageFolder agrees on the classes."""
+    from torchvision.datasets import ImageFolder
+
+    stage("select", "s3")
+    manifest = files.read_json(Path("data/distilled/s3/ipc-2/draw-1/manifest.json"))
+    folder = ImageFolder("data/distilled/s3/ipc-2/draw-1/train")
+
+    assert len(manifest["images"]) == len(folder) == 20
+    assert [e["class_index"] for e in manifest["images"]] == [c for _, c in folder.samples]
+    for entry in manifest["images"]:
+        path = Path("data/distilled/s3/ipc-2/draw-1") / entry["file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+        assert entry["index"] // 2 == entry["group"]
+        assert entry["seed"] > 0
+
+
+def test_draws_are_disjoint_and_ipc_is_a_slice(project):
+    """No candidate serves two draws; DiT's IPC 1 image is the first of its IPC 2 images."""
+    stage("select", "dit")
+
+    def seeds(ipc, draw):
+        entries = files.read_json(Path(f"data/distilled/dit/ipc-{ipc}/draw-{draw}/manifest.json"))["images"]
+        return [e["seed"] for e in entries]
+
+    assert not set(seeds(2, 0)) & set(seeds(2, 1))
+    assert set(seeds(1, 0)) < set(seeds(2, 0))
+
+
+def test_another_method_leaves_the_candidates_alone(project):
+    """Selecting reads pools and features and changes neither."""
+    before = digest("data/candidates", "data/features")
+    stage("select", "ims3")
+    assert digest("data/candidates", "data/features") == before
+
+
+@pytest.mark.parametrize("name", ["generator", "finetune", "candidates", "students"])
+def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monkeypatch):
+    """Killed half-way by an exception between two writes, the next run reuses the work; the output is identical."""
+    if name == "students":
+        stage("select", "dit")
+    arguments = {"generator": (), "finetune": ("im",), "candidates": ("dit",), "students": ("dit", 1, "convnet")}[name]
+    output = {"generator": "data/generator", "finetune": "data/adapted/im", "candidates": "data/candidates/dit",
+              "students": "metrics/cells"}[name]  # fmt: skip
+    stage(name, *arguments)
+    expected = digest(output)
+    shutil.rmtree(output)
+    real_write, written = files.write_bytes, []
+
+    def dying(path, data):
+        if "scratch" in str(path):
+            written.append(path)
+            if len(written) == 4:
+                raise KeyboardInterrupt
+        real_write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", dying)
+    with pytest.raises(KeyboardInterrupt):
+        stage(name, *arguments)
+    monkeypatch.setattr(files, "write_bytes", real_write)
+    left = sorted(p.name for p in Path("scratch").rglob("*") if p.is_file() and p.name not in ("lock", "timings.jsonl"))
+    assert left
+    stage(name, *arguments)
+
+    assert digest(output) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "command", "message"),
+    [
+        ("data/generator/transformer/diffusion_pytorch_model.safetensors", ("finetune", "im"), "diffusion_pytorch_model"),
+        ("data/latents/latents.safetensors", ("finetune", "im"), r"latents\.safetensors"),
+        ("data/encoder/weights.safetensors", ("features", "dit"), r"weights\.safetensors"),
+        ("data/candidates/dit/shard-00000.safetensors", ("features", "dit"), r"shard-00000"),
+        ("data/real/train/images.safetensors", ("encoder",), r"images\.safetensors"),
+    ],
+    ids=["transformer", "latents", "encoder", "shard", "split"],
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_damaged_input_is_named_and_nothing_is_overwritten(project, path, command, message, damage):
+    """The error names the file; the stage's earlier output is untouched."""
+    path = Path(path)
+    if damage == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    before = digest("data")
+
+    with pytest.raises(ArtifactError, match=message):
+        stage(*command)
+
+    assert digest("data") == before
+
+
+def test_more_guided_channels_than_latents_is_refused(project):
+    """The error names the key and the generator's channels."""
+    text = Path("params.yaml").read_text().replace("guided_channels: 1", "guided_channels: 9")
+    Path("params.yaml").write_text(text)
+    with pytest.raises(ParameterError, match=r"candidates\.guided_channels: found 9, the generator's latents have 1"):
+        stage("candidates", "dit")
+
+
+def test_a_label_outside_the_generator_is_refused(project):
+    """A class table that asks for label 10 of a 10-class generator stops before sampling."""
+    rows = json.loads(Path("data/real/classes.json").read_text())
+    rows[0]["generator_label"] = 10
+    Path("data/real/classes.json").write_text(json.dumps(rows))
+    with pytest.raises(ParameterError, match="generator_label 10 is out of range, the generator knows 10"):
+        stage("candidates", "dit")
+
+
+def test_an_ipc_larger_than_a_class_is_refused(toy):
+    """The error names the class and its size."""
+    from ims3core.errors import DataError
+
+    toy(eval__ipc=[500], candidates__per_class=1000)
+    with pytest.raises(DataError, match=r"eval\.ipc: 500 images per class are asked for, class . has 12\d"):
+        stage("prepare")
+
+
+def test_a_diverging_training_stops_with_the_step(project):
+    """An absurd learning rate ends in one line, and the old generator stays."""
+    text = Path("params.yaml").read_text().replace("  lr: 0.001\n  warmup", "  lr: 1.0e+30\n  warmup")
+    assert "1.0e+30" in text
+    Path("params.yaml").write_text(text)
+    before = digest("data/generator")
+    with pytest.raises(NumericsError, match=r"loss is (nan|inf) at step"):
+        stage("generator")
+    assert digest("data/generator") == before
+
+
+def test_features_have_unit_norm_and_centroids_too(project):
+    """What selection compares lies on the sphere."""
+    features = files.read_tensors(Path("data/features/dit/features.safetensors"))["features"]
+    centroids = files.read_tensors(Path("data/centroids/real/centroids.safetensors"))["centroids"]
+    for vectors in (features, centroids):
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors), dtype=vectors.dtype))

@@ -1,0 +1,196 @@
+"""The command line: start-up cost, exit codes, rows, profiles, and the honesty of dvc.yaml."""
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ims3core import cli, timings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+
+
+def ims3(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "ims3core", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    """`ims3 --help` takes under a second and imports neither torch nor timm nor diffusers nor pandas."""
+    code = (
+        "import sys, ims3core.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'timm', 'diffusers', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    began = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip().endswith("[]")
+    assert time.perf_counter() - began < 3  # alone it takes 0.4 s; a busy machine gets slack
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("stages.select", {"timm", "diffusers", "kornia"}),
+        ("stages.report", {"timm", "diffusers", "torch"}),
+        ("stages.students", {"diffusers", "timm"}),
+        ("stages.finetune", {"diffusers", "timm"}),
+        ("stages.centroids", {"diffusers", "timm"}),
+        ("stages.features", {"diffusers", "timm"}),
+    ],
+)
+def test_a_stage_loads_only_the_heavy_packages_it_needs(module, forbidden):
+    """Start-up is paid per cell, so what a stage may import is fixed."""
+    code = f"import sys, {module}; print(*sorted({forbidden!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip() == ""
+
+
+def imported(path, seen):
+    """All project files that ``path`` imports, directly or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            target = REPOSITORY / (name.replace(".", "/") + ".py")
+            if name.startswith(("ims3core.", "stages.")) and target.is_file() and target not in seen:
+                seen.add(target)
+                imported(target, seen)
+    return seen
+
+
+@pytest.mark.parametrize("name", DVC["stages"])
+def test_a_stage_declares_every_module_it_imports(name):
+    """A change of code that a stage uses makes DVC run it again; params.py is imported for types only."""
+    entry = DVC["stages"][name].get("do", DVC["stages"][name])
+    deps = [dep for dep in entry["deps"] if dep.startswith(("ims3core", "stages"))]
+    module = next(dep for dep in deps if dep.startswith("stages/"))
+    used = {p.relative_to(REPOSITORY).as_posix() for p in imported(REPOSITORY / module, set())} | {module}
+
+    undeclared = {p for p in used if not any(p == dep or p.startswith(dep + "/") for dep in deps)}
+    assert undeclared <= {"ims3core/params.py"}
+    assert not any(p.startswith("stages/") and p != module for p in used)
+    assert all((REPOSITORY / dep).exists() for dep in deps)
+
+
+def test_every_stage_of_dvc_has_its_command():
+    """dvc.yaml calls commands that exist, and every stage command is in dvc.yaml."""
+    called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
+    assert called == set(cli.registered()) - {"use", "methods", "timings"}
+
+
+def test_bad_parameters_end_in_one_line_and_exit_code_2(toy, tmp_path):
+    """In under two seconds, before any heavy import."""
+    toy()
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("groups: 2", "groups: 0"))
+    began = time.perf_counter()
+    result = ims3("select", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert result.stderr == "ims3: params.yaml: s3.groups: found 0, input should be greater than or equal to 1\n"
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["select", "magic"], "methods: 'magic' is unknown; known: random, k_center"),
+        (["students", "dit", "7"], "students: found dit 7 None; eval has methods"),
+        (["full-data", "resnet18"], "eval.students: 'resnet18' is unknown; known: convnet"),
+        (["centroids", "real"], "data/features/real/manifest.json: no such file; `dvc repro` makes it"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(toy, capsys, arguments, message):
+    """Unknown rows and missing inputs exit with code 2."""
+    toy()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(toy, capsys, monkeypatch):
+    """The system's error keeps its file name and gets a hint."""
+    toy()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "data/real/x")
+
+    monkeypatch.setattr(cli, "run_stage", full)
+    with pytest.raises(SystemExit):
+        cli.main(["prepare"])
+    assert capsys.readouterr().err == (
+        "ims3: data/real/x: No space left on device; free some space and run the same command again\n"
+    )
+
+
+def test_methods_prints_the_table(toy, capsys):
+    """Each row with its five axes."""
+    toy()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["methods"])
+    assert stop.value.code == 0
+    assert "ims3" in capsys.readouterr().out
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (REPOSITORY / "profiles/digits.yaml").read_text()
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/digits.yaml").write_text(text)
+    (tmp_path / "profiles/other.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    return tmp_path / "params.yaml"
+
+
+def use(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["use", *arguments])
+    return stop.value.code
+
+
+def test_use_writes_a_profile_and_guards_edits(project, capsys):
+    """A pristine params.yaml is replaced; an edited one only with --force, and the lost line is shown."""
+    assert use("digits") == 0
+    assert use("other") == 0
+    project.write_text(project.read_text().replace("alpha: 0.4", "alpha: 0.7"))
+    assert use("digits") == 2
+    assert "--force would lose, compared with other: alpha: 0.7" in capsys.readouterr().err
+    assert "alpha: 0.7" in project.read_text()
+    assert use("digits", "--force") == 0
+    assert project.read_text() == (project.parent / "profiles/digits.yaml").read_text()
+    assert use("moon") == 2
+    assert "known: digits, other" in capsys.readouterr().err
+
+
+def test_timings_keep_the_latest_run_of_a_stage(tmp_path, monkeypatch, capsys):
+    """A repeated stage moves to the end, a broken line is ignored, a failed stage leaves no line."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a"):
+        with timings.timed(tmp_path, name):
+            pass
+    with pytest.raises(ValueError, match="x"), timings.timed(tmp_path, "c"):
+        raise ValueError("x")
+    with (tmp_path / timings.LOG).open("a") as stream:
+        stream.write('{"stage": "cut')
+
+    assert [record["stage"] for record in timings.read(tmp_path)] == ["b", "a"]
+    with pytest.raises(SystemExit):
+        cli.main(["timings"])
+    assert "in 2 stages" in capsys.readouterr().out
+    assert json.loads((tmp_path / timings.LOG).read_text().splitlines()[0])["stage"] == "a"
