@@ -7,6 +7,7 @@ and a resumed run equals an uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -216,7 +217,8 @@ def save_checkpoint(directory: Path, state: State) -> None:
         tensors |= {f"weight.{name}": parameter, f"ema.{name}": state.ema[name]}
         if moments:
             tensors |= {f"exp_avg.{name}": moments["exp_avg"], f"exp_avg_sq.{name}": moments["exp_avg_sq"]}
-    files.write_json(directory / f"curve-{state.step}.json", state.curve)
+    # Not files.write_json: the order of the columns must survive, or a resumed curve.csv would differ.
+    files.write_bytes(directory / f"curve-{state.step}.json", json.dumps(state.curve).encode())
     files.write_tensors(directory / CHECKPOINT, tensors, {"step": str(state.step)})
     for path in directory.glob("curve-*.json"):
         if path.name != f"curve-{state.step}.json":

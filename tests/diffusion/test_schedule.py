@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ims3core.diffusion.schedule import add_noise, linear_schedule, model_log_variance, posterior_mean, predict_z0, respace
+from ims3core.diffusion.schedule import (
+    add_noise,
+    linear_schedule,
+    model_log_variance,
+    posterior_mean,
+    predict_z0,
+    respace,
+)
 
 SCHEDULE = linear_schedule()
 
