@@ -1,0 +1,46 @@
+"""What the VAE costs: student accuracy on all real training images, as they are and through the VAE.
+
+    python benchmarks/vae_fidelity.py [--seeds 3]
+
+Needs data/real and data/generator (`dvc repro generator`). Scores are those of the split and protocol in params.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from ims3core import compute, data
+from ims3core.diffusion import autoencoder
+from ims3core.params import load
+from ims3core.students.cell import run_cell
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = parser.parse_args().seeds
+    params = load(Path("params.yaml"))
+    machine = compute.machine(**params.compute.model_dump())
+    train, held_out = (data.read_split(Path("data/real") / name) for name in ("train", params.eval.split))
+    vae = autoencoder.read_autoencoder(Path("data/generator/vae"))
+    mean, _ = autoencoder.encode(vae, train.signed())
+    passed = data.ImageSet(autoencoder.decode(vae, mean), train.class_index)
+    scores = {}
+    for name, images in (("real images", train), ("through the VAE", passed)):
+        with tempfile.TemporaryDirectory() as directory:
+            runs = run_cell(
+                Path(directory), [images], held_out, student=params.eval.students[0],
+                classes=int(train.class_index.max()) + 1, seeds=seeds,
+                statistics=data.channel_statistics(train.unit()),
+                protocol=params.protocols[params.eval.protocol].model_dump(), augment=params.augment.model_dump(),
+                device=machine.device, precision=params.compute.precision, root_seed=params.seed,
+            )  # fmt: skip
+        scores[name] = sum(run["last_top1"] for run in runs) / seeds
+        print(f"{name:16s} {scores[name]:.2f} % ({seeds} seeds, {params.eval.split} split, last epoch)")
+    print(f"loss             {scores['real images'] - scores['through the VAE']:.2f} points")
+
+
+if __name__ == "__main__":
+    main()
