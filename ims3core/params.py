@@ -22,6 +22,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
 StudentName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]+)$")]
 
 
@@ -76,7 +77,7 @@ class Generator(Section):
 
 class Encoder(Section):
     source: Literal["train"]
-    network: StudentName
+    network: EncoderName
     steps: Count
     batch_size: Count
     lr: Positive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -42,10 +42,3 @@ def _bar():
         console=Console(stderr=True),
         transient=True,
     )
-
-
-def counter(*, label: str, total: int) -> Callable[[int], None]:
-    """A callback ``done -> None`` that prints a percentage to a terminal; does nothing in a pipe."""
-    if not sys.stderr.isatty():
-        return lambda done: None
-    return lambda done: print(f"\r{label} {done}/{total}", end="" if done < total else "\n", file=sys.stderr, flush=True)

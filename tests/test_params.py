@@ -50,6 +50,7 @@ def test_the_checked_out_params_are_a_profile():
         ({"s3__groups": 100}, r"candidates\.per_class: 50 images.*eval\.ipc 10 x s3\.groups 100 wants at least 1000"),
         ({"eval__methods": ["magic"]}, r"eval\.methods: 'magic' is unknown; known: dit, herding"),
         ({"eval__students": ["vgg"]}, r"eval\.students\.0: found 'vgg'"),
+        ({"encoder__network": "timm:resnet18"}, r"encoder\.network: found 'timm:resnet18'"),
         ({"eval__ipc": []}, r"eval\.ipc"),
         ({"eval__ipc": [1, 1]}, r"eval\.ipc: \[1, 1\] names an entry twice"),
         ({"im__similarity": "dot"}, r"im\.similarity: found 'dot', input should be 'cosine', 'l1' or 'l2'"),
