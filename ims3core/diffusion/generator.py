@@ -32,6 +32,9 @@ def write_generator(directory: Path, network: DiT, vae: AutoencoderKL) -> None:
     """Writes a complete pipeline directory that ``DiTPipeline.from_pretrained`` loads."""
     write_transformer(directory / "transformer", network)
     vae.save_pretrained(directory / "vae", safe_serialization=True)
+    config = files.read_json(directory / "vae" / "config.json")
+    config.pop("_name_or_path", None)  # where it was read from: a path, which would make equal models unequal bytes
+    files.write_json(directory / "vae" / "config.json", config)
     files.write_json(directory / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "DiTPipeline",

@@ -99,6 +99,12 @@ def test_the_generator_directory_loads_in_dit_pipeline(project):
     assert pipeline.scheduler.config.clip_sample is False
 
 
+def test_the_generator_directory_names_no_path(project):
+    """Its files say nothing of where they were made, so that equal models are equal bytes in any checkout."""
+    for path in Path("data/generator").rglob("*.json"):
+        assert "scratch" not in path.read_text(), path
+
+
 def test_a_distilled_set_is_an_image_folder_with_a_manifest(project):
     """Each image has its place, seed, group and hash; torchvision's ImageFolder agrees on the classes."""
     from torchvision.datasets import ImageFolder
