@@ -11,6 +11,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import torch
+
 from ims3core import compute, data
 from ims3core.diffusion import autoencoder
 from ims3core.params import load
@@ -25,15 +27,16 @@ def main() -> None:
     machine = compute.machine(**params.compute.model_dump())
     train, held_out = (data.read_split(Path("data/real") / name) for name in ("train", params.eval.split))
     vae = autoencoder.read_autoencoder(Path("data/generator/vae"))
-    mean, _ = autoencoder.encode(vae, train.signed())
-    passed = data.ImageSet(autoencoder.decode(vae, mean), train.class_index)
+    latents = [autoencoder.encode(vae, batch)[0] for batch in data.batches(train.images, 256)]
+    passed = data.ImageSet(torch.cat([autoencoder.decode(vae, mean) for mean in latents]), train.class_index)
     scores = {}
     for name, images in (("real images", train), ("through the VAE", passed)):
         with tempfile.TemporaryDirectory() as directory:
             runs = run_cell(
                 Path(directory), [images], held_out, student=params.eval.students[0],
+                side=params.eval.side or train.images.shape[-1],
                 classes=int(train.class_index.max()) + 1, seeds=seeds,
-                statistics=data.channel_statistics(train.unit()),
+                statistics=data.channel_statistics(train.images),
                 protocol=params.protocols[params.eval.protocol].model_dump(), augment=params.augment.model_dump(),
                 device=machine.device, precision=params.compute.precision, root_seed=params.seed,
             )  # fmt: skip

@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,15 +30,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ROOT = Path()
+SHARED = ("latents", "finetune", "candidates", "features")  # stages that several processes can share
 Row = Annotated[str | None, typer.Argument(help="One row of the table in params.yaml; all rows without it.")]
 
 
 def run_stage(module: str, arguments: tuple = (), *, params: Params, function: str = "run") -> None:
     """Imports ``stages.<module>``, runs it and logs its time."""
     name = module if function == "run" else function.removeprefix("run_")
+    if params.compute.launch and module in SHARED and "WORLD_SIZE" not in os.environ:
+        _launch(params.compute.launch, [module.replace("_", "-"), *map(str, arguments)])
+        return
     with timings.timed(ROOT, "-".join([name, *map(str, arguments)])):
         stage = importlib.import_module(f"stages.{module}")
         getattr(stage, function)(params, ROOT, *arguments)
+
+
+def _launch(launcher: str, arguments: list[str]) -> None:
+    """Runs this command under a launcher of several processes, such as ``accelerate launch``."""
+    command = [*shlex.split(launcher), "-m", "ims3core", *arguments]
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except FileNotFoundError as error:
+        raise ParameterError(f"compute.launch: {command[0]!r}: no such command") from error
+    if code:
+        raise ParameterError(f"compute.launch: {shlex.join(command)} ended with code {code}; see the lines above")
 
 
 def run_rows(module: str, row: str | None, table: str) -> None:

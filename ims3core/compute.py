@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ims3core import processes
 from ims3core.errors import ParameterError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     compile: bool
+    team: processes.Team
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Mixed precision for training: bf16 products, float32 weights; nothing at float32."""
@@ -59,8 +61,14 @@ class Machine:
         return call
 
 
-def machine(*, device: str, precision: str, compile: bool, threads: int) -> Machine:
-    """The machine that the ``compute`` section asks for; sets the number of CPU threads (0: all cores).
+def machine(*, device: str, precision: str, compile: bool, threads: int, launch: str | None = None) -> Machine:
+    """The machine that the ``compute`` section asks for; sets the number of CPU threads.
+
+    Several processes take a GPU each, or share the CPU's cores.
+
+    Args:
+        threads: per process; 0: all cores, divided by the processes on this machine.
+        launch: how the processes were started; what matters here is in the environment.
 
     Raises:
         ParameterError: if ``compute.device`` is ``cuda`` and there is none.
@@ -69,5 +77,8 @@ def machine(*, device: str, precision: str, compile: bool, threads: int) -> Mach
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("compute.device: found 'cuda', but torch sees no CUDA device; allowed here: auto, cpu")
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    return Machine(torch.device(device), {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], compile)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
+    team = processes.team()
+    place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
+    return Machine(place, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], compile, team)

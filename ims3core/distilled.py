@@ -39,10 +39,10 @@ def write_set(
     """
     entries = []
     for class_index, chosen in enumerate(rows):
-        for row in chosen.tolist():
+        for row, image in zip(chosen.tolist(), pool.images[chosen], strict=True):
             index, seed = int(pool.place.index[row]), int(pool.seed[row])
             name = f"train/{names[class_index]}/draw{draw}-{index:05d}.png"
-            picture = files.png_bytes(pool.images[row])
+            picture = files.png_bytes(image)
             files.write_bytes(directory / name, picture)
             entries.append(
                 {

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ims3core import files
-from ims3core.errors import ArtifactError
+from ims3core.errors import ArtifactError, ParameterError
 from ims3core.students.networks import build_student
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
 class Encoder(nn.Module):
-    """A classifier with the normalisation it was trained with.
+    """A network with the preprocessing it was trained with.
 
     Args:
-        network: has ``features(x) -> (B, dim)`` and ``forward(x) -> (B, classes)``.
+        network: has ``features(x) -> (B, dim)`` if own, timm's ``forward_features`` and ``forward_head`` otherwise.
         mean, std: per channel, of images in [0, 1].
+        resize: side to which images are resized first, or None.
+        crop: side of the centre crop that follows, or None.
+        interpolation: ``bicubic`` or ``bilinear``.
     """
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, network: nn.Module, mean: list[float], std: list[float],
+        resize: int | None = None, crop: int | None = None, interpolation: str = "bicubic",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
+        self.resize, self.crop, self.interpolation = resize, crop, interpolation
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (B, C, S, S) as the network wants them: colour, size, mean and std."""
+        if images.shape[1] != len(self.mean):
+            images = images.expand(-1, len(self.mean), -1, -1)
+        x = images.float() / 255
+        if self.resize is not None:
+            from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
+
+            x = resize(x, [self.resize] * 2, InterpolationMode(self.interpolation), antialias=True).clamp(0, 1)
+            x = center_crop(x, [self.crop] * 2)
+        return (x - self.mean) / self.std
+
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit-norm features (B, dim) of images (B, C, H, W) in [0, 1]."""
-        return F.normalize(self.network.features((images - self.mean) / self.std), dim=1)
+        """Unit-norm float32 features (B, dim) of uint8 images (B, C, S, S)."""
+        x = self.preprocess(images)
+        if hasattr(self.network, "features"):
+            raw = self.network.features(x)
+        else:
+            raw = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+        return F.normalize(raw.float(), dim=1)
 
 
-def write_encoder(directory: Path, network: nn.Module, config: dict) -> None:
-    """Writes a trained network; ``config`` holds name, classes, channels, side, mean and std."""
+def write_encoder(directory: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Writes a network; ``config`` holds name, classes, channels, side, mean, std, and for timm its preprocessing."""
     files.write_tensors(directory / WEIGHTS, network.state_dict())
     files.write_json(directory / CONFIG, config)
 
@@ -49,24 +73,54 @@ def read_encoder(directory: Path) -> Encoder:
     """
     files.read_manifest(directory, "encoder")
     config = files.read_json(directory / CONFIG)
-    sizes = {key: config[key] for key in ("classes", "channels", "side")}
-    network = build_student(config["name"], **sizes, seed=0)
+    if config.get("library") == "timm":
+        import timm
+
+        network = timm.create_model(config["name"], pretrained=False, num_classes=config["classes"])
+    else:
+        network = build_student(config["name"], **{key: config[key] for key in ("classes", "channels", "side")}, seed=0)
     try:
         network.load_state_dict(files.read_tensors(directory / WEIGHTS))
     except RuntimeError as error:
         raise ArtifactError(f"{directory / WEIGHTS}: does not fit {config['name']} ({str(error).splitlines()[-1].strip()})") from error
-    return Encoder(network, config["mean"], config["std"]).eval().requires_grad_(False)
+    preprocessing = {key: config[key] for key in ("resize", "crop", "interpolation") if key in config}
+    encoder = Encoder(network, config["mean"], config["std"], **preprocessing)
+    return encoder.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
-def embed(
-    encoder: Encoder,
-    images: torch.Tensor,
-    *,
-    batch_size: int,
-    progress: Callable[[Iterator[torch.Tensor]], Iterator[torch.Tensor]] = iter,
-) -> torch.Tensor:
-    """Unit-norm float32 features (N, dim) of uint8 images (N, C, H, W)."""
-    device = encoder.mean.device
-    batches = images.split(batch_size)
-    return torch.cat([encoder.features(batch.to(device).float() / 255).float().cpu() for batch in progress(iter(batches))])
+def timm_encoder(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A pretrained timm model and the configuration of its own preprocessing (timm's data config).
+
+    Args:
+        name: a timm model, with its tag (``resnet18.a1_in1k``); ``hf-hub:`` and ``local-dir:`` names work too.
+        weights: a local safetensors or state-dict file; None: from the hub or its local cache.
+
+    Raises:
+        ParameterError: for an unknown model, or weights that are missing or of another model.
+    """
+    import timm
+
+    try:
+        if weights is None:
+            network = timm.create_model(name, pretrained=True)
+        else:
+            network = timm.create_model(name, pretrained=False, checkpoint_path=str(weights))
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = f"encoder.weights: {weights}" if weights else "encoder.network"
+        raise ParameterError(
+            f"{where}: cannot load {name} ({reason}); without a network, download its weights elsewhere "
+            "and name the file in encoder.weights"
+        ) from error
+    wanted = timm.data.resolve_data_config(model=network)
+    side = wanted["input_size"][-1]
+    return network, {
+        "library": "timm",
+        "name": name,
+        "classes": network.num_classes,
+        "mean": list(wanted["mean"]),
+        "std": list(wanted["std"]),
+        "resize": int(side / wanted["crop_pct"]),
+        "crop": side,
+        "interpolation": "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic",
+    }

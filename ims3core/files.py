@@ -6,13 +6,15 @@ Everything is written to a temporary sibling and renamed; a directory is an *art
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +26,24 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` so that ``path`` holds all of it or what it held before."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` so that ``path`` holds all of it or what it held before."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,10 +72,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file."""
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, dict(metadata or {})))
+    try:
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary, dict(metadata or {}))
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -82,6 +94,34 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def read_weights(directory: Path, name: str) -> dict[str, torch.Tensor]:
+    """A state dictionary: the safetensors file ``name``, or the older ``.bin`` of the same name."""
+    older = directory / Path(name).with_suffix(".bin")
+    return read_tensors(directory / name) if (directory / name).is_file() or not older.is_file() else read_pickled(older)
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """The content of a foreign ``.pt`` or ``.bin`` file, memory-mapped; only tensors and plain values are allowed.
+
+    Raises:
+        ArtifactError: if the file is missing, truncated, or a pickle that would run code.
+    """
+    import argparse
+    import pickle
+
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training settings, kept by DiT's own script
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(f"{path}: holds more than weights, and loading it could run code; refused") from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a complete checkpoint ({' '.join(str(error).split())[:120]})") from error
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ims3core import files
-from ims3core.data import ImageSet
+from ims3core.data import ImageSet, IndexedImages
 from ims3core.errors import ArtifactError
 from ims3core.seeds import derive_seed
 
@@ -34,7 +34,7 @@ class Place:
 class Pool:
     """Candidate images with their places and seeds; ``seed`` is -1 for real images."""
 
-    images: torch.Tensor
+    images: torch.Tensor | IndexedImages | ShardedImages
     place: Place
     seed: torch.Tensor
 
@@ -78,6 +78,34 @@ def write_shard(path: Path, images: torch.Tensor, draw: int, members: list[tuple
     files.write_tensors(path, tensors)
 
 
+class ShardedImages:
+    """The images of a generated pool, read from their shards when they are asked for.
+
+    Behaves like the uint8 tensor (N, channels, side, side) it stands for: ``len``, ``shape``, and indexing by a
+    number, a slice or a tensor of row numbers.
+    """
+
+    def __init__(self, paths: list[Path], sizes: list[int], shape: torch.Size) -> None:
+        self._paths, self._ends = paths, torch.tensor(sizes).cumsum(0)
+        self.shape = torch.Size((sum(sizes), *shape))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]
+        rows = torch.as_tensor(rows)
+        flat = rows.flatten()
+        shard = torch.searchsorted(self._ends, flat, right=True)
+        out = torch.empty(len(flat), *self.shape[1:], dtype=torch.uint8)
+        for number in shard.unique().tolist():
+            here = shard == number
+            first = int(self._ends[number - 1]) if number else 0
+            out[here] = files.read_tensors(self._paths[number])["images"][flat[here] - first]
+        return out if rows.ndim else out[0]
+
+
 def read_pool(directory: Path, train: ImageSet) -> Pool:
     """The pool in ``directory``; a real pool is an index into the ``train`` images."""
     facts = files.read_manifest(directory, "pool")
@@ -85,9 +113,13 @@ def read_pool(directory: Path, train: ImageSet) -> Pool:
         if facts["images"] != len(train.images):
             raise ArtifactError(f"{directory}: index of {facts['images']} real images, found {len(train.images)}")
         return Pool(train.images, real_place(train.class_index), torch.full_like(train.class_index, -1))
-    parts = [files.read_tensors(path) for path in sorted(directory.glob("shard-*.safetensors"))]
-    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return Pool(joined["images"], Place(joined["draw"], joined["class_index"], joined["index"]), joined["seed"])
+    paths = sorted(directory.glob("shard-*.safetensors"))
+    parts = [files.read_tensors(path) for path in paths]
+    sizes, shape = [len(part["images"]) for part in parts], parts[0]["images"].shape[1:]
+    draw, class_index, index, seed = (
+        torch.cat([part[key] for part in parts]).clone() for key in ("draw", "class_index", "index", "seed")
+    )
+    return Pool(ShardedImages(paths, sizes, shape), Place(draw, class_index, index), seed)
 
 
 def write_features(path: Path, features: torch.Tensor, place: Place) -> None:

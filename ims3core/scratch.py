@@ -18,9 +18,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ims3core import files
+from ims3core.processes import Team
 
 
 @cache
@@ -46,9 +47,10 @@ class Workspace:
         finished_elsewhere: true if another process published the same work while this one waited.
     """
 
-    def __init__(self, path: Path, finished_elsewhere: bool) -> None:
+    def __init__(self, path: Path, finished_elsewhere: bool, team: Team) -> None:
         self.path = path
         self.finished_elsewhere = finished_elsewhere
+        self._team = team
 
     @property
     def staged(self) -> Path:
@@ -58,10 +60,16 @@ class Workspace:
         return directory
 
     def publish(self, target: Path, kind: str, **facts: Any) -> None:
-        """Completes ``staged`` with a manifest, moves it to ``target`` and drops the scratch directory."""
-        files.write_manifest(self.staged, kind, **facts)
-        files.replace_directory(self.staged, target)
-        self.finish()
+        """Completes ``staged`` with a manifest, moves it to ``target`` and drops the scratch directory.
+
+        Of several processes the leader does it; all return when it is done.
+        """
+        self._team.barrier()
+        if self._team.leads:
+            files.write_manifest(self.staged, kind, **facts)
+            files.replace_directory(self.staged, target)
+            self.finish()
+        self._team.barrier()
 
     def finish(self) -> None:
         """Records that the work is published and drops the scratch directory."""
@@ -70,33 +78,50 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def workspace(root: Path, name: str, key: str, on_wait: Callable[[str], None]) -> Iterator[Workspace]:
+def workspace(
+    root: Path, name: str, key: str, on_wait: Callable[[str], None], team: Team | None = None
+) -> Iterator[Workspace]:
     """Locks ``root/scratch/name`` and yields the :class:`Workspace` of fingerprint ``key``.
 
     Leftovers of other fingerprints are deleted: they belong to parameters that are no longer asked for.
-    ``on_wait`` receives one line if another process holds the lock.
+    ``on_wait`` receives one line if another run holds the lock. Of several processes the leader holds
+    the lock for all; they need a common file system, and a ParameterError says if their keys differ.
     """
+    team = team or Team()
+    team.agree(key, f"{name}: fingerprint of parameters, inputs and code")
     home = root / "scratch" / name.replace(":", "_")
+    if not team.leads:
+        yield Workspace(home / key, team.share(None), team)
+        return
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("a+") as lock:
-        waited = False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            on_wait(f"{name}: process {lock.read().strip() or 'unknown'} is still at it; waiting for it to end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            waited = True
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        published = home / "published"
-        if waited and published.is_file() and published.read_text() == key:
-            yield Workspace(home / key, finished_elsewhere=True)
-            return
-        published.unlink(missing_ok=True)
-        for stale in home.iterdir():
-            if stale.is_dir() and stale.name != key:
-                shutil.rmtree(stale)
-        (home / key).mkdir(exist_ok=True)
-        yield Workspace(home / key, finished_elsewhere=False)
+        finished = _acquire(lock, name, on_wait) and _published(home) == key
+        if not finished:
+            (home / "published").unlink(missing_ok=True)
+            for stale in home.iterdir():
+                if stale.is_dir() and stale.name != key:
+                    shutil.rmtree(stale)
+            (home / key).mkdir(exist_ok=True)
+        yield Workspace(home / key, team.share(finished), team)
+
+
+def _acquire(lock: IO[str], name: str, on_wait: Callable[[str], None]) -> bool:
+    """Locks and signs the file; true if another run had to be waited for."""
+    waited = False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        on_wait(f"{name}: process {lock.read().strip() or 'unknown'} is still at it; waiting for it to end")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waited = True
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return waited
+
+
+def _published(home: Path) -> str | None:
+    """The fingerprint of the work that was published last."""
+    path = home / "published"
+    return path.read_text() if path.is_file() else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import compute, data, files, pools, progress, scratch
+from ims3core import compute, data, files, pools, processes, progress, scratch
 from ims3core.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def run(params: Params, root: Path, row: str) -> None:
         facts = [params.seed, pool.model_dump(), wanted.model_dump(), params.eval.draws,
                  params.compute.precision, params.compute.compile]  # fmt: skip
         inputs = [root / "data/generator", adapted]
-    with scratch.workspace(root, f"candidates-{row}", scratch.fingerprint(facts, inputs), log.warning) as work:
+    team, key = processes.team(), scratch.fingerprint(facts, inputs)
+    with scratch.workspace(root, f"candidates-{row}", key, log.warning, team) as work:
         if work.finished_elsewhere:
             return
         if pool.source == "real":
@@ -45,7 +46,6 @@ def _generate(params: Params, root: Path, row: str, out: Path) -> int:
 
     pool, wanted = params.pools[row], params.candidates
     machine = compute.machine(**params.compute.model_dump())
-    labels = [entry.generator_label for entry in data.read_classes(root / "data/real/classes.json")]
     files.read_manifest(root / "data/generator", "generator")
     network = generator.read_adapted(root / "data/generator", root / "data/adapted" / pool.adaptation)
     config = network.config
@@ -53,26 +53,24 @@ def _generate(params: Params, root: Path, row: str, out: Path) -> int:
         raise ParameterError(
             f"candidates.guided_channels: found {wanted.guided_channels}, the generator's latents have {config.channels}"
         )
-    if max(labels) >= config.classes:
-        raise ParameterError(
-            f"data/real/classes.json: generator_label {max(labels)} is out of range, the generator knows {config.classes}"
-        )
+    labels = data.generator_labels(root / "data/real/classes.json", config.classes)
     schedule = respace(generator.read_schedule(root / "data/generator"), wanted.steps)
     vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
     plan = list(pools.shards(
         draws=params.eval.draws, classes=len(labels), per_class=wanted.per_class, batch_size=wanted.batch_size
     ))  # fmt: skip
     count = sum(len(members) for _, members in plan)
-    missing = [(n, *shard) for n, shard in enumerate(plan) if not _shard(out, n).is_file()]
-    log.info("%s: %d images in %d shards, %d to do, on %s", row, count, len(plan), len(missing), machine.device)
+    mine = machine.team.mine(len(plan))
+    missing = [(n, *plan[n]) for n in mine if not _shard(out, n).is_file()]
+    log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(plan), len(missing), machine.device)
     call = machine.frozen(network)
     shape = (config.channels, config.side, config.side)
-    for number, draw, members in progress.track(missing, label=f"candidates {row}", total=len(plan), done=len(plan) - len(missing)):
+    for number, draw, members in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):
         seeds = [pools.candidate_seed(params.seed, pool.purpose, draw, c, i) for c, i in members]
         streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
         with torch.inference_mode():
             latents = samplers.sample(
-                call, schedule, torch.tensor([labels[c] for c, _ in members]), streams,
+                call, schedule, labels[[c for c, _ in members]], streams,
                 sampler=pool.sampler, null_label=config.classes, guidance=wanted.guidance,
                 guided_channels=wanted.guided_channels, device=machine.device, dtype=machine.dtype,
             )  # fmt: skip

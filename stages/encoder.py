@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,27 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, root: Path) -> None:
-    """Writes data/encoder: weights, configuration, and its accuracy on the validation split."""
+    """Writes data/encoder: weights, configuration, and, where it is trained here, its validation accuracy."""
+    staged = root / "scratch" / "encoder"
+    shutil.rmtree(staged, ignore_errors=True)
+    wanted = params.encoder
+    if wanted.source == "timm":
+        network, config = encoders.timm_encoder(wanted.network, wanted.weights and Path(wanted.weights))
+        encoders.write_encoder(staged, network, config)
+        facts = {}
+    else:
+        facts = {"validation_top1": _train(params, root, staged)}
+    files.write_manifest(staged, "encoder", network=wanted.network, **facts)
+    files.replace_directory(staged, root / "data/encoder")
+
+
+def _train(params: Params, root: Path, out: Path) -> float:
+    """Trains the network on the real training images; returns its accuracy in percent on the validation split."""
     wanted = params.encoder
     machine = compute.machine(**params.compute.model_dump())
     real, validation = (data.read_split(root / "data/real" / name) for name in ("train", "validation"))
     names = data.read_classes(root / "data/real/classes.json")
-    mean, std = data.channel_statistics(real.unit())
+    mean, std = data.channel_statistics(real.images)
     channels, side = real.images.shape[1], real.images.shape[-1]
     seed = derive_seed(params.seed, "encoder")
     sizes = {"classes": len(names), "channels": channels, "side": side}
@@ -33,13 +49,11 @@ def run(params: Params, root: Path) -> None:
         schedule="cosine", evaluations=1,
     )  # fmt: skip
     result = train.train_student(
-        network, real.unit(), real.class_index, test_images=validation.unit(),
+        network, real.images, real.class_index, side=side, test_images=validation.images,
         test_class_index=validation.class_index, plan=plan,
         augmentation=augment.build_augmentation(**params.augment.model_dump(), side=side, channels=channels),
         mean=mean, std=std, seed=seed, device=machine.device, precision=params.compute.precision,
     )  # fmt: skip
     log.info("%s: %.2f %% on the validation split", wanted.network, result.last_top1)
-    staged = root / "scratch" / "encoder"
-    encoders.write_encoder(staged, network, {"name": wanted.network, **sizes, "mean": mean, "std": std})
-    files.write_manifest(staged, "encoder", validation_top1=round(result.last_top1, 4))
-    files.replace_directory(staged, root / "data/encoder")
+    encoders.write_encoder(out, network, {"name": wanted.network, **sizes, "mean": mean, "std": std})
+    return round(result.last_top1, 4)

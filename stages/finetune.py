@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import compute, files, progress, scratch
-from ims3core.diffusion import difffit, training
+from ims3core import compute, files, processes, progress, scratch
+from ims3core.diffusion import difffit, latents, training
 from ims3core.diffusion.dit_layout import read_transformer
 from ims3core.diffusion.generator import read_schedule
 from ims3core.seeds import derive_seed
@@ -27,7 +27,8 @@ def run(params: Params, root: Path, row: str) -> None:
     if adaptation.loss != "none":
         facts += [wanted.model_dump(), params.ema.model_dump(), params.compute.precision]
     inputs = [root / "data/generator", root / "data/latents"]
-    with scratch.workspace(root, f"finetune-{row}", scratch.fingerprint(facts, inputs), log.warning) as work:
+    team, key = processes.team(), scratch.fingerprint(facts, inputs)
+    with scratch.workspace(root, f"finetune-{row}", key, log.warning, team) as work:
         if work.finished_elsewhere:
             return
         if adaptation.loss != "none":
@@ -37,29 +38,35 @@ def run(params: Params, root: Path, row: str) -> None:
 
 def _train(params: Params, root: Path, loss: str, section, work: scratch.Workspace) -> None:
     wanted, machine = params.finetune, compute.machine(**params.compute.model_dump())
-    files.read_manifest(root / "data/latents", "latents")
-    latents = training.Latents(**files.read_tensors(root / "data/latents/latents.safetensors"))
+    cached = latents.read(root / "data/latents")
     files.read_manifest(root / "data/generator", "generator")
-    network = read_transformer(root / "data/generator/transformer").float().to(machine.device)
+    network = read_transformer(root / "data/generator/transformer").float()
     difffit.add_scales(network, wanted.gamma_fraction)
     weights = difffit.freeze_all_but_difffit(network)
+    # Frozen weights need no float32 copy; the trainable ones keep it under autocast.
+    difffit.cast_frozen(network, machine.dtype)
+    network.to(machine.device)
+    network.checkpoint_blocks = wanted.gradient_checkpointing
     objective = {
         "diffusion": partial(training.denoising_terms, variational=wanted.variational),
         "im": partial(training.inversion_matching_terms, variational=wanted.variational, **section.model_dump()),
     }[loss]
-    steps = training.epochs_to_steps(wanted.epochs, images=len(latents.label), batch_size=wanted.batch_size)
+    steps = training.epochs_to_steps(wanted.epochs, images=len(cached.label), batch_size=wanted.batch_size)
     state = training.start(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
     training.load_checkpoint(work.path, state)
     count = sum(p.numel() for p in weights.values())
     log.info("%s: %d trainable weights on %s, step %d of %d", loss, count, machine.device, state.step, steps)
     training.run(
-        network, state, read_schedule(root / "data/generator"), latents, objective,
+        network, state, read_schedule(root / "data/generator"), cached, objective,
         steps=steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
         learning_rate=lambda step: wanted.lr, ema_decay=lambda step: params.ema.decay,
         grad_norm_every=wanted.grad_norm_every, seed=derive_seed(params.seed, "finetune"), autocast=machine.autocast,
+        accumulate=wanted.accumulate, team=machine.team,
         progress=partial(progress.track, label=f"fine-tuning {loss}", total=steps, done=state.step),
         on_step=partial(training.checkpoint_every, work.path, wanted.checkpoint_every),
     )  # fmt: skip
+    if not machine.team.leads:
+        return
     product = state.ema if params.ema.use_for_sampling else {name: p.detach() for name, p in weights.items()}
     difffit.write_delta(work.staged / difffit.DELTA, product)
     training.write_curve(work.staged / "curve.csv", state.curve)

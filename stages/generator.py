@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ims3core import compute, data, files, progress, scratch
-from ims3core.diffusion import autoencoder, training
+from ims3core.diffusion import autoencoder, latents, pretrained, training
 from ims3core.diffusion.dit import DiT, DitConfig, initialise
 from ims3core.diffusion.generator import write_generator
 from ims3core.diffusion.schedule import linear_schedule
@@ -25,11 +26,34 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, root: Path) -> None:
-    """Trains the VAE, then the DiT on its latents; writes data/generator."""
+    """Trains or fetches VAE and DiT; writes data/generator."""
+    if params.generator.source == "train":
+        _train(params, root)
+    else:
+        _fetch(params, root)
+
+
+def _fetch(params: Params, root: Path) -> None:
+    """Checks a pretrained generator against the data and writes it in our layout."""
+    network, vae, source = pretrained.load(**params.generator.model_dump(exclude={"source"}))
+    pretrained.check_side(network, vae, side=params.data.side, channels=params.data.channels)
+    data.generator_labels(root / "data/real/classes.json", network.config.classes)
+    staged = root / "scratch" / "generator-fetched"
+    shutil.rmtree(staged, ignore_errors=True)
+    write_generator(staged, network, vae)
+    weights = sum(p.numel() for p in network.parameters())
+    files.write_manifest(staged, "generator", source=source, weights=weights)
+    files.replace_directory(staged, root / "data/generator")
+    log.info("%s: %d weights, %d classes", source, weights, network.config.classes)
+
+
+def _train(params: Params, root: Path) -> None:
+    """Trains the VAE, then the DiT on its latents; what a killed run finished is kept."""
     wanted = params.generator
     machine = compute.machine(**params.compute.model_dump())
     train = data.read_split(root / "data/real/train")
-    labels = torch.tensor([row.generator_label for row in data.read_classes(root / "data/real/classes.json")])
+    rows = data.read_classes(root / "data/real/classes.json")
+    labels = torch.tensor([row.generator_label for row in rows])
     side, image_channels = train.images.shape[-1], train.images.shape[1]
     key = scratch.fingerprint([params.seed, wanted.model_dump(), params.compute.precision], [root / "data/real/train"])
     with scratch.workspace(root, "generator", key, log.warning) as work:
@@ -37,8 +61,9 @@ def run(params: Params, root: Path) -> None:
             return
         seed = derive_seed(params.seed, "generator")
         vae = _autoencoder(work.path / "vae", train, wanted, seed, side, image_channels)
-        mean, std = autoencoder.encode(vae, train.signed())
-        latents = training.Latents(mean[None], std[None], labels[train.class_index])
+        encoded = [autoencoder.encode(vae, batch) for batch in data.batches(train.images, 256)]
+        mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        cached = latents.Latents(mean[None], std[None], labels[train.class_index])
 
         config = DitConfig(
             channels=wanted.vae.latent_channels, side=mean.shape[-1], patch=wanted.dit.patch, width=wanted.dit.width,
@@ -52,7 +77,7 @@ def run(params: Params, root: Path) -> None:
         weights = sum(p.numel() for p in network.parameters())
         log.info("DiT of %d weights on %s: step %d of %d", weights, machine.device, state.step, wanted.steps)
         training.run(
-            network, state, linear_schedule(), latents, partial(training.denoising_terms, variational=True),
+            network, state, linear_schedule(), cached, partial(training.denoising_terms, variational=True),
             steps=wanted.steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
             learning_rate=lambda step: wanted.lr * training.warmup_cosine(step, wanted.warmup_steps, wanted.steps),
             ema_decay=lambda step: min(wanted.ema_decay, (1 + step) / (10 + step)),
@@ -77,7 +102,7 @@ def _autoencoder(finished: Path, train: data.ImageSet, wanted, seed: int, side: 
         widths=settings.pop("widths"), seed=derive_seed(seed, "vae-initial"),
     )  # fmt: skip
     loss = autoencoder.fit_autoencoder(
-        vae, train.signed(), **settings, seed=seed,
+        vae, train.images, **settings, seed=seed,
         progress=partial(progress.track, label="VAE", total=wanted.vae.steps),
     )  # fmt: skip
     log.info("VAE: last loss %.5f, root mean squared error %.4f of 2", loss, math.sqrt(loss))

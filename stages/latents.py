@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from ims3core import compute, data, files
-from ims3core.diffusion import autoencoder
+from ims3core import compute, data, files, progress, scratch
+from ims3core.diffusion import autoencoder, dit_layout, latents
 
 if TYPE_CHECKING:
     from ims3core.params import Params
 
+log = logging.getLogger(__name__)
+
 
 def run(params: Params, root: Path) -> None:
     """Writes data/latents: mean and std, scaled by the VAE factor, per image and, if the profile flips, per mirror image."""
-    machine = compute.machine(**params.compute.model_dump())
-    train = data.read_split(root / "data/real/train")
-    labels = torch.tensor([row.generator_label for row in data.read_classes(root / "data/real/classes.json")])
+    machine, wanted = compute.machine(**params.compute.model_dump()), params.latents
+    inputs = [root / "data/real/train", root / "data/generator"]
     files.read_manifest(root / "data/generator", "generator")
-    vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
-    images = train.signed()
-    variants = [images, images.flip(-1)] if params.latents.flip else [images]
-    means, stds = zip(*(autoencoder.encode(vae, variant) for variant in variants), strict=True)
-    staged = root / "scratch" / "latents"
-    tensors = {"mean": torch.stack(means), "std": torch.stack(stds), "label": labels[train.class_index]}
-    files.write_tensors(staged / "latents.safetensors", tensors)
-    files.write_manifest(staged, "latents", images=len(images), variants=len(variants))
-    files.replace_directory(staged, root / "data/latents")
+    key = scratch.fingerprint(wanted.model_dump(), inputs)
+    with scratch.workspace(root, "latents", key, log.warning, machine.team) as work:
+        if work.finished_elsewhere:
+            return
+        train = data.read_split(root / "data/real/train")
+        classes = dit_layout.read_config(root / "data/generator/transformer").classes
+        labels = data.generator_labels(root / "data/real/classes.json", classes)
+        vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
+        variants = 1 + wanted.flip
+        pieces = latents.pieces(len(train.images), wanted.batch_size, variants)
+        for number in progress.track(machine.team.mine(len(pieces)), label="latents"):
+            path = work.path / latents.piece_name(number)
+            if not path.is_file():
+                variant, rows = pieces[number]
+                images = train.images[rows]
+                mean, std = autoencoder.encode(vae, images.flip(-1) if variant else images)
+                files.write_tensors(path, {"mean": mean, "std": std})
+        machine.team.barrier()
+        if machine.team.leads:
+            latents.join(work.path, work.staged, pieces, labels[train.class_index], variants=variants)
+        work.publish(root / "data/latents", "latents", images=len(train.images), variants=variants)

@@ -38,7 +38,7 @@ def run(params: Params, root: Path) -> None:
     pictures = {name: page.Picture(*map(draw, figures.THEMES)) for name, draw in drawings.items()}
     html = page.html(
         setting=page.Setting(
-            dataset=params.data.source, classes=tuple(shown.classes), featured=featured, **grid.model_dump(),
+            dataset=params.data.name or params.data.source, classes=tuple(shown.classes), featured=featured, **grid.model_dump(exclude={"side"}),
             protocol_values=params.protocols[grid.protocol].model_dump(),
         ),
         recipes=[_recipe(params, name) for name in grid.methods],
@@ -69,7 +69,7 @@ def markdown(params: Params, root: Path) -> str:
 
 def _results(params: Params, root: Path) -> artifacts.Results:
     rows = {name: (params.methods[name].pool, params.methods[name].selection) for name in params.eval.methods}
-    return artifacts.read_results(root, **{**params.eval.model_dump(), "methods": rows})
+    return artifacts.read_results(root, **{**params.eval.model_dump(exclude={"side"}), "methods": rows})
 
 
 def _recipe(params: Params, name: str) -> page.Recipe:

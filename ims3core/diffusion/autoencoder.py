@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from ims3core.data import IndexedImages, batches, signed
 from ims3core.errors import ArtifactError, NumericsError
 from ims3core.seeds import generator as seeded
 from ims3core.seeds import scoped_rng
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+SCALED_ON = 10_000  # images whose latents decide the scaling factor
 
 
 def build_autoencoder(
@@ -40,7 +43,7 @@ def build_autoencoder(
 
 def fit_autoencoder(
     vae: AutoencoderKL,
-    images: torch.Tensor,
+    images: torch.Tensor | IndexedImages,
     *,
     steps: int,
     batch_size: int,
@@ -49,7 +52,7 @@ def fit_autoencoder(
     seed: int,
     progress: Callable[[Iterator[int]], Iterator[int]] = iter,
 ) -> float:
-    """Trains ``vae`` to reproduce ``images`` (N, C, H, W) in [-1, 1] and sets its scaling factor; returns the last loss.
+    """Trains ``vae`` to reproduce ``images`` (uint8 (N, C, H, W)) and sets its scaling factor; returns the last loss.
 
     Loss: mean squared error plus ``kl_weight`` times the KL divergence to a unit Gaussian per latent value.
     The scaling factor is 1 / std of the latents, so that the diffusion model sees unit variance.
@@ -57,12 +60,14 @@ def fit_autoencoder(
     optimiser = torch.optim.Adam(vae.parameters(), lr=lr)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=lr / 20)
     vae.train()
+    device = next(vae.parameters()).device
     loss = torch.zeros(())
     for step in progress(iter(range(steps))):
         rng = seeded(seed, "vae-step", step)
-        batch = images[torch.randint(len(images), (min(batch_size, len(images)),), generator=rng)]
+        rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=rng)
+        batch = signed(images[rows]).to(device)
         posterior = vae.encode(batch).latent_dist
-        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng).to(device)
         loss = F.mse_loss(vae.decode(latents).sample, batch) + kl_weight * posterior.kl().mean() / latents[0].numel()
         if not torch.isfinite(loss):
             raise NumericsError(f"generator.vae: loss is {loss.item()} at step {step} (seed {seed}); lower generator.vae.lr")
@@ -71,28 +76,23 @@ def fit_autoencoder(
         optimiser.step()
         plan.step()
     vae.eval()
-    mean, _ = encode(vae, images, scaled=False)
-    vae.register_to_config(scaling_factor=1 / mean.std().item())
+    shown = images[: min(len(images), SCALED_ON)]
+    means = [encode(vae, batch, scaled=False)[0] for batch in batches(shown, 256)]
+    vae.register_to_config(scaling_factor=1 / torch.cat(means).std().item())
     return loss.item()
 
 
 @torch.inference_mode()
-def encode(
-    vae: AutoencoderKL, images: torch.Tensor, *, batch_size: int = 256, scaled: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std of the VAE posterior of ``images`` (N, C, H, W) in [-1, 1], times the scaling factor.
+def encode(vae: AutoencoderKL, images: torch.Tensor, *, scaled: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std of the VAE posterior of one batch of uint8 ``images`` (N, C, H, W), times the scaling factor.
 
     Returns:
         Two float32 tensors (N, latent channels, latent side, latent side); a latent is mean + std * noise.
     """
     factor = vae.config.scaling_factor if scaled else 1.0
-    device = next(vae.parameters()).device
-    means, stds = [], []
-    for batch in images.split(batch_size):
-        posterior = vae.encode(batch.to(device)).latent_dist
-        means.append(posterior.mean.float().cpu() * factor)
-        stds.append(posterior.std.float().cpu() * factor)
-    return torch.cat(means), torch.cat(stds)
+    weight = next(vae.parameters())
+    posterior = vae.encode(signed(images).to(weight.device, weight.dtype)).latent_dist
+    return posterior.mean.float().cpu() * factor, posterior.std.float().cpu() * factor
 
 
 @torch.inference_mode()

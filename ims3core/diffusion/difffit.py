@@ -41,6 +41,13 @@ def freeze_all_but_difffit(network: DiT) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
+def cast_frozen(network: DiT, dtype: torch.dtype) -> None:
+    """Stores the frozen weights of ``network`` in ``dtype``; trainable ones stay as they are."""
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
 def write_delta(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """Writes the fine-tuned weights, a few MB even for DiT-XL/2."""
     files.write_tensors(path, weights, {"format": "ims3-delta-1"})

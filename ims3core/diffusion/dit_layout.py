@@ -126,20 +126,30 @@ def write_transformer(directory: Path, network: DiT) -> None:
     files.write_tensors(directory / WEIGHTS, state, {"format": "pt"})
 
 
+def read_config(directory: Path) -> DitConfig:
+    """The sizes of the DiT in the ``transformer`` folder of a ``DiTPipeline``."""
+    return config_from_diffusers(files.read_json(directory / CONFIG), name=str(directory / CONFIG))
+
+
 def read_transformer(directory: Path) -> DiT:
     """The DiT in the ``transformer`` folder of a ``DiTPipeline``, in the precision it was saved in."""
-    config = config_from_diffusers(files.read_json(directory / CONFIG), name=str(directory / CONFIG))
-    state = files.read_tensors(directory / WEIGHTS)
-    converted = from_diffusers(state, config.depth, name=str(directory / WEIGHTS))
+    state = files.read_weights(directory, WEIGHTS)
+    config = read_config(directory)
+    return assemble(config, from_diffusers(state, config.depth, name=str(directory / WEIGHTS)), name=str(directory))
+
+
+def assemble(config: DitConfig, state: dict[str, torch.Tensor], *, name: str) -> DiT:
+    """A DiT of the given sizes that uses the tensors of ``state`` (our names) as they are, without a copy.
+
+    Raises:
+        ArtifactError: if a tensor has not the shape that the sizes ask for.
+    """
     with torch.device("meta"):
         network = DiT(config)
     for key, parameter in network.state_dict().items():
-        if converted[key].shape != parameter.shape:
-            raise ArtifactError(
-                f"{directory / WEIGHTS}: {key} has shape {tuple(converted[key].shape)}, "
-                f"{CONFIG} asks for {tuple(parameter.shape)}"
-            )
-    network.load_state_dict(converted, assign=True)
+        if state[key].shape != parameter.shape:
+            raise ArtifactError(f"{name}: {key} has shape {tuple(state[key].shape)}, wanted {tuple(parameter.shape)}")
+    network.load_state_dict(state, assign=True)
     network.positions = sine_positions(config.width, config.side // config.patch)
     return network
 

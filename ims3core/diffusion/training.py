@@ -19,26 +19,14 @@ from torch import nn
 from ims3core import files
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.inversion import invert, official_inversion
+from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.losses import diffusion_loss, matching_loss, variational_loss
 from ims3core.diffusion.schedule import Schedule, add_noise, posterior_mean, predict_z0
-from ims3core.errors import ArtifactError, NumericsError
+from ims3core.errors import ArtifactError, NumericsError, ParameterError
+from ims3core.processes import Team
 from ims3core.seeds import generator as seeded
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Cached VAE posteriors of the training images.
-
-    Attributes:
-        mean, std: (variants, N, C, H, W), scaled; variant 1 is the mirrored image where the profile flips.
-        label: (N,) generator labels.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    label: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -51,6 +39,11 @@ class Batch:
     label: torch.Tensor
     dropped_label: torch.Tensor
     dropped_label_inversion: torch.Tensor
+
+    def part(self, number: int, parts: int, device: torch.device) -> Batch:
+        """The ``number``-th of ``parts`` equal slices, on ``device``."""
+        size = len(self.t) // parts
+        return Batch(*(tensor[number * size : (number + 1) * size].to(device) for tensor in self.__dict__.values()))
 
 
 def draw_batch(
@@ -158,55 +151,83 @@ def run(
     grad_norm_every: int,
     seed: int,
     autocast: Callable[[], object],
+    accumulate: int = 1,
+    team: Team | None = None,
     progress: Callable[[Iterable[int]], Iterator[int]] = iter,
     on_step: Callable[[State], None] = lambda state: None,
 ) -> None:
     """Trains ``state.weights`` of ``network`` from ``state.step`` to ``steps``.
 
+    Every process draws the same batch and takes its slices of it; a step on P processes that
+    accumulate A slices each equals one on a single process that accumulates P * A, up to the order of sums.
+
     Args:
         learning_rate, ema_decay: functions of the step number.
         grad_norm_every: log the gradient norm of each term every so many steps; 0 never.
-        on_step: called after every step, to save checkpoints.
+        accumulate: slices of the batch that each process computes one after the other, to save memory.
+        on_step: called after every step, to save checkpoints; by the leader only.
 
     Raises:
         NumericsError: at the first loss that is not finite, naming step, seed and term.
+        ParameterError: if the batch cannot be divided evenly.
     """
+    team = team or Team()
+    parts = team.size * accumulate
+    if parts > 1 and min(batch_size, len(latents.label)) % parts:
+        raise ParameterError(
+            f"batch_size: {min(batch_size, len(latents.label))} images cannot be divided evenly among "
+            f"{team.size} processes of {accumulate} slices"
+        )
     device = next(iter(state.weights.values())).device
+    weights = list(state.weights.values())
     network.train()
     for step in progress(range(state.step, steps)):
         batch = draw_batch(
             latents, schedule, step=step, batch_size=batch_size, label_dropout=label_dropout,
             null_label=network.null_label, seed=seed,
         )  # fmt: skip
-        batch = Batch(*(tensor.to(device) for tensor in batch.__dict__.values()))
-        with autocast():
-            terms = objective(network, schedule, batch)
-        for name, value in terms.items():
+        state.optimiser.zero_grad()
+        values: dict[str, torch.Tensor] = {}
+        gradients: dict[str, list[torch.Tensor]] = {}
+        for number in range(team.rank * accumulate, (team.rank + 1) * accumulate):
+            with autocast():
+                terms = objective(network, schedule, batch.part(number, parts, device))
+            shares = {name: value / parts for name, value in terms.items()}
+            for name, share in shares.items():
+                values[name] = values.get(name, 0) + share.detach()
+                if grad_norm_every and step % grad_norm_every == 0:
+                    found = gradient(share, weights)
+                    before = gradients.get(name)
+                    gradients[name] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
+            sum(shares.values()).backward()
+        team.add_([*values.values(), *(p.grad for p in weights if p.grad is not None)])
+        for name, value in values.items():
             if not torch.isfinite(value):
                 raise NumericsError(f"training: {name} loss is {value.item()} at step {step} (seed {seed}); lower lr")
-        row = {"step": step, **{name: value.item() for name, value in terms.items()}}
-        if grad_norm_every and step % grad_norm_every == 0:
-            row |= {f"grad_norm_{name}": norm for name, norm in gradient_norms(terms, state.weights).items()}
+        row = {"step": step, **{name: value.item() for name, value in values.items()}}
+        for name, found in gradients.items():
+            team.add_(found)
+            row[f"grad_norm_{name}"] = norm(found)
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step)
-        state.optimiser.zero_grad()
-        sum(terms.values()).backward()
         state.optimiser.step()
         decay = ema_decay(step)
-        torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.weights.values()], 1 - decay)
+        torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in weights], 1 - decay)
         state.step = step + 1
         state.curve.append(row)
-        on_step(state)
+        if team.leads:
+            on_step(state)
     network.eval()
 
 
-def gradient_norms(terms: dict[str, torch.Tensor], weights: dict[str, nn.Parameter]) -> dict[str, float]:
-    """The Euclidean norm of each loss term's gradient over all trainable weights."""
-    norms = {}
-    for name, value in terms.items():
-        gradients = torch.autograd.grad(value, list(weights.values()), retain_graph=True, allow_unused=True)
-        norms[name] = sum(float(g.double().square().sum()) for g in gradients if g is not None) ** 0.5
-    return norms
+def gradient(value: torch.Tensor, weights: list[nn.Parameter]) -> list[torch.Tensor]:
+    """The gradient of one loss term over all trainable weights; zero where it does not depend on one."""
+    return list(torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+
+def norm(tensors: list[torch.Tensor]) -> float:
+    """The Euclidean norm of all values together."""
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
 
 
 def save_checkpoint(directory: Path, state: State) -> None:

@@ -23,6 +23,7 @@ def run_cell(
     held_out: ImageSet,
     *,
     student: str,
+    side: int,
     classes: int,
     seeds: int,
     statistics: tuple[list[float], list[float]],
@@ -39,13 +40,14 @@ def run_cell(
 
     Args:
         sets: one training set per draw.
+        side: image size the student looks at.
         statistics: mean and std per channel of the real training images.
         protocol, augment: the values of the ``protocols.<name>`` and ``augment`` sections.
 
     Returns:
         One record per run: draw, seed, last_top1, best_top1 (percent), curve and confusion matrix.
     """
-    channels, side = held_out.images.shape[1], held_out.images.shape[-1]
+    channels = held_out.images.shape[1]
     augmentation = build_augmentation(**augment, side=side, channels=channels)
     runs = []
     for draw, seed in progress([(draw, seed) for draw in range(len(sets)) for seed in range(seeds)]):
@@ -57,8 +59,8 @@ def run_cell(
             schedule = plan(ipc=count // classes, classes=classes, images=count, **protocol)
             result = train_student(
                 build_student(student, classes=classes, channels=channels, side=side, seed=run_seed),
-                images.unit(), images.class_index,
-                test_images=held_out.unit(), test_class_index=held_out.class_index, plan=schedule,
+                images.images, images.class_index, side=side,
+                test_images=held_out.images, test_class_index=held_out.class_index, plan=schedule,
                 augmentation=augmentation, mean=statistics[0], std=statistics[1],
                 seed=run_seed, device=device, precision=precision,
             )  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ims3core.data import IndexedImages, batches, resized
 from ims3core.errors import NumericsError
 from ims3core.seeds import derive_seed, generator
 from ims3core.students.augment import Augmentation
@@ -21,6 +22,8 @@ from ims3core.students.protocols import Plan
 # Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
 # augmented in one call of about this many values (4 MiB). Part of the seeding: changing it changes the images.
 CHUNK_VALUES = 2**20
+
+Images = Tensor | IndexedImages
 
 
 class Evaluation(NamedTuple):
@@ -56,11 +59,12 @@ class StudentRun:
 
 def train_student(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     class_index: Tensor,
     *,
-    test_images: Tensor,
+    test_images: Images,
     test_class_index: Tensor,
+    side: int,
     plan: Plan,
     augmentation: Augmentation,
     mean: Sequence[float],
@@ -77,7 +81,8 @@ def train_student(
     on ``device`` in eval mode.
 
     Args:
-        images, test_images: (N, C, H, W), uint8 or floats in [0, 1].
+        images, test_images: uint8 (N, C, S, S).
+        side: what the network looks at; images of another size are resized, batch by batch.
         class_index, test_class_index: (N,) int64.
         mean, std: per channel, of images in [0, 1].
         precision: bf16 is autocast around the network, weights stay float32.
@@ -89,15 +94,15 @@ def train_student(
     device = torch.device(device)
     network.to(device).train()
     normalise = _normalisation(mean, std, device)
-    images, class_index = images.to(device), class_index.to(device)
-    test_images, test_class_index = test_images.to(device), test_class_index.to(device)
+    images, class_index = _resident(images, device), class_index.to(device)
+    test_images, test_class_index = _resident(test_images, device), test_class_index.to(device)
     # One fused kernel updates all weights; same arithmetic as the plain loop over weights.
     optimiser = torch.optim.SGD(
         network.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
     )
     curve: list[Evaluation] = []
     losses: list[float] = []
-    for step, (batch, labels) in enumerate(_batches(images, class_index, plan, augmentation, normalise, seed)):
+    for step, (batch, labels) in enumerate(_batches(images, class_index, side, plan, augmentation, normalise, seed)):
         optimiser.param_groups[0]["lr"] = plan.lr_at(step)
         loss = _loss(network, batch, labels, plan.cutmix, generator(seed, "cutmix", step), precision)
         losses.append(loss.item())
@@ -113,7 +118,7 @@ def train_student(
         done = step + 1
         if done in plan.evaluation_steps:
             confusion = _confusion(
-                network, test_images, test_class_index, normalise, batch_size=plan.batch_size, precision=precision
+                network, test_images, test_class_index, side, normalise, batch_size=plan.batch_size, precision=precision
             )
             top1 = 100 * confusion.trace().item() / len(test_images)
             curve.append(Evaluation(done, sum(losses) / len(losses), top1))
@@ -142,8 +147,9 @@ def _logits(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
 
 
 def _batches(
-    images: Tensor,
+    images: Images,
     class_index: Tensor,
+    side: int,
     plan: Plan,
     augmentation: Augmentation,
     normalise: Callable[[Tensor], Tensor],
@@ -151,15 +157,17 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The augmented, normalised batch and its classes for each step of the plan."""
     orders = islice(_orders(plan, seed), plan.total_steps)
-    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images[0].numel()))
+    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.shape[1] * side**2))
     for chunk_index in count():
         chunk = list(islice(orders, steps_per_chunk))
         if not chunk:
             return
-        rows = torch.cat(chunk).to(images.device)
-        augmented = augmentation(_unit(images[rows]), derive_seed(seed, "augment", chunk_index))
-        sizes = [len(batch) for batch in chunk]
-        yield from zip(normalise(augmented).split(sizes), class_index[rows].split(sizes), strict=True)
+        rows = torch.cat(chunk)
+        batch = _unit(images[rows], side, class_index.device)
+        augmented = augmentation(batch, derive_seed(seed, "augment", chunk_index))
+        sizes = [len(part) for part in chunk]
+        labels = class_index[rows.to(class_index.device)]
+        yield from zip(normalise(augmented).split(sizes), labels.split(sizes), strict=True)
 
 
 def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
@@ -171,8 +179,9 @@ def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def _confusion(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     class_index: Tensor,
+    side: int,
     normalise: Callable[[Tensor], Tensor],
     *,
     batch_size: int,
@@ -180,16 +189,24 @@ def _confusion(
 ) -> Tensor:
     """(classes, classes) counts of true class (rows) by predicted class (columns), in eval mode."""
     network.eval()
-    logits = torch.cat([_logits(network, normalise(_unit(batch)), precision) for batch in images.split(batch_size)])
+    device = class_index.device
+    logits = torch.cat(
+        [_logits(network, normalise(_unit(batch, side, device)), precision) for batch in batches(images, batch_size)]
+    )
     network.train()
     classes = logits.shape[1]
     cells = (class_index * classes + logits.argmax(1)).cpu()
     return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
 
-def _unit(images: Tensor) -> Tensor:
-    """Floats in [0, 1] of images that are uint8 or floats in [0, 1]."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+def _resident(images: Images, device: torch.device) -> Images:
+    """Images on ``device``; those that are decoded on demand stay in their files."""
+    return images.to(device) if isinstance(images, Tensor) else images
+
+
+def _unit(images: Tensor, side: int, device: torch.device) -> Tensor:
+    """uint8 images as floats in [0, 1], at the network's size, on its device."""
+    return resized(images.to(device), side).float() / 255
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -94,7 +94,7 @@ def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents)
     weights = difffit.freeze_all_but_difffit(tiny_dit)
 
     terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
-    norms = training.gradient_norms(terms, weights)
+    norms = {name: training.norm(training.gradient(term, list(weights.values()))) for name, term in terms.items()}
 
     assert set(terms) == {"diffusion", "im"}
     assert norms["im"] > 0
@@ -123,7 +123,7 @@ def test_the_official_form_trains_through_the_denoiser(tiny_dit, latents):
 
     terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **official)
 
-    assert training.gradient_norms(terms, weights)["im"] > 0
+    assert training.norm(training.gradient(terms["im"], list(weights.values()))) > 0
 
 
 def test_lambda_zero_is_plain_diffusion(tiny_dit, latents):

@@ -35,9 +35,9 @@ def params_text(
     head = profile[: profile.index("\neval:")]
     return f"""{head}
 eval:
-  {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, protocol: steps, split: test}}
+  {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, side: null, protocol: steps, split: test}}
 report: {{grid_images: 2, tsne_real: 4, tsne_method: {tsne_method}}}
-compute: {{device: cpu, precision: fp32, compile: false, threads: 1}}
+compute: {{device: cpu, precision: fp32, compile: false, threads: 1, launch: null}}
 """
 
 

@@ -1,0 +1,106 @@
+"""One stored image of any kind becomes uint8 pixels of one size; loads no torch, so workers start quickly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Stored = Path | bytes | np.ndarray
+"""A file, the bytes of a file, or uint8 / uint16 pixels (H, W) or (H, W, C)."""
+
+CHUNK = 128
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images of one chunk: ``pixels`` uint8 (N, channels, side, side); a broken image is zero and has a ``problem``."""
+
+    pixels: np.ndarray
+    digests: list[str]
+    problems: list[str | None]
+
+
+def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
+    """The image as uint8 (channels, side, side): short side resized to ``side`` (bicubic, antialiased), centre crop.
+
+    Turned as its EXIF tag says; 16-bit values are divided by 256; palettes, transparency and CMYK
+    become RGB (transparency is dropped, as torchvision's ImageFolder does).
+
+    Raises:
+        ValueError, OSError: if it is not an image; the message says why.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(stored, np.ndarray):
+        array = stored[..., 0] if stored.ndim == 3 and stored.shape[-1] == 1 else stored
+        if array.dtype == np.uint16:
+            array = (array >> 8).astype(np.uint8)
+        if array.dtype != np.uint8:
+            raise ValueError(f"pixels of type {array.dtype}, wanted uint8 or uint16")
+        picture = Image.fromarray(array)
+    else:
+        picture = Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored)
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scale
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    picture = picture.convert(MODES[channels])
+    if picture.size != (side, side):
+        width, height = picture.size
+        short = min(width, height)
+        left, top = (width - short) / 2, (height - short) / 2
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short))
+    array = np.asarray(picture)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def digest(pixels: np.ndarray) -> str:
+    """The SHA-256 of an image's shape and pixels; equal images have equal digests."""
+    return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
+    """Decodes several images; what cannot be read is reported, not raised."""
+    from PIL import Image
+
+    pixels = np.zeros((len(items), channels, side, side), np.uint8)
+    digests, problems = [], []
+    for row, item in enumerate(items):
+        problem = None
+        try:
+            pixels[row] = decode(item, side=side, channels=channels)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+        digests.append(digest(pixels[row]))
+        problems.append(problem)
+    return Decoded(pixels, digests, problems)
+
+
+def decode_all(items: Sequence[Stored], *, side: int, channels: int, workers: int) -> Iterator[Decoded]:
+    """All images in order, in chunks of :data:`CHUNK`, by ``workers`` processes; memory does not grow with the count."""
+    chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
+    if workers <= 1 or len(items) <= CHUNK or isinstance(items[0], np.ndarray):
+        yield from (decode_chunk(chunk, side, channels) for chunk in chunks)
+        return
+    yield from _in_processes(chunks, side, channels, workers)
+
+
+def _in_processes(chunks: Iterable[Sequence[Stored]], side: int, channels: int, workers: int) -> Iterator[Decoded]:
+    """A pool with a bounded number of chunks under way: results are taken in order as new work goes in."""
+    from collections import deque
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as executor:
+        pending: deque[Future[Decoded]] = deque()
+        for chunk in chunks:
+            pending.append(executor.submit(decode_chunk, chunk, side, channels))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

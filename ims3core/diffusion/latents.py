@@ -1,0 +1,61 @@
+"""The cache of VAE posteriors: written in pieces by any number of processes, read memory-mapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ims3core import files
+
+LABELS = "labels.safetensors"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Cached VAE posteriors of the training images.
+
+    Attributes:
+        mean, std: (variants, N, C, H, W), scaled; variant 1 is the mirrored image where the profile flips.
+        label: (N,) generator labels.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    label: torch.Tensor
+
+
+def pieces(count: int, batch_size: int, variants: int) -> list[tuple[int, slice]]:
+    """The fixed batches of encoding: (variant, rows)."""
+    starts = range(0, count, batch_size)
+    return [(v, slice(first, min(first + batch_size, count))) for v in range(variants) for first in starts]
+
+
+def piece_name(number: int) -> str:
+    """The file of a piece in the scratch directory."""
+    return f"piece-{number:06d}.safetensors"
+
+
+def join(source: Path, target: Path, parts: list[tuple[int, slice]], label: torch.Tensor, *, variants: int) -> None:
+    """Copies all pieces in ``source`` into two array files in ``target``, one piece in memory at a time."""
+    shape = files.read_tensors(source / piece_name(0))["mean"].shape[1:]
+    arrays = {
+        name: np.lib.format.open_memmap(target / f"{name}.npy", "w+", np.float32, (variants, len(label), *shape))
+        for name in ("mean", "std")
+    }
+    for number, (variant, rows) in enumerate(parts):
+        tensors = files.read_tensors(source / piece_name(number))
+        for name, array in arrays.items():
+            array[variant, rows] = tensors[name].numpy()
+    for array in arrays.values():
+        array.flush()
+    files.write_tensors(target / LABELS, {"label": label})
+
+
+def read(directory: Path) -> Latents:
+    """The latents written by :func:`join`, memory-mapped."""
+    files.read_manifest(directory, "latents")
+    mean, std = (torch.from_numpy(np.load(directory / f"{name}.npy", mmap_mode="c")) for name in ("mean", "std"))
+    return Latents(mean, std, files.read_tensors(directory / LABELS)["label"])

@@ -1,0 +1,151 @@
+"""Generators that exist: a hub repository, a ``DiTPipeline`` folder, or a checkpoint of DiT's authors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ims3core import files
+from ims3core.diffusion.autoencoder import read_autoencoder
+from ims3core.diffusion.dit import DiT, DitConfig
+from ims3core.diffusion.dit_layout import assemble, read_transformer
+from ims3core.errors import ArtifactError, ParameterError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+VAES = {"ema": "stabilityai/sd-vae-ft-ema", "mse": "stabilityai/sd-vae-ft-mse"}
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # DiT-S, B, L, XL: a checkpoint does not say
+OUTER = {
+    "x_embedder.proj": "patch_embedder",
+    "t_embedder.mlp.0": "t_embedder.linear_1",
+    "t_embedder.mlp.2": "t_embedder.linear_2",
+    "final_layer.adaLN_modulation.1": "modulation_out",
+    "final_layer.linear": "linear_out",
+}
+INNER = {
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.proj",
+    "mlp.fc1": "mlp_in",
+    "mlp.fc2": "mlp_out",
+    "adaLN_modulation.1": "modulation",
+}
+NORM_EPS = 1e-6  # of both norms of a block, in the authors' code
+
+
+def load(
+    *, model: str, revision: str | None, sha256: str | None, heads: int | None, vae: str | None
+) -> tuple[DiT, AutoencoderKL, str]:
+    """The transformer, the VAE, and where they came from (with the commit, for a hub repository).
+
+    Args:
+        model: a hub id, a folder in the ``DiTPipeline`` layout, or a ``.pt`` file of DiT's authors.
+        revision: commit, tag or branch of the hub repository.
+        sha256: of the ``.pt`` file; checked where given.
+        heads: attention heads of a ``.pt`` file of unusual width.
+        vae: None for the pipeline's own, ``ema`` or ``mse``, a hub id, or a folder.
+
+    Raises:
+        ParameterError, ArtifactError: naming the file or key, and for a missing download what to get and where to put it.
+    """
+    path = Path(model).expanduser()
+    if path.suffix in (".pt", ".pth"):
+        if vae is None:
+            raise ParameterError(f"generator.vae: found null, a checkpoint like {path.name} wants one: {', '.join(VAES)} or a folder")
+        if sha256 is not None and path.is_file() and (found := files.sha256(path)) != sha256:
+            raise ArtifactError(f"{path}: its SHA-256 is {found}, generator.sha256 says {sha256}")
+        network, source = read_original(path, heads=heads), path.name
+    else:
+        folder, source = _folder(model, revision, key="generator.model")
+        network = read_transformer(folder / "transformer")
+        vae = vae or str(folder / "vae")
+    decoder = read_autoencoder(_vae_folder(vae))
+    if decoder.config.latent_channels != network.config.channels:
+        raise ArtifactError(
+            f"generator.vae: {vae} has {decoder.config.latent_channels} latent channels, the transformer of {model} "
+            f"wants {network.config.channels}"
+        )
+    return network, decoder, source
+
+
+def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) -> None:
+    """Raises a ParameterError unless images of the data set become latents of the size the transformer knows."""
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if network.config.side * factor != side:
+        raise ParameterError(
+            f"data.side: found {side} px, this generator makes {network.config.side * factor} px "
+            f"({network.config.side} latent pixels, {factor} px each)"
+        )
+    if vae.config.in_channels != channels:
+        raise ParameterError(f"data.channels: found {channels}, the VAE of this generator wants {vae.config.in_channels}")
+
+
+def read_original(path: Path, *, heads: int | None) -> DiT:
+    """A DiT from a checkpoint with the parameter names of its authors; any depth and width, memory-mapped.
+
+    A training checkpoint that holds ``ema`` gives that average. The sizes are read off the weights.
+
+    Raises:
+        ArtifactError: if it is truncated, a pickle with code, or keys are missing, left over or of another shape.
+    """
+    state = files.read_pickled(path)
+    for key in ("ema", "model", "state_dict"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    rest = dict(state)
+
+    def take(key: str) -> torch.Tensor:
+        if not isinstance(rest.get(key), torch.Tensor):
+            raise ArtifactError(f"{path}: key {key} is missing; not a checkpoint of DiT's authors")
+        return rest.pop(key)
+
+    depth = 1 + max((int(key.split(".")[1]) for key in rest if key.startswith("blocks.")), default=-1)
+    positions, labels = take("pos_embed"), take("y_embedder.embedding_table.weight")
+    ours = {"y_embedder.weight": labels}
+    names = [(theirs, name) for theirs, name in OUTER.items()]
+    names += [(f"blocks.{n}.{theirs}", f"blocks.{n}.{name}") for n in range(depth) for theirs, name in INNER.items()]
+    for theirs, name in names:
+        for kind in ("weight", "bias"):
+            ours[f"{name}.{kind}"] = take(f"{theirs}.{kind}")
+    if rest:
+        raise ArtifactError(f"{path}: unexpected key {sorted(rest)[0]} ({len(rest)} in all)")
+    width, channels, patch, _ = ours["patch_embedder.weight"].shape
+    heads = heads or HEADS.get(width)
+    if heads is None:
+        raise ParameterError(f"generator.heads: found null; {path.name} has width {width}, which says nothing about its heads")
+    side = round(positions.shape[1] ** 0.5) * patch
+    config = DitConfig(
+        channels=channels, side=side, patch=patch, width=width, depth=depth, heads=heads,
+        classes=len(labels) - 1, norm_eps=NORM_EPS,
+    )  # fmt: skip
+    return assemble(config, ours, name=str(path))
+
+
+def _vae_folder(vae: str) -> Path:
+    folder, _ = _folder(VAES.get(vae, vae), None, key="generator.vae")
+    return folder
+
+
+def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
+    """A local folder as it is, or a hub repository through its local cache; and what to call it."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, folder.name
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ParameterError(f"{key}: {name}: no such file or folder, and not a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "transformer/*", "vae/*", "scheduler/*", "diffusion_pytorch_model.*"]
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        pinned = f" --revision {revision}" if revision else ""
+        raise ParameterError(
+            f"{key}: {name} is not in the local hub cache and cannot be downloaded ({type(error).__name__}); where there is "
+            f"a network run `hf download {name}{pinned} --local-dir {name.split('/')[1]}` and name that folder in {key}"
+        ) from error
+    return found, f"{name}@{found.name}"
