@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export HF_HUB_OFFLINE ?= 1
 
 .PHONY: repro test test-slow lint clean
 

@@ -197,6 +197,35 @@ def show_timings() -> None:
     typer.echo(f"{sum(record['seconds'] for record in records):9.1f} s in {len(records)} stages")
 
 
+exports = typer.Typer(help="Write a product for others: a generator as DiTPipeline, a distilled set as parquet.")
+app.add_typer(exports, name="export")
+
+
+@exports.command("generator")
+def export_generator(
+    adaptation: Annotated[str, typer.Argument(help="Row of adaptations, for example im.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+) -> None:
+    """The adapted generator as a DiTPipeline folder, DiffFit scales folded in."""
+    params = load(ROOT / "params.yaml")
+    if adaptation not in params.adaptations:
+        raise ParameterError(f"adaptations: {adaptation!r} is unknown; known: {', '.join(params.adaptations)}")
+    importlib.import_module("ims3core.export").export_generator(ROOT, adaptation, target)
+    typer.echo(f"{target} holds the generator adapted by {adaptation}")
+
+
+@exports.command("set")
+def export_set(
+    method: Annotated[str, typer.Argument(help="Row of methods, for example ims3.")],
+    ipc: Annotated[int, typer.Argument(help="Images per class.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    draw: Annotated[int, typer.Option(help="Which of the drawn sets.")] = 0,
+) -> None:
+    """A distilled set as parquet with a dataset card (Hugging Face layout)."""
+    importlib.import_module("ims3core.export").export_set(ROOT, method, ipc, draw, target)
+    typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}")
+
+
 def _one_line(error: Exception) -> str:
     """What is printed for an expected failure."""
     if isinstance(error, OSError):

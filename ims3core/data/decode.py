@@ -45,7 +45,7 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
             raise ValueError(f"pixels of type {array.dtype}, wanted uint8 or uint16")
         picture = Image.fromarray(array)
     else:
-        picture = Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored)
+        picture = Image.open(io.BytesIO(stored if isinstance(stored, bytes) else stored.read_bytes()))
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scale
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -140,11 +140,11 @@ def npz(path: Path) -> Listing:
     Images are (N, H, W) or (N, H, W, C), uint8 or uint16; ``class_names`` is optional.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"data.path: {path}: no such file") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"data.path: {path}: not an npz archive of plain arrays ({error})") from error
     keys = {"all": "", "train": "train_", "validation": "val_", "test": "test_"}
     parts = {

@@ -75,3 +75,23 @@ def apply_delta(network: DiT, path: Path) -> None:
             )
         else:
             current.data.copy_(value)
+
+
+@torch.no_grad()
+def fold_scales(network: DiT) -> None:
+    """Multiplies every scale into the linear layer before it and removes it; the output stays the same.
+
+    The scales of the gated branches move through the gate, which is elementwise too.
+    """
+    for block in network.blocks:
+        attention = block.attention
+        for layer, owner, name in (
+            (attention.qkv, attention, "gamma_qkv"),
+            (attention.proj, attention, "gamma_proj"),
+            (attention.proj, block, "gamma_attention"),
+            (block.mlp_out, block, "gamma_mlp"),
+        ):
+            if (gamma := getattr(owner, name)) is not None:
+                layer.weight.mul_(gamma[:, None].to(layer.weight.dtype))
+                layer.bias.mul_(gamma.to(layer.bias.dtype))
+                setattr(owner, name, None)

@@ -1,0 +1,132 @@
+"""Products for others: the adapted generator as a plain ``DiTPipeline``, a distilled set as parquet with a card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ims3core import files
+from ims3core.data import read_classes
+from ims3core.errors import ArtifactError
+
+GENERATOR_CARD = """---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [DiT, dataset-distillation]
+---
+# {source}, adapted by `{adaptation}`
+
+A class-conditional DiT of {classes} classes; the DiffFit scales are folded into the linear layers, so that
+`diffusers` needs no other code: `DiTPipeline.from_pretrained(folder)`.
+
+What `DiTPipeline` itself fixes, and the distillation pipeline does not:
+
+- its null class is 1000. {null_note}
+- it guides {guided}; here `candidates.guided_channels` decides.
+- it drops the learned variance and samples with the scheduler in `scheduler/`.
+
+| class_index | folder | name | generator_label |
+|---|---|---|---|
+{table}
+"""
+
+SET_CARD = """---
+configs:
+- config_name: default
+  data_files: [{{split: train, path: data/train-00000-of-00001.parquet}}]
+task_categories: [image-classification]
+size_categories: ["{size}"]
+tags: [dataset-distillation]
+---
+# {method}, {ipc} images per class, draw {draw}
+
+{images} images of {classes} classes, distilled by `{method}`. `datasets.load_dataset(folder)` reads them. Columns:
+`image`, `label`, `seed` (of the generated image; null for a real one), `group` (chosen subgroup; null without groups),
+`sha256` (of the PNG).
+
+| label | folder | name |
+|---|---|---|
+{table}
+"""
+
+
+def export_generator(root: Path, adaptation: str, target: Path) -> None:
+    """Writes ``data/generator`` with the delta ``data/adapted/<adaptation>`` as a ``DiTPipeline`` folder of its own.
+
+    Raises:
+        ArtifactError: if ``target`` exists or an input is missing.
+    """
+    from ims3core.diffusion import autoencoder, difffit, generator
+
+    _refuse_existing(target)
+    facts = files.read_manifest(root / "data/generator", "generator")
+    network = generator.read_adapted(root / "data/generator", root / "data/adapted" / adaptation)
+    difffit.fold_scales(network)
+    staged = _staged(target)
+    generator.write_generator(staged, network, autoencoder.read_autoencoder(root / "data/generator/vae"))
+    classes, channels = network.config.classes, network.config.channels
+    rows = read_classes(root / "data/real/classes.json")
+    card = GENERATOR_CARD.format(
+        source=facts["source"], adaptation=adaptation, classes=classes,
+        null_note="That is this model's, too." if classes == 1000 else (
+            f"This model's is {classes}, so guidance does not work in it: call it with `guidance_scale=1`, or sample here."
+        ),
+        guided=f"all {channels} latent channels", table=_table(rows, ("class_index", "name", "human_name", "generator_label")),
+    )  # fmt: skip
+    files.write_bytes(staged / "README.md", card.encode())
+    files.replace_directory(staged, target)
+
+
+def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> None:
+    """Writes one distilled set as parquet in the Hugging Face layout, with a card.
+
+    Raises:
+        ArtifactError: if ``target`` exists, the set is missing, or an image has changed since.
+    """
+    import datasets
+
+    _refuse_existing(target)
+    folder = root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}"
+    entries = files.read_json(folder / files.MANIFEST)["images"]
+    rows = read_classes(root / "data/real/classes.json")
+    columns: dict[str, list[Any]] = {"image": [], "label": [], "seed": [], "group": [], "sha256": []}
+    for entry in entries:
+        path = folder / entry["file"]
+        if not path.is_file() or files.sha256(path) != entry["sha256"]:
+            raise ArtifactError(f"{path}: missing, or its content differs from the SHA-256 in {folder / files.MANIFEST}")
+        columns["image"].append({"bytes": path.read_bytes(), "path": path.name})
+        columns["label"].append(entry["class_index"])
+        for name in ("seed", "group", "sha256"):
+            columns[name].append(entry[name])
+    features = datasets.Features({
+        "image": datasets.Image(), "label": datasets.ClassLabel(names=[row.name for row in rows]),
+        "seed": datasets.Value("int64"), "group": datasets.Value("int64"), "sha256": datasets.Value("string"),
+    })  # fmt: skip
+    staged = _staged(target)
+    (staged / "data").mkdir(parents=True)
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(staged / "data/train-00000-of-00001.parquet"))
+    count = len(entries)
+    size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"
+    card = SET_CARD.format(
+        method=method, ipc=ipc, draw=draw, images=count, classes=len(rows), size=size,
+        table=_table(rows, ("class_index", "name", "human_name")),
+    )  # fmt: skip
+    files.write_bytes(staged / "README.md", card.encode())
+    files.replace_directory(staged, target)
+
+
+def _table(rows: list[Any], columns: tuple[str, ...]) -> str:
+    return "\n".join("| " + " | ".join(str(getattr(row, name)) for name in columns) + " |" for row in rows)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise ArtifactError(f"{target}: exists already; an export goes to a new folder")
+
+
+def _staged(target: Path) -> Path:
+    staged = target.with_name(f".{target.name}.part")
+    shutil.rmtree(staged, ignore_errors=True)
+    return staged

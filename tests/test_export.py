@@ -1,0 +1,113 @@
+"""Exports: others read them without this project, and they hold what we hold."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ims3core import cli, data, distilled, export, files
+from ims3core.diffusion import difffit, dit_layout, generator
+from ims3core.errors import ArtifactError
+
+
+def stage(name, *arguments):
+    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, toy_text):
+    """A toy project with an adapted generator and a distilled set of real images and of generated ones."""
+    root = tmp_path_factory.mktemp("export")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        Path("params.yaml").write_text(toy_text)
+        steps = ["prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im", "candidates real"]
+        for line in [*steps, "features real", "centroids real", "select ims3", "select random"]:
+            stage(*line.split())
+    finally:
+        os.chdir(before)
+    return root
+
+
+def test_folding_the_scales_changes_nothing(tiny_dit):
+    """The output with scales and with them multiplied into the layers agree within 1e-5, and no scale is left."""
+    difffit.add_scales(tiny_dit, 0.5)
+    stream = torch.Generator().manual_seed(1)
+    for name, parameter in tiny_dit.named_parameters():
+        if "gamma" in name:
+            parameter.data.uniform_(0.5, 1.5, generator=stream)
+    z, t, label = torch.randn(4, 4, 4, 4, generator=stream), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, 3])
+    with torch.no_grad():
+        before = tiny_dit(z, t, label)
+        difffit.fold_scales(tiny_dit)
+        after = tiny_dit(z, t, label)
+    assert not any("gamma" in name for name, _ in tiny_dit.named_parameters())
+    assert (after - before).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exported_generator_equals_base_and_delta_in_diffusers(project, tmp_path):
+    """DiTPipeline loads it; its transformer gives the output of generator + delta within 1e-5; the card warns."""
+    from diffusers import DiTPipeline
+
+    export.export_generator(project, "im", tmp_path / "out")
+    ours = generator.read_adapted(project / "data/generator", project / "data/adapted/im").eval()
+    base = dit_layout.read_transformer(project / "data/generator/transformer").eval()
+    theirs = DiTPipeline.from_pretrained(tmp_path / "out").transformer.eval()
+    for block in theirs.transformer_blocks:
+        block.norm1.emb.class_embedder.dropout_prob = 0
+    z, t, label = torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 9, 10])
+    with torch.no_grad():
+        expected = ours(z, t, label)
+        assert torch.allclose(theirs(z, timestep=t, class_labels=label).sample, expected, atol=1e-5)
+        assert not torch.allclose(base(z, t, label), expected, atol=1e-5)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "null class is 1000. This model's is 10" in card
+    with pytest.raises(ArtifactError, match="exists already"):
+        export.export_generator(project, "im", tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["ims3", "random"])
+def test_the_exported_set_holds_the_images(project, tmp_path, method):
+    """`datasets` reads the folder; pixels, labels and class names are those of the ImageFolder tree."""
+    import datasets
+    import numpy as np
+
+    export.export_set(project, method, 2, 1, tmp_path / "out")
+    expected = distilled.read_set(project / f"data/distilled/{method}/ipc-2/draw-1")
+    loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+
+    assert loaded["label"][:] == expected.class_index.tolist()
+    assert loaded.features["label"].names == [row.name for row in data.read_classes(project / "data/real/classes.json")]
+    for row, image in zip(loaded, expected.images, strict=True):
+        assert np.array_equal(np.asarray(row["image"]), image[0].numpy())
+    assert (loaded[0]["seed"] is None) == (method == "random")
+    assert "n<1K" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_changed_image_is_not_exported(project, tmp_path):
+    """Its file is named and nothing is written."""
+    folder = project / "data/distilled/ims3/ipc-1/draw-0"
+    path = folder / files.read_json(folder / "manifest.json")["images"][3]["file"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    try:
+        with pytest.raises(ArtifactError, match=path.name):
+            export.export_set(project, "ims3", 1, 0, tmp_path / "out")
+    finally:
+        path.write_bytes(whole)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_write_where_they_are_told(project, tmp_path, monkeypatch, capsys):
+    """`ims3 export generator` and `ims3 export set`; an unknown row is one line."""
+    monkeypatch.chdir(project)
+    cli.app(["export", "set", "ims3", "1", str(tmp_path / "set")], standalone_mode=False)
+    cli.app(["export", "generator", "im", str(tmp_path / "g")], standalone_mode=False)
+    assert (tmp_path / "set/data/train-00000-of-00001.parquet").is_file()
+    assert "holds ims3, IPC 1, draw 0" in capsys.readouterr().out
+    with pytest.raises(cli.ParameterError, match="'nope' is unknown; known: none, im"):
+        cli.app(["export", "generator", "nope", str(tmp_path / "h")], standalone_mode=False)
