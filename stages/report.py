@@ -80,7 +80,9 @@ def _recipe(params: Params, name: str) -> page.Recipe:
 
 def _curves(params: Params, root: Path) -> pd.DataFrame:
     trained = [name for name, adaptation in params.adaptations.items() if adaptation.loss != "none"]
-    paths = {"generator": "data/generator/curve.csv"} | {name: f"data/adapted/{name}/curve.csv" for name in trained}
+    paths = {name: f"data/adapted/{name}/curve.csv" for name in trained}
+    if params.generator.source == "train":
+        paths = {"generator": "data/generator/curve.csv", **paths}
     return tables.training_curves({name: artifacts.read_curve(root, Path(path)) for name, path in paths.items()})
 
 

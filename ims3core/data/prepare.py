@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -38,26 +40,19 @@ def decode_listing(
             points to a list beside ``pixels``.
     """
     count = len(listing.items)
-    store = None
-    if pixels is not None:
-        pixels.parent.mkdir(parents=True, exist_ok=True)
-        store = np.lib.format.open_memmap(pixels, "w+", np.uint8, (count, channels, side, side))
     digests: list[str] = []
     problems: list[str] = []
     readable = np.ones(count, bool)
-    for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
-        first = len(digests)
-        if store is not None:
-            store[first : first + len(chunk.pixels)] = chunk.pixels
-            if first // CHUNK % 64 == 63:  # written pages leave memory, which so stays the same for any count
-                store.flush()
-        for offset, problem in enumerate(chunk.problems):
-            if problem is not None:
-                readable[first + offset] = False
-                problems.append(f"{listing.origins[first + offset]} ({problem})")
-        digests += chunk.digests
-    if store is not None:
-        store.flush()
+    with contextlib.ExitStack() as stack:
+        store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
+        for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
+            if store is not None:
+                store.write(chunk.pixels.tobytes())
+            for row, problem in enumerate(chunk.problems, start=len(digests)):
+                if problem is not None:
+                    readable[row] = False
+                    problems.append(f"{listing.origins[row]} ({problem})")
+            digests += chunk.digests
     if problems and not skip_unreadable:
         listed = "; ".join(problems[:NAMED])
         if len(problems) > NAMED:
@@ -74,13 +69,12 @@ def decode_listing(
 
 def write_pixels(directory: Path, source: Path, rows: np.ndarray, labels: np.ndarray) -> None:
     """Writes one split whose pixels come from the array file ``source``, a few rows at a time."""
-    store = np.load(source, mmap_mode="r")
-    directory.mkdir(parents=True, exist_ok=True)
-    out = np.lib.format.open_memmap(directory / PIXELS, "w+", np.uint8, (len(rows), *store.shape[1:]))
-    for first in range(0, len(rows), 64 * CHUNK):
-        out[first : first + 64 * CHUNK] = store[rows[first : first + 64 * CHUNK]]
-        out.flush()
-    _finish(directory, rows, labels, storage="pixels", channels=store.shape[1], side=store.shape[2])
+    shape = np.load(source, mmap_mode="r").shape[1:]
+    with _array_file(directory / PIXELS, (len(rows), *shape)) as out:
+        for first in range(0, len(rows), CHUNK):
+            # Mapped anew for every chunk: pages that were read leave memory.
+            out.write(np.load(source, mmap_mode="r")[rows[first : first + CHUNK]].tobytes())
+    _finish(directory, rows, labels, storage="pixels", channels=shape[0], side=shape[1])
 
 
 def write_index(
@@ -96,6 +90,14 @@ def write_index(
     files.write_bytes(directory / INDEX, text.getvalue().encode())
     files.write_json(directory.parent / LOCATION, {"folder": str(listing.folder)})
     _finish(directory, rows, labels, storage="index", channels=channels, side=side)
+
+
+def _array_file(path: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A uint8 array file in numpy's format, open for its values in order; so memory does not grow with its size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("wb")
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream
 
 
 def _finish(directory: Path, rows: np.ndarray, labels: np.ndarray, **facts: str | int) -> None:

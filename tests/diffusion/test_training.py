@@ -7,7 +7,7 @@ import torch
 
 from ims3core.diffusion import difffit, training
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.errors import ArtifactError, NumericsError
+from ims3core.errors import ArtifactError, NumericsError, ParameterError
 
 SCHEDULE = linear_schedule()
 PAPER = {
@@ -23,16 +23,42 @@ def latents():
     return training.Latents(mean, torch.full_like(mean, 0.1), torch.arange(10) % 3)
 
 
-def train(network, latents, *, steps, state=None, objective=None, on_step=lambda state: None, every=0):
+def train(network, latents, *, steps, state=None, objective=None, on_step=lambda state: None, every=0, accumulate=1):
     weights = dict(network.named_parameters())
     state = state or training.start({n: p for n, p in weights.items() if p.requires_grad}, lr=1e-2, weight_decay=0.0)
     training.run(
         network, state, SCHEDULE, latents, objective or partial(training.denoising_terms, variational=True),
         steps=steps, batch_size=4, label_dropout=0.5, learning_rate=lambda step: 1e-2 / (1 + step),
         ema_decay=lambda step: 0.5, grad_norm_every=every, seed=3, autocast=lambda: torch.autocast("cpu", enabled=False),
-        on_step=on_step,
+        on_step=on_step, accumulate=accumulate,
     )  # fmt: skip
     return state
+
+
+def test_accumulated_slices_equal_the_whole_batch(tiny_dit, latents):
+    """Four slices of one image give the weights, losses and gradient norms of one batch of four; five do not fit."""
+    import copy
+
+    other = copy.deepcopy(tiny_dit)
+    whole = train(tiny_dit, latents, steps=3, every=1)
+    sliced = train(other, latents, steps=3, every=1, accumulate=4)
+
+    for name, weight in whole.weights.items():  # Adam magnifies the rounding of gradients near 0
+        assert (weight - sliced.weights[name]).abs().mean() < 1e-4, name
+    for one, two in zip(whole.curve, sliced.curve, strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+    with pytest.raises(ParameterError, match="4 images cannot be divided evenly among 1 processes of 3 slices"):
+        train(other, latents, steps=1, accumulate=3)
+
+
+def test_recomputing_blocks_changes_no_gradient(tiny_dit, latents):
+    """Gradient checkpointing trades time for memory only."""
+    import copy
+
+    other = copy.deepcopy(tiny_dit)
+    other.checkpoint_blocks = True
+    plain, recomputed = train(tiny_dit, latents, steps=2), train(other, latents, steps=2)
+    assert all(torch.equal(weight, recomputed.weights[name]) for name, weight in plain.weights.items())
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dit, latents, tmp_path):

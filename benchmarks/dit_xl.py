@@ -1,0 +1,120 @@
+"""Full-size DiT-XL/2 with random weights on this machine: conversion, one IM step, one guided sampling step.
+
+    python benchmarks/dit_xl.py FOLDER
+
+Writes about 6 GB into FOLDER (removed at the end) and prints seconds and peak memory of each part, each in a process
+of its own, and the size of a fine-tuning checkpoint (weights, EMA and both Adam moments of the trainable weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ims3core import compute
+from ims3core.diffusion import difffit, dit_layout, pretrained, samplers, training
+from ims3core.diffusion.dit import DiT
+from ims3core.diffusion.latents import Latents
+from ims3core.diffusion.schedule import linear_schedule, respace
+from ims3core.plan import DIT_XL
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Random weights in the file format of DiT's authors."""
+    with torch.device("meta"):
+        ours = DiT(DIT_XL).state_dict()
+    theirs = {f"{b}.": f"{a}." for a, b in pretrained.OUTER.items()}
+    inner = {f".{b}.": f".{a}." for a, b in pretrained.INNER.items()}
+    state = {"pos_embed": torch.zeros(1, DIT_XL.tokens, DIT_XL.width)}
+    for key, value in ours.items():
+        name = "y_embedder.embedding_table.weight" if key == "y_embedder.weight" else key
+        for old, new in (inner if key.startswith("blocks.") else theirs).items():
+            name = name.replace(old, new)
+        state[name] = torch.randn(value.shape) * 0.02
+    torch.save(state, folder / "dit.pt")
+
+
+def convert(folder: Path) -> str:
+    network = pretrained.read_original(folder / "dit.pt", heads=None)
+    dit_layout.write_transformer(folder / "transformer", network)
+    return f"{(folder / 'dit.pt').stat().st_size / 1e9:.2f} GB file"
+
+
+def network_of(folder: Path) -> DiT:
+    return dit_layout.read_transformer(folder / "transformer")
+
+
+def im_step(folder: Path) -> str:
+    """Batch 1, paper form, 4 inversion steps, gradients through all; bf16 autocast, float32 trainables."""
+    machine = compute.machine(device="auto", precision="bf16", compile=False, threads=0)
+    network = network_of(folder)
+    difffit.add_scales(network, 0.5)
+    weights = difffit.freeze_all_but_difffit(network)
+    difffit.cast_frozen(network, machine.dtype)
+    network.to(machine.device)
+    network.checkpoint_blocks = True
+    count = sum(p.numel() for p in weights.values())
+    latents = Latents(torch.randn(1, 2, 4, 32, 32), torch.ones(1, 2, 4, 32, 32), torch.tensor([207, 1]))
+    state = training.start(weights, lr=1e-3, weight_decay=0.0)
+    objective = partial(
+        training.inversion_matching_terms, variational=True, lambda_im=0.002, form="paper", similarity="cosine",
+        inversion_steps=4, pairing="matched", grad_through="inversion", clip_x0=False,
+    )  # fmt: skip
+    began = time.perf_counter()
+    training.run(
+        network, state, linear_schedule(), latents, objective, steps=1, batch_size=1, label_dropout=0.1,
+        learning_rate=lambda step: 1e-3, ema_decay=lambda step: 0.9999, grad_norm_every=0, seed=0, autocast=machine.autocast,
+    )  # fmt: skip
+    took = time.perf_counter() - began
+    training.save_checkpoint(folder, state)
+    size = (folder / training.CHECKPOINT).stat().st_size
+    return f"{took:.1f} s for the step; {count:,} trainable weights; checkpoint {size / 1e6:.1f} MB"
+
+
+def sampling_step(folder: Path) -> str:
+    """Four images, guidance 4 on three channels (a batch of 8), bf16 weights, one DDPM step."""
+    machine = compute.machine(device="auto", precision="bf16", compile=False, threads=0)
+    call = machine.frozen(network_of(folder))
+    streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
+    began = time.perf_counter()
+    with torch.inference_mode():
+        out = samplers.sample(
+            call, respace(linear_schedule(), 1), torch.tensor([207, 1, 2, 3]), streams, sampler="ddpm", null_label=1000,
+            guidance=4.0, guided_channels=3, device=machine.device, dtype=machine.dtype,
+        )  # fmt: skip
+    return f"{time.perf_counter() - began:.1f} s for the step; output {tuple(out.shape)}"
+
+
+PARTS = {"convert": convert, "im_step": im_step, "sampling_step": sampling_step}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--part", choices=PARTS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        began = time.perf_counter()
+        said = PARTS[arguments.part](arguments.folder)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"{arguments.part:14s} {time.perf_counter() - began:6.1f} s, peak {peak:.2f} GiB: {said}", flush=True)
+        return
+    arguments.folder.mkdir(parents=True)
+    try:
+        write_checkpoint(arguments.folder)
+        for part in PARTS:
+            subprocess.run([sys.executable, __file__, str(arguments.folder), "--part", part], check=True)
+    finally:
+        shutil.rmtree(arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

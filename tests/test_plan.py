@@ -1,0 +1,93 @@
+"""The plan: FLOPs against closed forms, sizes that are known or estimated, a table on one screen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ims3core import cli, plan
+from ims3core.diffusion.dit import DiT
+from ims3core.errors import ParameterError
+from ims3core.params import parse
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def profile(name, **changes):
+    tree = yaml.safe_load((REPOSITORY / f"profiles/{name}.yaml").read_text())
+    for key, value in changes.items():
+        section, last = key.split("__")
+        tree[section][last] = value
+    return parse(yaml.safe_dump(tree))
+
+
+def test_flops_of_dit_xl_2_are_the_published_ones():
+    """119 G multiply-adds per image at 256 px (DiT paper, Table 1: 118.6 Gflops)."""
+    with torch.device("meta"):
+        label = torch.zeros(1, dtype=torch.int64)
+        found = plan.flops(DiT(plan.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
+    assert found / 2 == pytest.approx(118.6e9, rel=0.01)
+
+
+def test_imagenet_1k_is_planned_from_the_profile(tmp_path):
+    """Images per pool, network calls and bytes follow from the parameters alone."""
+    params = profile("imagenet1k")
+    rows, count = plan.costs(params, tmp_path)
+    found = {row.stage: row for row in rows}
+    assert (count.classes, count.test, count.known) == (1000, 50_000, False)
+    pool = found["candidates@dit"]
+    assert pool.images == 1000 * 250 * params.eval.draws
+    assert pool.flops > pool.images * 50 * 2 * 2 * 118e9
+    assert pool.disk == pool.images * 3 * 256 * 256
+    assert found["candidates@real"].flops == found["finetune@none"].flops == 0
+
+
+def test_a_prepared_data_set_is_counted(toy, tmp_path):
+    """Sizes come from data/real where it is there; another source's are not used."""
+    params = toy()
+    assert plan.sizes(params, Path()).known is False
+    cli.run_stage("prepare", (), params=params)
+    assert plan.sizes(params, Path()) == plan.Sizes(10, 1257, 180, 360, known=True)
+    own = params.model_copy(update={"data": params.data.model_copy(update={"source": "imagefolder"})})
+    with pytest.raises(ParameterError, match="known after `ims3 prepare`"):
+        plan.sizes(own, Path())
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_profile_can_be_planned(path, tmp_path):
+    """One row per stage of the graph, each with finite numbers."""
+    rows, _ = plan.costs(parse(path.read_text()), tmp_path)
+    assert [row.stage.split("@")[0] for row in rows][:4] == ["prepare", "generator", "encoder", "latents"]
+    assert all(row.flops >= 0 and row.memory > 0 for row in rows)
+    assert sum(row.flops for row in rows) > 1e12
+
+
+def test_more_work_takes_longer_and_only_where_it_is():
+    """Doubling the sampler's steps doubles the pools' FLOPs and nothing else."""
+    one, two = ({r.stage: r.flops for r in plan.costs(profile("digits", candidates__steps=n), Path("/nowhere"))[0]} for n in (20, 40))
+    assert two["candidates@dit"] == pytest.approx(2 * one["candidates@dit"], rel=0.02)
+    assert {k: v for k, v in one.items() if "candidates" not in k} == {k: v for k, v in two.items() if "candidates" not in k}
+
+
+def test_the_command_prints_a_table(toy, capsys, monkeypatch):
+    """For a given machine without measuring; stages that do not fit its memory are marked."""
+    toy()
+    monkeypatch.setattr(plan, "calibrate", None)
+    cli.app(["plan", "--tflops", "400", "--memory", "0.5"], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "finetune@im" in out
+    assert "0.6 !" in out
+    with pytest.raises(ParameterError, match="--tflops: found -1"):
+        cli.app(["plan", "--tflops", "-1"], standalone_mode=False)
+
+
+def test_calibration_measures_every_kind(toy):
+    """All rates are positive, and seconds follow from them."""
+    params = toy()
+    count = plan.sizes(params, Path())
+    rates = plan.calibrate(params, Path(), count, budget=0.04)
+    assert set(rates) == {"dit_train", "dit_sample", "student_train", "student_eval", "vae", "decode"}
+    assert min(rates.values()) > 0
+    row = plan.Cost("x", "vae", flops=10 * rates["vae"], processes=2)
+    assert plan.seconds(row, rates) == pytest.approx(10 + 2 * plan.START_UP)
