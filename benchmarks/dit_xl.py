@@ -24,7 +24,7 @@ from ims3core.diffusion import difffit, dit_layout, pretrained, samplers, traini
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule, respace
-from ims3core.plan import DIT_XL
+from ims3core.planning.costs import DIT_XL
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -71,7 +71,8 @@ def im_step(folder: Path) -> str:
     began = time.perf_counter()
     training.run(
         network, state, linear_schedule(), latents, objective, steps=1, batch_size=1, label_dropout=0.1,
-        learning_rate=lambda step: 1e-3, ema_decay=lambda step: 0.9999, grad_norm_every=0, seed=0, autocast=machine.autocast,
+        learning_rate=lambda step: 1e-3, ema_decay=lambda step: 0.9999, grad_norm_every=0, seed=0,
+        autocast=machine.autocast,
     )  # fmt: skip
     took = time.perf_counter() - began
     training.save_checkpoint(folder, state)

@@ -36,7 +36,7 @@ def main() -> None:
                 Path(directory), [images], held_out, student=params.eval.students[0],
                 side=params.eval.side or train.images.shape[-1],
                 classes=int(train.class_index.max()) + 1, seeds=seeds,
-                statistics=data.channel_statistics(train.images),
+                statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
                 protocol=params.protocols[params.eval.protocol].model_dump(), augment=params.augment.model_dump(),
                 device=machine.device, precision=params.compute.precision, root_seed=params.seed,
             )  # fmt: skip

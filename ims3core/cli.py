@@ -199,45 +199,16 @@ def show_timings() -> None:
 
 @app.command("plan")
 def show_plan(
-    tflops: Annotated[float | None, typer.Option(help="Sustained TFLOP/s of the machine to plan for; measured here without it.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="Sustained TFLOP/s of the machine to plan for; measured here without it.")
+    ] = None,
     memory: Annotated[float | None, typer.Option(help="GB of memory there: stages that need more are marked.")] = None,
 ) -> None:
     """Print what every stage will cost with the current parameters; loads no weights."""
-    from rich.console import Console
-    from rich.table import Table
-
     params = load(ROOT / "params.yaml")
     if tflops is not None and tflops <= 0:
         raise ParameterError(f"--tflops: found {tflops}, wanted a positive number")
-    plan = importlib.import_module("ims3core.plan")
-    rows, count = plan.costs(params, ROOT)
-    kinds = ("dit_train", "dit_sample", "student_train", "student_eval", "vae")
-    given = None if tflops is None else {kind: tflops * 1e12 for kind in kinds} | {"decode": 1000.0}
-    rates = given or plan.calibrate(params, ROOT, count)
-    table = Table(title=f"{count.train} training images, {count.classes} classes" + ("" if count.known else " (estimated)"))
-    for name in ("stage", "calls", "TFLOP", "images", "memory GB", "disk GB", "time"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for row in rows:
-        mark = " !" if memory is not None and row.memory > memory * 1e9 else ""
-        cells = [row.stage, f"{row.calls:,}", f"{row.flops / 1e12:,.1f}", f"{row.images:,}"]
-        table.add_row(*cells, f"{row.memory / 1e9:.1f}{mark}", f"{row.disk / 1e9:.2f}", _duration(plan.seconds(row, rates)))
-    total = [sum(getattr(row, name) for row in rows) for name in ("calls", "flops", "images", "disk")]
-    peak = max(row.memory for row in rows)
-    table.add_section()
-    table.add_row(
-        "all", f"{total[0]:,}", f"{total[1] / 1e12:,.1f}", f"{total[2]:,}", f"{peak / 1e9:.1f}", f"{total[3] / 1e9:.2f}",
-        _duration(sum(plan.seconds(row, rates) for row in rows)),
-    )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
-    if memory is not None:
-        typer.echo(f"! needs more than {memory:g} GB: raise finetune.accumulate, finetune.gradient_checkpointing, or lower batch sizes")
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    importlib.import_module("ims3core.planning.table").show(params, ROOT, tflops=tflops, memory=memory)
 
 
 exports = typer.Typer(help="Write a product for others: a generator as DiTPipeline, a distilled set as parquet.")

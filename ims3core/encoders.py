@@ -82,7 +82,9 @@ def read_encoder(directory: Path) -> Encoder:
     try:
         network.load_state_dict(files.read_tensors(directory / WEIGHTS))
     except RuntimeError as error:
-        raise ArtifactError(f"{directory / WEIGHTS}: does not fit {config['name']} ({str(error).splitlines()[-1].strip()})") from error
+        raise ArtifactError(
+            f"{directory / WEIGHTS}: does not fit {config['name']} ({str(error).splitlines()[-1].strip()})"
+        ) from error
     preprocessing = {key: config[key] for key in ("resize", "crop", "interpolation") if key in config}
     encoder = Encoder(network, config["mean"], config["std"], **preprocessing)
     return encoder.eval().requires_grad_(False)

@@ -70,9 +70,11 @@ def export_generator(root: Path, adaptation: str, target: Path) -> None:
     card = GENERATOR_CARD.format(
         source=facts["source"], adaptation=adaptation, classes=classes,
         null_note="That is this model's, too." if classes == 1000 else (
-            f"This model's is {classes}, so guidance does not work in it: call it with `guidance_scale=1`, or sample here."
+            f"This model's is {classes}, so guidance does not work in it: "
+            "call it with `guidance_scale=1`, or sample here."
         ),
-        guided=f"all {channels} latent channels", table=_table(rows, ("class_index", "name", "human_name", "generator_label")),
+        guided=f"all {channels} latent channels",
+        table=_table(rows, ("class_index", "name", "human_name", "generator_label")),
     )  # fmt: skip
     files.write_bytes(staged / "README.md", card.encode())
     files.replace_directory(staged, target)
@@ -94,7 +96,9 @@ def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> No
     for entry in entries:
         path = folder / entry["file"]
         if not path.is_file() or files.sha256(path) != entry["sha256"]:
-            raise ArtifactError(f"{path}: missing, or its content differs from the SHA-256 in {folder / files.MANIFEST}")
+            raise ArtifactError(
+                f"{path}: missing, or its content differs from the SHA-256 in {folder / files.MANIFEST}"
+            )
         columns["image"].append({"bytes": path.read_bytes(), "path": path.name})
         columns["label"].append(entry["class_index"])
         for name in ("seed", "group", "sha256"):

@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)  # safetensors makes files that only their owner reads
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -100,7 +100,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def read_weights(directory: Path, name: str) -> dict[str, torch.Tensor]:
     """A state dictionary: the safetensors file ``name``, or the older ``.bin`` of the same name."""
     older = directory / Path(name).with_suffix(".bin")
-    return read_tensors(directory / name) if (directory / name).is_file() or not older.is_file() else read_pickled(older)
+    return (
+        read_tensors(directory / name) if (directory / name).is_file() or not older.is_file() else read_pickled(older)
+    )
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
@@ -180,8 +182,8 @@ def replace_directory(staged: Path, target: Path) -> None:
     if old.exists():
         shutil.rmtree(old)
     if target.exists():
-        os.replace(target, old)
-    os.replace(staged, target)
+        target.replace(old)
+    staged.replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ims3core import files
 from ims3core.errors import ParameterError
@@ -21,15 +23,40 @@ def use(root: Path, name: str, *, force: bool) -> list[str]:
     if name not in known:
         raise ParameterError(f"profile: found {name!r}; known: {', '.join(known)}")
     target = root / "params.yaml"
-    current = target.read_text(encoding="utf-8") if target.is_file() else ""
-    texts = {profile: path.read_text(encoding="utf-8") for profile, path in known.items()}
-    if current and current not in texts.values() and not force:
-        nearest = max(texts, key=lambda profile: difflib.SequenceMatcher(None, current, texts[profile]).quick_ratio())
-        changes = list(difflib.unified_diff(texts[nearest].splitlines(), current.splitlines(), lineterm="", n=0))
-        lost = [line[1:].strip() for line in changes if line.startswith("+") and not line.startswith("+++")]
+    trees = {profile: _values(path.read_text(encoding="utf-8")) for profile, path in known.items()}
+    current = _values(target.read_text(encoding="utf-8")) if target.is_file() else None
+    if current is not None and current not in trees.values() and not force:
+        changes = {profile: _changes(current, tree) for profile, tree in trees.items()}
+        nearest = min(changes, key=lambda profile: len(changes[profile]))
         raise ParameterError(
-            f"params.yaml: differs from every profile; --force would lose, compared with {nearest}: {' | '.join(lost)}"
+            f"params.yaml: differs from every profile; --force would lose, compared with {nearest}: "
+            f"{' | '.join(changes[nearest])}"
         )
     load(known[name])
-    files.write_bytes(target, texts[name].encode())
+    files.write_bytes(target, known[name].read_bytes())
     return [f"params.yaml is now profiles/{name}.yaml; `dvc repro` runs it"]
+
+
+def _values(text: str) -> dict[str, Any]:
+    """Every value by its dotted key; comments and layout, which DVC rewrites, do not count."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                visit(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            flat[prefix] = node
+
+    try:
+        visit("", yaml.safe_load(text))
+    except yaml.YAMLError:
+        return {"": text}  # not a profile, whatever it is
+    return flat
+
+
+def _changes(current: dict[str, Any], profile: dict[str, Any]) -> list[str]:
+    """What ``current`` says and ``profile`` does not."""
+    return [f"{key}: {value}" for key, value in current.items() if key not in profile or profile[key] != value] or [
+        f"{key} (removed)" for key in profile if key not in current
+    ]

@@ -51,7 +51,8 @@ def _generate(params: Params, root: Path, row: str, out: Path) -> int:
     config = network.config
     if wanted.guided_channels > config.channels:
         raise ParameterError(
-            f"candidates.guided_channels: found {wanted.guided_channels}, the generator's latents have {config.channels}"
+            f"candidates.guided_channels: found {wanted.guided_channels}, "
+            f"the generator's latents have {config.channels}"
         )
     labels = data.generator_labels(root / "data/real/classes.json", config.classes)
     schedule = respace(generator.read_schedule(root / "data/generator"), wanted.steps)

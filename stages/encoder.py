@@ -38,7 +38,7 @@ def _train(params: Params, root: Path, out: Path) -> float:
     machine = compute.machine(**params.compute.model_dump())
     real, validation = (data.read_split(root / "data/real" / name) for name in ("train", "validation"))
     names = data.read_classes(root / "data/real/classes.json")
-    mean, std = data.channel_statistics(real.images)
+    mean, std = data.read_statistics(root / "data/real" / data.STATISTICS)
     channels, side = real.images.shape[1], real.images.shape[-1]
     seed = derive_seed(params.seed, "encoder")
     sizes = {"classes": len(names), "channels": channels, "side": side}

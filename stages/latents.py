@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, root: Path) -> None:
-    """Writes data/latents: mean and std, scaled by the VAE factor, per image and, if the profile flips, per mirror image."""
+    """Writes data/latents: mean and std, scaled by the VAE factor, per image and, if asked for, mirror image."""
     machine, wanted = compute.machine(**params.compute.model_dump()), params.latents
     inputs = [root / "data/real/train", root / "data/generator"]
     files.read_manifest(root / "data/generator", "generator")

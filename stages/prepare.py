@@ -32,13 +32,15 @@ def run(params: Params, root: Path) -> None:
     for line in listing.warnings:
         log.warning("%s", line)
     if empty := [table[c].name for c in np.flatnonzero(np.bincount(listing.labels, minlength=len(table)) == 0)]:
-        raise DataError(f"data.source {wanted.source}: class {', '.join(empty)} has no image, wanted at least one per split")
+        raise DataError(
+            f"data.source {wanted.source}: class {', '.join(empty)} has no image, wanted at least one per split"
+        )
 
     scratch, staged = root / "scratch" / "prepare-pixels", root / "scratch" / "prepare"
     pixels = scratch / "all.npy" if wanted.storage == "pixels" else None
     size = {"side": wanted.side, "channels": wanted.channels}
     try:
-        digests, readable = prepare.decode_listing(
+        digests, readable, sums = prepare.decode_listing(
             listing, pixels, **size, workers=params.compute.threads or len(os.sched_getaffinity(0)),
             skip_unreadable=wanted.skip_unreadable,
             progress=partial(progress.track, label="decoding", total=-(-len(listing.items) // CHUNK)),
@@ -60,11 +62,13 @@ def run(params: Params, root: Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     data.write_classes(staged / "classes.json", table)
+    prepare.write_statistics(staged / data.STATISTICS, sums[members["train"]], side=wanted.side)
     skipped, leaked = len(listing.items) - len(readable), splits.leaks(digests, members)
     if leaked:
         log.warning("%d test images have the same pixels as a training or validation image", leaked)
     files.write_manifest(
-        staged, "real", source=wanted.source, classes=len(table), **size, skipped=skipped, test_images_seen_in_training=leaked
+        staged, "real", source=wanted.source, classes=len(table), **size, skipped=skipped,
+        test_images_seen_in_training=leaked,
     )  # fmt: skip
     files.replace_directory(staged, root / "data" / "real")
 

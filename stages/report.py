@@ -38,7 +38,8 @@ def run(params: Params, root: Path) -> None:
     pictures = {name: page.Picture(*map(draw, figures.THEMES)) for name, draw in drawings.items()}
     html = page.html(
         setting=page.Setting(
-            dataset=params.data.name or params.data.source, classes=tuple(shown.classes), featured=featured, **grid.model_dump(exclude={"side"}),
+            dataset=params.data.name or params.data.source, classes=tuple(shown.classes), featured=featured,
+            **grid.model_dump(exclude={"side"}),
             protocol_values=params.protocols[grid.protocol].model_dump(),
         ),
         recipes=[_recipe(params, name) for name in grid.methods],

@@ -25,7 +25,9 @@ def run(params: Params, root: Path, row: str) -> None:
     pool = pools.read_pool(root / "data/candidates" / method.pool, data.read_split(root / "data/real/train"))
     features, place = pools.read_features(root / "data/features" / method.pool)
     files.read_manifest(root / "data/centroids" / method.centroids, "centroids")
-    real_centroids = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")["centroids"]
+    real_centroids = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")[
+        "centroids"
+    ]
     section = getattr(params, method.selection).model_dump()
     real = params.pools[method.pool].source == "real"
     staged = root / "scratch" / f"select-{row}"
@@ -49,4 +51,10 @@ def run(params: Params, root: Path, row: str) -> None:
     deterministic = SELECTIONS[method.selection].deterministic
     facts = {"method": row, "pool": method.pool, "selection": method.selection, "deterministic": deterministic}
     files.write_json(root / "metrics/selection" / f"{row}.json", {**facts, "cells": report})
-    log.info("%s: %d images per set and IPC %s, %d draws", row, len(names) * max(params.eval.ipc), params.eval.ipc, params.eval.draws)
+    log.info(
+        "%s: %d images per set and IPC %s, %d draws",
+        row,
+        len(names) * max(params.eval.ipc),
+        params.eval.ipc,
+        params.eval.draws,
+    )

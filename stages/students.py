@@ -42,18 +42,19 @@ def _train_and_write(
     """Trains every (draw, seed) of one cell and writes its file; finished runs of a killed stage are kept."""
     settings = params.eval
     machine = compute.machine(**params.compute.model_dump())
-    real, held_out = (data.read_split(root / "data/real" / name) for name in ("train", settings.split))
+    held_out = data.read_split(root / "data/real" / settings.split)
+    statistics = data.read_statistics(root / "data/real" / data.STATISTICS)
     names = [row.name for row in data.read_classes(root / "data/real/classes.json")]
     protocol, augment = params.protocols[settings.protocol].model_dump(), params.augment.model_dump()
-    tracked = [params.seed, student, settings.side, protocol, augment, params.compute.precision]
-    key = scratch.fingerprint(tracked, [*inputs, root / "data/real/train", root / "data/real" / settings.split])
+    tracked = [params.seed, student, settings.side, statistics, protocol, augment, params.compute.precision]
+    key = scratch.fingerprint(tracked, [*inputs, root / "data/real" / settings.split])
     with scratch.workspace(root, f"students-{path.stem}", key, log.warning) as work:
         if work.finished_elsewhere:
             return
         runs = cell.run_cell(
             work.path, sets, held_out, student=student, classes=len(names), seeds=settings.seeds,
             side=settings.side or held_out.images.shape[-1],
-            statistics=data.channel_statistics(real.images), protocol=protocol, augment=augment,
+            statistics=statistics, protocol=protocol, augment=augment,
             device=machine.device, precision=params.compute.precision, root_seed=params.seed,
             progress=partial(progress.track, label=path.stem, total=len(sets) * settings.seeds),
         )  # fmt: skip

@@ -172,7 +172,7 @@ def test_use_writes_a_profile_and_guards_edits(project, capsys):
     assert use("other") == 0
     project.write_text(project.read_text().replace("alpha: 0.4", "alpha: 0.7"))
     assert use("digits") == 2
-    assert "--force would lose, compared with other: alpha: 0.7" in capsys.readouterr().err
+    assert "--force would lose, compared with other: s3.alpha: 0.7" in capsys.readouterr().err
     assert "alpha: 0.7" in project.read_text()
     assert use("digits", "--force") == 0
     assert project.read_text() == (project.parent / "profiles/digits.yaml").read_text()

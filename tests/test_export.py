@@ -23,7 +23,16 @@ def project(tmp_path_factory, toy_text):
     os.chdir(root)
     try:
         Path("params.yaml").write_text(toy_text)
-        steps = ["prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im", "candidates real"]
+        steps = [
+            "prepare",
+            "generator",
+            "encoder",
+            "latents",
+            "finetune im",
+            "candidates im",
+            "features im",
+            "candidates real",
+        ]
         for line in [*steps, "features real", "centroids real", "select ims3", "select random"]:
             stage(*line.split())
     finally:

@@ -56,6 +56,12 @@ def test_the_checked_out_params_are_a_profile():
         ({"im__similarity": "dot"}, r"im\.similarity: found 'dot', input should be 'cosine', 'l1' or 'l2'"),
         ({"im__form": "official"}, r"im: grad_through 'inversion' gives form 'official' no gradient; allowed there: denoiser"),
         ({"data__source": "moon"}, r"data\.source: found 'moon', input should be 'digits'"),
+        ({"data__source": "npz"}, r"data: path: found null, source 'npz' wants a folder or file"),
+        ({"data__source": "torchvision", "data__path": "x"}, r"data: name: found None; known for source 'torchvision'"),
+        ({"data__source": "huggingface"}, r"data: name, path: source 'huggingface' wants exactly one"),
+        ({"data__storage": "index"}, r"data: storage: 'index' wants source 'imagefolder', found 'digits'"),
+        ({"generator__source": "pretrained"}, r"generator\.model: missing"),
+        ({"finetune__accumulate": 3}, r"finetune: accumulate: 3 does not divide batch_size 64"),
         ({"data__test_fraction": 0.95}, r"nothing is left to train on"),
         ({"generator__dit__heads": 3}, r"generator\.dit: width 128 must be heads 3"),
         ({"generator__dit__width": 6, "generator__dit__heads": 3}, r"multiple of 4"),
@@ -81,7 +87,9 @@ def test_numbers_are_read_as_dvc_reads_them():
     assert parse(DIGITS.replace("lambda_im: 0.002", "lambda_im: 2e-3")).im.lambda_im == 0.002
 
 
-@pytest.mark.parametrize(("text", "message"), [("s3: [", "not valid YAML"), ("- 1", "found list"), ("{}", "seed: missing")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("s3: [", "not valid YAML"), ("- 1", "found list"), ("{}", "seed: missing")]
+)
 def test_a_broken_file_is_refused(text, message):
     """Neither a traceback nor a default."""
     with pytest.raises(ParameterError, match=message):

@@ -6,10 +6,12 @@ import pytest
 import torch
 import yaml
 
-from ims3core import cli, plan
+from ims3core import cli
 from ims3core.diffusion.dit import DiT
 from ims3core.errors import ParameterError
 from ims3core.params import parse
+from ims3core.planning import costs as plan
+from ims3core.planning import rates, table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -65,15 +67,20 @@ def test_every_profile_can_be_planned(path, tmp_path):
 
 def test_more_work_takes_longer_and_only_where_it_is():
     """Doubling the sampler's steps doubles the pools' FLOPs and nothing else."""
-    one, two = ({r.stage: r.flops for r in plan.costs(profile("digits", candidates__steps=n), Path("/nowhere"))[0]} for n in (20, 40))
+    one, two = (
+        {r.stage: r.flops for r in plan.costs(profile("digits", candidates__steps=n), Path("/nowhere"))[0]}
+        for n in (20, 40)
+    )
     assert two["candidates@dit"] == pytest.approx(2 * one["candidates@dit"], rel=0.02)
-    assert {k: v for k, v in one.items() if "candidates" not in k} == {k: v for k, v in two.items() if "candidates" not in k}
+    assert {k: v for k, v in one.items() if "candidates" not in k} == {
+        k: v for k, v in two.items() if "candidates" not in k
+    }
 
 
 def test_the_command_prints_a_table(toy, capsys, monkeypatch):
     """For a given machine without measuring; stages that do not fit its memory are marked."""
     toy()
-    monkeypatch.setattr(plan, "calibrate", None)
+    monkeypatch.setattr(table, "calibrate", None)
     cli.app(["plan", "--tflops", "400", "--memory", "0.5"], standalone_mode=False)
     out = capsys.readouterr().out
     assert "finetune@im" in out
@@ -86,8 +93,8 @@ def test_calibration_measures_every_kind(toy):
     """All rates are positive, and seconds follow from them."""
     params = toy()
     count = plan.sizes(params, Path())
-    rates = plan.calibrate(params, Path(), count, budget=0.04)
-    assert set(rates) == {"dit_train", "dit_sample", "student_train", "student_eval", "vae", "decode"}
-    assert min(rates.values()) > 0
-    row = plan.Cost("x", "vae", flops=10 * rates["vae"], processes=2)
-    assert plan.seconds(row, rates) == pytest.approx(10 + 2 * plan.START_UP)
+    found = rates.calibrate(params, Path(), count, budget=0.04)
+    assert set(found) == {"dit_train", "dit_sample", "student_train", "student_eval", "vae", "decode"}
+    assert min(found.values()) > 0
+    row = plan.Cost("x", "vae", flops=10 * found["vae"], processes=2)
+    assert rates.seconds(row, found) == pytest.approx(10 + 2 * rates.START_UP)

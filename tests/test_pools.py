@@ -8,9 +8,7 @@ from ims3core.data import ImageSet
 
 def test_more_images_per_class_change_no_earlier_shard():
     """Raising per_class appends: every full shard keeps its composition."""
-    small, large = (
-        list(pools.shards(draws=1, classes=3, per_class=n, batch_size=4)) for n in (4, 9)
-    )
+    small, large = (list(pools.shards(draws=1, classes=3, per_class=n, batch_size=4)) for n in (4, 9))
     assert small == large[: len(small)]
     assert sum(len(members) for _, members in large) == 27
 
@@ -18,7 +16,11 @@ def test_more_images_per_class_change_no_earlier_shard():
 def test_a_seed_depends_on_every_coordinate():
     """Draw, class, index and purpose give seeds of their own."""
     seeds = {
-        pools.candidate_seed(0, purpose, d, c, i) for purpose in "ab" for d in range(3) for c in range(4) for i in range(5)
+        pools.candidate_seed(0, purpose, d, c, i)
+        for purpose in "ab"
+        for d in range(3)
+        for c in range(4)
+        for i in range(5)
     }
     assert len(seeds) == 2 * 3 * 4 * 5
 

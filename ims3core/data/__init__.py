@@ -16,6 +16,7 @@ from ims3core.errors import ArtifactError, DataError
 
 SPLITS = ("train", "validation", "test")
 LABELS, PIXELS, INDEX, LOCATION = "labels.safetensors", "images.npy", "index.csv", "location.json"
+STATISTICS = "statistics.json"
 
 
 class IndexedImages:
@@ -48,7 +49,9 @@ class IndexedImages:
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{path}: was readable when `ims3 prepare` ran, now: {error}") from error
         if digest(pixels) != self._digests[row]:
-            raise DataError(f"{path}: its pixels changed since `ims3 prepare` ran; `dvc repro -f prepare` reads it anew")
+            raise DataError(
+                f"{path}: its pixels changed since `ims3 prepare` ran; `dvc repro -f prepare` reads it anew"
+            )
         return torch.from_numpy(pixels.copy())
 
 
@@ -157,17 +160,7 @@ def read_split(directory: Path) -> ImageSet:
     return ImageSet(images, class_index)
 
 
-def channel_statistics(images: torch.Tensor | IndexedImages) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], for normalisation.
-
-    Exact sums of integers, so the result depends neither on batches nor on the order.
-    """
-    total = torch.zeros(images.shape[1], dtype=torch.int64)
-    square = total.clone()
-    for batch in batches(images, 1024):
-        pixels = batch.transpose(0, 1).flatten(1).long()
-        total, square = total + pixels.sum(1), square + pixels.square().sum(1)
-    count = len(images) * images.shape[-1] * images.shape[-2]
-    mean = total.double() / count
-    std = (square.double() / count - mean.square()).clamp_min(0).sqrt()
-    return (mean / 255).tolist(), (std / 255).clamp_min(1e-6).tolist()
+def read_statistics(path: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of the training images in [0, 1], for normalisation."""
+    values = files.read_json(path)
+    return values["mean"], values["std"]

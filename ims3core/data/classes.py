@@ -46,7 +46,9 @@ def class_table(found: list[str], wanted: str | None, *, trained: bool) -> list[
     """
     rows = _wanted(found, wanted)
     if missing := [name for name, _, _ in rows if name not in set(found)]:
-        raise DataError(f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {', '.join(missing[:10])}")
+        raise DataError(
+            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {', '.join(missing[:10])}"
+        )
     table = []
     for index, (name, human, label) in enumerate(rows):
         if name.startswith("n") and name in imagenet():
@@ -82,8 +84,11 @@ def _read_table(path: Path) -> list[tuple[str, str, int | None]]:
         with path.open(newline="", encoding="utf-8") as stream:
             table = csv.DictReader(stream)
             columns = table.fieldnames or []
-            if "folder" not in columns or (unknown := set(columns) - set(COLUMNS)):
-                raise DataError(f"{path}: found columns {', '.join(columns)}; wanted folder, and of {', '.join(COLUMNS[1:])} what is known")
+            if "folder" not in columns or not set(columns) <= set(COLUMNS):
+                raise DataError(
+                    f"{path}: found columns {', '.join(columns)}; wanted folder, "
+                    f"and of {', '.join(COLUMNS[1:])} what is known"
+                )
             rows = [(row["folder"], row.get("human_name") or "", row.get("generator_label") or None) for row in table]
     except FileNotFoundError as error:
         raise DataError(f"data.classes: {path}: no such file") from error

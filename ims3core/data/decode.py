@@ -19,9 +19,17 @@ MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images of one chunk: ``pixels`` uint8 (N, channels, side, side); a broken image is zero and has a ``problem``."""
+    """Images of one chunk; a broken image is zero and has a ``problem``.
+
+    Attributes:
+        pixels: uint8 (N, channels, side, side).
+        sums: int64 (N, channels, 2), the sum of each channel's values and of their squares.
+        digests: one per image.
+        problems: why an image could not be read, or None.
+    """
 
     pixels: np.ndarray
+    sums: np.ndarray
     digests: list[str]
     problems: list[str | None]
 
@@ -78,11 +86,13 @@ def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
             problem = " ".join(str(error).split()) or type(error).__name__
         digests.append(digest(pixels[row]))
         problems.append(problem)
-    return Decoded(pixels, digests, problems)
+    values = pixels.reshape(len(items), channels, -1).astype(np.int64)
+    sums = np.stack([values.sum(-1), (values * values).sum(-1)], axis=-1)
+    return Decoded(pixels, sums, digests, problems)
 
 
 def decode_all(items: Sequence[Stored], *, side: int, channels: int, workers: int) -> Iterator[Decoded]:
-    """All images in order, in chunks of :data:`CHUNK`, by ``workers`` processes; memory does not grow with the count."""
+    """All images in order, in chunks, by ``workers`` processes; memory does not grow with the count."""
     chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
     if workers <= 1 or len(items) <= CHUNK or isinstance(items[0], np.ndarray):
         yield from (decode_chunk(chunk, side, channels) for chunk in chunks)

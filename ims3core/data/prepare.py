@@ -32,8 +32,11 @@ def decode_listing(
     workers: int,
     skip_unreadable: bool,
     progress: Callable[[Iterable[Decoded]], Iterator[Decoded]] = iter,
-) -> tuple[list[str], np.ndarray]:
-    """Decodes every image, into the array file ``pixels`` if given; returns digests and the rows that are readable.
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Decodes every image, into the array file ``pixels`` if given.
+
+    Returns:
+        The digests, the rows that are readable, and int64 (N, channels, 2) sums of values and of their squares.
 
     Raises:
         DataError: naming every unreadable file, unless ``skip_unreadable``; beyond 50 of them the message
@@ -43,11 +46,13 @@ def decode_listing(
     digests: list[str] = []
     problems: list[str] = []
     readable = np.ones(count, bool)
+    sums = np.zeros((count, channels, 2), np.int64)
     with contextlib.ExitStack() as stack:
         store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
         for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
             if store is not None:
                 store.write(chunk.pixels.tobytes())
+            sums[len(digests) : len(digests) + len(chunk.sums)] = chunk.sums
             for row, problem in enumerate(chunk.problems, start=len(digests)):
                 if problem is not None:
                     readable[row] = False
@@ -64,7 +69,17 @@ def decode_listing(
         )
     for problem in problems:
         log.warning("left out: %s", problem)
-    return digests, np.flatnonzero(readable)
+    return digests, np.flatnonzero(readable), sums
+
+
+def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
+    """Writes mean and standard deviation per channel of the images behind ``sums``, scaled to [0, 1].
+
+    Sums of integers are exact, so the result depends on neither order nor chunks.
+    """
+    mean, square = (sums.sum(0) / (len(sums) * side**2)).T
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    files.write_json(path, {"mean": (mean / 255).tolist(), "std": np.maximum(std / 255, 1e-6).tolist()})
 
 
 def write_pixels(directory: Path, source: Path, rows: np.ndarray, labels: np.ndarray) -> None:
@@ -78,7 +93,14 @@ def write_pixels(directory: Path, source: Path, rows: np.ndarray, labels: np.nda
 
 
 def write_index(
-    directory: Path, listing: Listing, digests: list[str], rows: np.ndarray, labels: np.ndarray, *, channels: int, side: int
+    directory: Path,
+    listing: Listing,
+    digests: list[str],
+    rows: np.ndarray,
+    labels: np.ndarray,
+    *,
+    channels: int,
+    side: int,
 ) -> None:
     """Writes one split as a list of files that stay where they are, with the digests of their pixels."""
     if listing.folder is None:

@@ -17,7 +17,13 @@ import numpy as np
 from ims3core.data.decode import Stored
 from ims3core.errors import DataError
 
-SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "test": "test",
+}
 NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 
 
@@ -153,9 +159,14 @@ def npz(path: Path) -> Listing:
         if f"{prefix}images" in arrays and f"{prefix}labels" in arrays
     }
     if not parts or ("all" not in parts and "train" not in parts):
-        raise DataError(f"data.path: {path}: found {', '.join(arrays)}; wanted images and labels, or train_images, train_labels, ...")
+        raise DataError(
+            f"data.path: {path}: found {', '.join(arrays)}; "
+            "wanted images and labels, or train_images, train_labels, ..."
+        )
     classes = 1 + max(int(labels.max()) for _, labels in parts.values())
-    names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else [str(c) for c in range(classes)]
+    names = (
+        [str(name) for name in arrays["class_names"]] if "class_names" in arrays else [str(c) for c in range(classes)]
+    )
     return _arrays(names, parts)
 
 
@@ -220,7 +231,9 @@ class _Chain(Sequence):
 def _feature(part: Any, kind: type, described: str, name: str) -> str:
     columns = [column for column, feature in part.features.items() if isinstance(feature, kind)]
     if len(columns) != 1:
-        raise DataError(f"data: {name}: found {len(columns)} {described} columns among {', '.join(part.features)}, wanted one")
+        raise DataError(
+            f"data: {name}: found {len(columns)} {described} columns among {', '.join(part.features)}, wanted one"
+        )
     return columns[0]
 
 
@@ -234,7 +247,9 @@ def _arrays(names: list[str], parts: dict[str, tuple[np.ndarray, np.ndarray]]) -
     splits = [split for split, (images, _) in parts.items() for _ in images]
     origins = [f"{split}[{row}]" for split, (images, _) in parts.items() for row in range(len(images))]
     items = np.concatenate([images for images, _ in parts.values()])
-    return Listing(names, items, np.concatenate([labels for _, labels in parts.values()]).astype(np.int64), splits, origins)
+    return Listing(
+        names, items, np.concatenate([labels for _, labels in parts.values()]).astype(np.int64), splits, origins
+    )
 
 
 def _folders(path: Path) -> list[Path]:

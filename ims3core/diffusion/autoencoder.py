@@ -70,7 +70,9 @@ def fit_autoencoder(
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng).to(device)
         loss = F.mse_loss(vae.decode(latents).sample, batch) + kl_weight * posterior.kl().mean() / latents[0].numel()
         if not torch.isfinite(loss):
-            raise NumericsError(f"generator.vae: loss is {loss.item()} at step {step} (seed {seed}); lower generator.vae.lr")
+            raise NumericsError(
+                f"generator.vae: loss is {loss.item()} at step {step} (seed {seed}); lower generator.vae.lr"
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -110,4 +112,6 @@ def read_autoencoder(directory: Path) -> AutoencoderKL:
     try:
         return AutoencoderKL.from_pretrained(directory, local_files_only=True, low_cpu_mem_usage=False).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{directory}: not a readable AutoencoderKL ({' '.join(str(error).split())[:200]})") from error
+        raise ArtifactError(
+            f"{directory}: not a readable AutoencoderKL ({' '.join(str(error).split())[:200]})"
+        ) from error

@@ -23,7 +23,12 @@ EMBEDDINGS = {
     "y_embedder.weight": "class_embedder.embedding_table.weight",
 }
 OUTER = {"patch_embedder": "pos_embed.proj", "modulation_out": "proj_out_1", "linear_out": "proj_out_2"}
-INNER = {"modulation": "norm1.linear", "attention.proj": "attn1.to_out.0", "mlp_in": "ff.net.0.proj", "mlp_out": "ff.net.2"}
+INNER = {
+    "modulation": "norm1.linear",
+    "attention.proj": "attn1.to_out.0",
+    "mlp_in": "ff.net.0.proj",
+    "mlp_out": "ff.net.2",
+}
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 
@@ -83,7 +88,11 @@ def from_diffusers(state: dict[str, torch.Tensor], depth: int, *, name: str) -> 
 
 def config_from_diffusers(config: dict[str, Any], *, name: str) -> DitConfig:
     """Our sizes from a diffusers ``config.json``; anything but adaLN-Zero with learned variance is refused."""
-    wanted = {"norm_type": "ada_norm_zero", "activation_fn": "gelu-approximate", "out_channels": 2 * config["in_channels"]}
+    wanted = {
+        "norm_type": "ada_norm_zero",
+        "activation_fn": "gelu-approximate",
+        "out_channels": 2 * config["in_channels"],
+    }
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ArtifactError(f"{name}: {key} is {config[key]!r}, wanted {value!r}")
@@ -152,4 +161,3 @@ def assemble(config: DitConfig, state: dict[str, torch.Tensor], *, name: str) ->
     network.load_state_dict(state, assign=True)
     network.positions = sine_positions(config.width, config.side // config.patch)
     return network
-

@@ -8,15 +8,23 @@ from ims3core.diffusion.samplers import Network
 from ims3core.diffusion.schedule import Schedule, at, predict_z0
 
 
-def inversion_step(z: torch.Tensor, eps_hat: torch.Tensor, alpha_bar: torch.Tensor, alpha_bar_next: torch.Tensor) -> torch.Tensor:
+def inversion_step(
+    z: torch.Tensor, eps_hat: torch.Tensor, alpha_bar: torch.Tensor, alpha_bar_next: torch.Tensor
+) -> torch.Tensor:
     """One Euler step of Eq. 3; both ``alpha_bar`` are (B, 1, 1, 1), the cleaner one may be 1."""
     ratio = alpha_bar_next / alpha_bar
     return ratio.sqrt() * z + ((1 - alpha_bar_next).sqrt() - (ratio * (1 - alpha_bar)).sqrt()) * eps_hat
 
 
 def invert(
-    network: Network, schedule: Schedule, z0: torch.Tensor, t: torch.Tensor, label: torch.Tensor,
-    *, steps: int, through_all_steps: bool = True,
+    network: Network,
+    schedule: Schedule,
+    z0: torch.Tensor,
+    t: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    steps: int,
+    through_all_steps: bool = True,
 ) -> torch.Tensor:
     """The inverted latent z_inv at timestep ``t``, by ``steps`` Euler steps from the clean latent (Eq. 3 chained).
 

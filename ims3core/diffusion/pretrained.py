@@ -48,12 +48,14 @@ def load(
         vae: None for the pipeline's own, ``ema`` or ``mse``, a hub id, or a folder.
 
     Raises:
-        ParameterError, ArtifactError: naming the file or key, and for a missing download what to get and where to put it.
+        ParameterError, ArtifactError: naming file or key, and for a missing download what to get and where to put it.
     """
     path = Path(model).expanduser()
     if path.suffix in (".pt", ".pth"):
         if vae is None:
-            raise ParameterError(f"generator.vae: found null, a checkpoint like {path.name} wants one: {', '.join(VAES)} or a folder")
+            raise ParameterError(
+                f"generator.vae: found null, a checkpoint like {path.name} wants one: {', '.join(VAES)} or a folder"
+            )
         if sha256 is not None and path.is_file() and (found := files.sha256(path)) != sha256:
             raise ArtifactError(f"{path}: its SHA-256 is {found}, generator.sha256 says {sha256}")
         network, source = read_original(path, heads=heads), path.name
@@ -79,7 +81,9 @@ def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) ->
             f"({network.config.side} latent pixels, {factor} px each)"
         )
     if vae.config.in_channels != channels:
-        raise ParameterError(f"data.channels: found {channels}, the VAE of this generator wants {vae.config.in_channels}")
+        raise ParameterError(
+            f"data.channels: found {channels}, the VAE of this generator wants {vae.config.in_channels}"
+        )
 
 
 def read_original(path: Path, *, heads: int | None) -> DiT:
@@ -105,7 +109,7 @@ def read_original(path: Path, *, heads: int | None) -> DiT:
     depth = 1 + max((int(key.split(".")[1]) for key in rest if key.startswith("blocks.")), default=-1)
     positions, labels = take("pos_embed"), take("y_embedder.embedding_table.weight")
     ours = {"y_embedder.weight": labels}
-    names = [(theirs, name) for theirs, name in OUTER.items()]
+    names = list(OUTER.items())
     names += [(f"blocks.{n}.{theirs}", f"blocks.{n}.{name}") for n in range(depth) for theirs, name in INNER.items()]
     for theirs, name in names:
         for kind in ("weight", "bias"):
@@ -115,7 +119,9 @@ def read_original(path: Path, *, heads: int | None) -> DiT:
     width, channels, patch, _ = ours["patch_embedder.weight"].shape
     heads = heads or HEADS.get(width)
     if heads is None:
-        raise ParameterError(f"generator.heads: found null; {path.name} has width {width}, which says nothing about its heads")
+        raise ParameterError(
+            f"generator.heads: found null; {path.name} has width {width}, which says nothing about its heads"
+        )
     side = round(positions.shape[1] ** 0.5) * patch
     config = DitConfig(
         channels=channels, side=side, patch=patch, width=width, depth=depth, heads=heads,
@@ -145,7 +151,8 @@ def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         pinned = f" --revision {revision}" if revision else ""
         raise ParameterError(
-            f"{key}: {name} is not in the local hub cache and cannot be downloaded ({type(error).__name__}); where there is "
-            f"a network run `hf download {name}{pinned} --local-dir {name.split('/')[1]}` and name that folder in {key}"
+            f"{key}: {name} is not in the local hub cache and cannot be downloaded ({type(error).__name__}); "
+            f"where there is a network run `hf download {name}{pinned} --local-dir {name.split('/')[1]}` "
+            f"and name that folder in {key}"
         ) from error
     return found, f"{name}@{found.name}"

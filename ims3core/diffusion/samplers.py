@@ -29,8 +29,14 @@ class NoiseStreams:
 
 
 def guided(
-    network: Network, z_t: torch.Tensor, t: torch.Tensor, label: torch.Tensor,
-    *, null_label: int, guidance: float, guided_channels: int,
+    network: Network,
+    z_t: torch.Tensor,
+    t: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    null_label: int,
+    guidance: float,
+    guided_channels: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise and variance prediction under classifier-free guidance (DiT, sampling code).
 
@@ -114,5 +120,3 @@ def sample(
     if not torch.isfinite(z_t).all():
         raise NumericsError("sampling: a latent is not finite; candidates.guidance too large or a broken generator")
     return z_t
-
-

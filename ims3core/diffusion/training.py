@@ -47,7 +47,14 @@ class Batch:
 
 
 def draw_batch(
-    latents: Latents, schedule: Schedule, *, step: int, batch_size: int, label_dropout: float, null_label: int, seed: int
+    latents: Latents,
+    schedule: Schedule,
+    *,
+    step: int,
+    batch_size: int,
+    label_dropout: float,
+    null_label: int,
+    seed: int,
 ) -> Batch:
     """The batch of step ``step``: shuffled epochs of full batches, fresh posterior samples, timesteps and noise."""
     count = len(latents.label)
@@ -62,9 +69,7 @@ def draw_batch(
     t = torch.randint(len(schedule), (batch_size,), generator=rng)
     eps = torch.randn(batch_size, *shape, generator=rng)
     label = latents.label[rows]
-    dropped = [
-        torch.where(torch.rand(batch_size, generator=rng) < label_dropout, null_label, label) for _ in range(2)
-    ]
+    dropped = [torch.where(torch.rand(batch_size, generator=rng) < label_dropout, null_label, label) for _ in range(2)]
     return Batch(z0, eps, t, label, *dropped)
 
 
@@ -90,9 +95,18 @@ def denoising_terms(network: DiT, schedule: Schedule, batch: Batch, *, variation
 
 
 def inversion_matching_terms(
-    network: DiT, schedule: Schedule, batch: Batch,
-    *, variational: bool, lambda_im: float, form: str, similarity: str, inversion_steps: int, pairing: str,
-    grad_through: str, clip_x0: bool,
+    network: DiT,
+    schedule: Schedule,
+    batch: Batch,
+    *,
+    variational: bool,
+    lambda_im: float,
+    form: str,
+    similarity: str,
+    inversion_steps: int,
+    pairing: str,
+    grad_through: str,
+    clip_x0: bool,
 ) -> dict[str, torch.Tensor]:
     """``L_diff`` and ``lambda_im * L_IM`` (Eq. 7), the paper's form or the public code's.
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError, model_validator
 
 from ims3core.errors import ParameterError
 from ims3core.params.sections import (
+    S3,
     Adaptation,
     Augment,
     CandidatesSection,
@@ -36,7 +37,6 @@ from ims3core.params.sections import (
     Pool,
     Protocol,
     Report,
-    S3,
     Section,
 )
 
@@ -76,7 +76,7 @@ class Params(Section):
             if value not in table:
                 raise ValueError(f"{key}: {value!r} is unknown; known: {', '.join(sorted(table))}")
 
-        for name, row in self.adaptations.items():
+        for name in self.adaptations:
             if name not in type(self).model_fields:
                 raise ValueError(f"adaptations.{name}: no section of that name; known: im, none")
         for name, pool in self.pools.items():

@@ -44,7 +44,9 @@ class Data(Section):
         if self.source == "torchvision" and self.name not in TORCHVISION:
             raise ValueError(f"name: found {self.name!r}; known for source 'torchvision': {', '.join(TORCHVISION)}")
         if self.source == "huggingface" and (self.name is None) == (self.path is None):
-            raise ValueError("name, path: source 'huggingface' wants exactly one of a hub id and a folder of parquet files")
+            raise ValueError(
+                "name, path: source 'huggingface' wants exactly one of a hub id and a folder of parquet files"
+            )
         if self.storage == "index" and self.source != "imagefolder":
             raise ValueError(f"storage: 'index' wants source 'imagefolder', found {self.source!r}")
         if self.validation_fraction + self.test_fraction >= 1:

@@ -25,7 +25,9 @@ def load(source, path, name=None):
 
 def decoded(listing, tmp_path, side=6, channels=3, **options):
     options = {"workers": 1, "skip_unreadable": False, **options}
-    digests, readable = prepare.decode_listing(listing, tmp_path / "x" / "all.npy", side=side, channels=channels, **options)
+    digests, readable, _ = prepare.decode_listing(
+        listing, tmp_path / "x" / "all.npy", side=side, channels=channels, **options
+    )
     return np.load(tmp_path / "x" / "all.npy"), digests, readable
 
 
@@ -104,7 +106,9 @@ def test_without_files_and_network_torchvision_says_what_to_get(tmp_path, monkey
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
     monkeypatch.setattr(datasets, "FashionMNIST", offline)
-    with pytest.raises(DataError, match=r"no complete FashionMNIST .* torchvision\.datasets\.FashionMNIST\(.*download=True"):
+    with pytest.raises(
+        DataError, match=r"no complete FashionMNIST .* torchvision\.datasets\.FashionMNIST\(.*download=True"
+    ):
         load("torchvision", tmp_path, name="FashionMNIST")
 
 
@@ -254,7 +258,6 @@ def test_indexed_images_equal_stored_ones_and_notice_changes(folder, tmp_path):
 
     for wanted in (torch.tensor([3, 0, 7]), slice(2, 5), 4):
         assert torch.equal(index.images[wanted], copy.images[wanted])
-    assert data.channel_statistics(index.images) == data.channel_statistics(copy.images)
     Image.fromarray(pixels(1, seed=5)[0]).save(root / listing.origins[0])
     with pytest.raises(DataError, match="its pixels changed since"):
         index.images[0]
@@ -269,11 +272,16 @@ def test_only_files_can_be_indexed(tmp_path):
         prepare.write_index(tmp_path, load("digits", ""), [], np.arange(0), np.arange(0), channels=1, side=8)
 
 
-def test_statistics_are_those_of_all_pixels():
-    """Mean and std per channel, equal to the plain formula."""
-    images = torch.from_numpy(pixels().transpose(0, 3, 1, 2).copy())
-    mean, std = data.channel_statistics(images)
-    values = images.double().transpose(0, 1).flatten(1) / 255
+def test_statistics_are_those_of_all_training_pixels(tmp_path):
+    """Mean and std per channel, equal to the plain formula on the pixels."""
+    listing = sources.Listing(["a"], pixels(300), np.zeros(300, int), ["train"] * 300, [str(n) for n in range(300)])
+    *_, sums = prepare.decode_listing(listing, None, side=6, channels=3, workers=1, skip_unreadable=False)
+    rows = np.arange(0, 300, 3)
+    prepare.write_statistics(tmp_path / "s.json", sums[rows], side=6)
+
+    mean, std = data.read_statistics(tmp_path / "s.json")
+
+    values = torch.from_numpy(pixels(300)[rows]).double().flatten(0, 2).T / 255
     assert mean == pytest.approx(values.mean(1).tolist())
     assert std == pytest.approx(values.std(1, correction=0).tolist())
 
@@ -293,7 +301,9 @@ class TestClasses:
             assert [row.class_index for row in table] == list(range(10))
         assert classes.class_table(everything, "imagewoof", trained=False)[0].human_name == "Australian terrier"
         assert len(classes.class_table(everything, "imagenet100", trained=False)) == 100
-        assert [r.generator_label for r in classes.class_table(everything, "imagenet1k", trained=False)] == list(range(1000))
+        assert [r.generator_label for r in classes.class_table(everything, "imagenet1k", trained=False)] == list(
+            range(1000)
+        )
 
     def test_a_trained_generator_knows_class_indices(self):
         """Trained on the subset itself, labels are 0..9 whatever ImageNet calls them."""
@@ -328,4 +338,3 @@ class TestClasses:
             classes.class_table(["bee"], "imagemeow", trained=False)
         with pytest.raises(DataError, match="class bee has no generator_label; wanted a CSV"):
             classes.class_table(["bee"], None, trained=False)
-

@@ -58,7 +58,9 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
     """The split is a function of the seed."""
     labels, digests = np.arange(100) % 2, [str(n) for n in range(100)]
     common = {"brought": ["all"] * 100, **FRACTIONS}
-    one, again, other = (splits.assign(labels, digests, ["a", "b"], seed=s, **common)["test"].tolist() for s in (0, 0, 1))
+    one, again, other = (
+        splits.assign(labels, digests, ["a", "b"], seed=s, **common)["test"].tolist() for s in (0, 0, 1)
+    )
     assert one == again != other
 
 

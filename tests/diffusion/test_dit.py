@@ -83,7 +83,9 @@ def test_diffusers_reads_our_transformer_folder(tiny_dit, tmp_path):
     z, t, label = torch.randn(2, 4, 4, 4), torch.tensor([10, 900]), torch.tensor([1, 2])
 
     with torch.inference_mode():
-        torch.testing.assert_close(twin(z, timestep=t, class_labels=label).sample, tiny_dit(z, t, label), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            twin(z, timestep=t, class_labels=label).sample, tiny_dit(z, t, label), rtol=0, atol=1e-5
+        )
 
 
 def broken(tiny_dit, directory, change):
@@ -157,7 +159,9 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_dit):
         tiny_dit.checkpoint_blocks = flag
         tiny_dit.zero_grad()
         stream = torch.Generator().manual_seed(0)
-        tiny_dit(torch.randn(2, 4, 4, 4, generator=stream), torch.tensor([5, 6]), torch.tensor([0, 1])).square().sum().backward()
+        tiny_dit(
+            torch.randn(2, 4, 4, 4, generator=stream), torch.tensor([5, 6]), torch.tensor([0, 1])
+        ).square().sum().backward()
         gradients.append([p.grad.clone() for p in tiny_dit.parameters()])
 
     for a, b in zip(*gradients, strict=True):

@@ -38,7 +38,10 @@ def test_matching_equals_a_loop_over_pairs(similarity, pairing):
         x, y = x.flatten(), y.flatten()
         if similarity == "cosine":
             return 1 - float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
-        return sum(abs(p - q) if similarity == "l1" else (p - q) ** 2 for p, q in zip(x.tolist(), y.tolist())) / 8
+        return (
+            sum(abs(p - q) if similarity == "l1" else (p - q) ** 2 for p, q in zip(x.tolist(), y.tolist(), strict=True))
+            / 8
+        )
 
     pairs = [(i, i) for i in range(3)] if pairing == "matched" else [(i, j) for i in range(3) for j in range(3)]
     expected = sum(distance(a[i], b[j]) for i, j in pairs) / len(pairs)
@@ -96,7 +99,9 @@ def test_the_inversion_visits_an_even_grid():
         seen.append(t.tolist())
         return torch.zeros(len(z), 2, 1, 1, dtype=torch.float64)
 
-    z = invert(network, SCHEDULE, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.tensor([900]), torch.tensor([0]), steps=4)
+    z = invert(
+        network, SCHEDULE, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.tensor([900]), torch.tensor([0]), steps=4
+    )
 
     assert seen == [[0], [225], [450], [675]]
     assert z.item() == pytest.approx(SCHEDULE.alpha_bar[900].sqrt().item())
@@ -113,7 +118,9 @@ def test_gradients_flow_through_all_steps_or_the_last(everywhere, calls):
         return torch.cat([z * scale, z], 1)
 
     z0 = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    invert(network, SCHEDULE, z0, torch.tensor([800, 500]), torch.tensor([0, 0]), steps=3, through_all_steps=everywhere).sum().backward()
+    invert(
+        network, SCHEDULE, z0, torch.tensor([800, 500]), torch.tensor([0, 0]), steps=3, through_all_steps=everywhere
+    ).sum().backward()
 
     assert sum(s.grad is not None and s.grad != 0 for s in scales) == calls
 
@@ -144,7 +151,9 @@ def test_the_last_timestep_of_the_official_inversion_has_no_signal():
     def network(z, t, label):
         return torch.full((1, 2, 1, 1), 0.7)
 
-    found = official_inversion(network, SCHEDULE, torch.zeros(1, 1, 1, 1), torch.tensor([999]), torch.tensor([0]), clip_x0=False)
+    found = official_inversion(
+        network, SCHEDULE, torch.zeros(1, 1, 1, 1), torch.tensor([999]), torch.tensor([0]), clip_x0=False
+    )
 
     assert found.item() == pytest.approx(0.7, rel=1e-4)
 
@@ -166,7 +175,11 @@ def test_the_variational_term_vanishes_for_a_perfect_posterior():
 def test_the_variational_term_at_zero_is_a_likelihood():
     """At t = 0 it is the negative log-probability of the bin, in bits, by numerical integration."""
     z0 = torch.tensor([[[[0.3]]]], dtype=torch.float64)
-    z_t, eps_hat, v = z0 + 0.01, torch.tensor([[[[0.5]]]], dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    z_t, eps_hat, v = (
+        z0 + 0.01,
+        torch.tensor([[[[0.5]]]], dtype=torch.float64),
+        torch.zeros(1, 1, 1, 1, dtype=torch.float64),
+    )
     t = torch.tensor([0])
     from ims3core.diffusion.schedule import model_log_variance, posterior_mean, predict_z0
 

@@ -77,7 +77,11 @@ def test_an_authors_checkpoint_equals_diffusers(tmp_path, wrapped):
     for block in theirs.transformer_blocks:
         block.norm1.emb.class_embedder.dropout_prob = 0
     stream = torch.Generator().manual_seed(3)
-    z, t, label = torch.randn(5, 4, 8, 8, generator=stream), torch.tensor([0, 1, 500, 998, 999]), torch.tensor([0, 3, 6, 7, 7])
+    z, t, label = (
+        torch.randn(5, 4, 8, 8, generator=stream),
+        torch.tensor([0, 1, 500, 998, 999]),
+        torch.tensor([0, 3, 6, 7, 7]),
+    )
     with torch.no_grad():
         assert torch.allclose(ours(z, t, label), theirs(z, timestep=t, class_labels=label).sample, atol=1e-5)
 
@@ -177,7 +181,9 @@ def test_a_vae_that_does_not_fit_is_refused(pipeline, tmp_path):
         pretrained.check_side(network, decoder, side=32, channels=3)
     with pytest.raises(ParameterError, match=r"data\.channels: found 1"):
         pretrained.check_side(network, decoder, side=16, channels=1)
-    build_autoencoder(image_channels=3, side=16, latent_channels=2, widths=[8], seed=0).save_pretrained(tmp_path / "two")
+    build_autoencoder(image_channels=3, side=16, latent_channels=2, widths=[8], seed=0).save_pretrained(
+        tmp_path / "two"
+    )
     with pytest.raises(ArtifactError, match=r"has 2 latent channels, the transformer of .* wants 4"):
         pretrained.load(model=str(pipeline), revision=None, sha256=None, heads=None, vae=str(tmp_path / "two"))
 
@@ -193,7 +199,10 @@ def test_what_is_not_there_offline_is_one_line_that_says_what_to_get(pipeline, m
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     hub = {"model": "facebook/DiT-XL-2-256", "revision": "abc", "sha256": None, "heads": None}
-    with pytest.raises(ParameterError, match=r"hf download facebook/DiT-XL-2-256 --revision abc --local-dir DiT-XL-2-256` and .*generator\.model"):
+    with pytest.raises(
+        ParameterError,
+        match=r"hf download facebook/DiT-XL-2-256 --revision abc --local-dir DiT-XL-2-256` and .*generator\.model",
+    ):
         pretrained.load(**hub, vae=None)
     with pytest.raises(ParameterError, match=rf"generator\.vae: stabilityai/sd-vae-ft-{choice} is not"):
         pretrained.load(**hub | {"model": str(pipeline)}, vae=choice)

@@ -12,7 +12,13 @@ SCHEDULE = linear_schedule()
 
 def draw(network, seeds, labels, *, sampler="ddpm", guidance=2.0, steps=5, **changes):
     streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], (4, 4, 4))
-    settings = {"null_label": 3, "guidance": guidance, "guided_channels": 3, "device": torch.device("cpu"), "dtype": torch.float32}
+    settings = {
+        "null_label": 3,
+        "guidance": guidance,
+        "guided_channels": 3,
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+    }
     with torch.inference_mode():
         return samplers.sample(
             network, respace(SCHEDULE, steps), torch.tensor(labels), streams, sampler=sampler, **settings | changes
@@ -56,7 +62,13 @@ def test_guidance_extrapolates_on_the_guided_channels_only():
         return value * torch.ones(len(z), 8, 1, 1)
 
     eps_hat, v = samplers.guided(
-        network, torch.zeros(2, 4, 1, 1), torch.zeros(2), torch.tensor([0, 1]), null_label=9, guidance=4.0, guided_channels=3
+        network,
+        torch.zeros(2, 4, 1, 1),
+        torch.zeros(2),
+        torch.tensor([0, 1]),
+        null_label=9,
+        guidance=4.0,
+        guided_channels=3,
     )
 
     assert eps_hat[0].flatten().tolist() == [9, 9, 9, 3]

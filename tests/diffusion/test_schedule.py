@@ -76,7 +76,9 @@ def test_the_posterior_is_that_of_two_gaussians():
 def test_the_learned_variance_spans_posterior_to_beta(v, bound):
     """v = -1 gives the posterior variance, v = 1 gives beta (improved DDPM)."""
     t = torch.tensor([300])
-    expected = SCHEDULE.posterior_log_variance[300] if bound == "posterior_log_variance" else SCHEDULE.noise_beta[300].log()
+    expected = (
+        SCHEDULE.posterior_log_variance[300] if bound == "posterior_log_variance" else SCHEDULE.noise_beta[300].log()
+    )
 
     found = model_log_variance(SCHEDULE, torch.full((1, 1, 1, 1), v, dtype=torch.float64), t)
 

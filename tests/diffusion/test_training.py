@@ -43,8 +43,10 @@ def test_accumulated_slices_equal_the_whole_batch(tiny_dit, latents):
     whole = train(tiny_dit, latents, steps=3, every=1)
     sliced = train(other, latents, steps=3, every=1, accumulate=4)
 
-    for name, weight in whole.weights.items():  # Adam magnifies the rounding of gradients near 0
-        assert (weight - sliced.weights[name]).abs().mean() < 1e-4, name
+    # Outputs, not weights: Adam magnifies the rounding of gradients that are 0, as those of the key biases.
+    z, t, label = torch.randn(3, 4, 4, 4), torch.tensor([0, 500, 999]), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        assert torch.allclose(tiny_dit(z, t, label), other(z, t, label), atol=1e-3)
     for one, two in zip(whole.curve, sliced.curve, strict=True):
         assert two == pytest.approx(one, rel=1e-3)
     with pytest.raises(ParameterError, match="4 images cannot be divided evenly among 1 processes of 3 slices"):
@@ -92,7 +94,8 @@ def test_a_checkpoint_of_other_weights_is_refused(tiny_dit, latents, tmp_path):
 def test_an_epoch_shows_every_image_once(latents):
     """Batches of 5 of 10 images: two steps make an epoch, the next has another order."""
     steps = [
-        training.draw_batch(latents, SCHEDULE, step=s, batch_size=5, label_dropout=0.0, null_label=3, seed=0) for s in range(4)
+        training.draw_batch(latents, SCHEDULE, step=s, batch_size=5, label_dropout=0.0, null_label=3, seed=0)
+        for s in range(4)
     ]
     means = latents.mean.flatten(2)
 

@@ -87,7 +87,11 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     stage("report")
 
     table = data.read_classes(Path("data/real/classes.json"))
-    assert [(row.name, row.class_index, row.generator_label) for row in table] == [("sieben", 0, 7), ("eins", 1, 1), ("drei", 2, 3)]
+    assert [(row.name, row.class_index, row.generator_label) for row in table] == [
+        ("sieben", 0, 7),
+        ("eins", 1, 1),
+        ("drei", 2, 3),
+    ]
     cached, train = latents.read(Path("data/latents")), data.read_split(Path("data/real/train"))
     wanted = torch.tensor([7, 1, 3])
     assert torch.equal(cached.label, wanted[train.class_index])
@@ -109,7 +113,9 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
         ({"generator__model": "gone.pt", "generator__vae": "x"}, "generator", r"gone\.pt: no such file"),
     ],
 )
-def test_what_does_not_fit_is_one_line_and_nothing_is_overwritten(tmp_path, monkeypatch, toy_text, generator, changes, name, message):
+def test_what_does_not_fit_is_one_line_and_nothing_is_overwritten(
+    tmp_path, monkeypatch, toy_text, generator, changes, name, message
+):
     """The culprit by key or file; outputs of an earlier run stay."""
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text, **changes)
@@ -144,3 +150,25 @@ def test_a_file_that_changed_since_prepare_is_noticed(tmp_path, monkeypatch, toy
         shutil.copy("photos/drei/000.png", path)
     with pytest.raises(Ims3Error, match="its pixels changed since `ims3 prepare` ran"):
         stage("latents")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_timm_encoder_embeds_the_pool(tmp_path, monkeypatch, toy_text, generator):
+    """encoder.source timm with a local weights file: features of timm's dimension."""
+    import timm
+
+    monkeypatch.chdir(tmp_path)
+    write_project(generator, toy_text)
+    model = timm.create_model("test_resnet.r160_in1k", pretrained=False)
+    files.write_tensors(tmp_path / "w.safetensors", model.state_dict())
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["encoder"] = {"source": "timm", "network": "test_resnet.r160_in1k", "weights": "w.safetensors"}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    stage("prepare")
+    stage("encoder")
+    stage("candidates", "real")
+    stage("features", "real")
+
+    found = files.read_tensors(Path("data/features/real/features.safetensors"))["features"]
+    assert found.shape[1] == model.num_features
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(found)))

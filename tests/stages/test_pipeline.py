@@ -175,7 +175,11 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monk
 @pytest.mark.parametrize(
     ("path", "command", "message"),
     [
-        ("data/generator/transformer/diffusion_pytorch_model.safetensors", ("finetune", "im"), "diffusion_pytorch_model"),
+        (
+            "data/generator/transformer/diffusion_pytorch_model.safetensors",
+            ("finetune", "im"),
+            "diffusion_pytorch_model",
+        ),
         ("data/latents/mean.npy", ("finetune", "im"), r"mean\.npy"),
         ("data/encoder/weights.safetensors", ("features", "dit"), r"weights\.safetensors"),
         ("data/candidates/dit/shard-00000.safetensors", ("features", "dit"), r"shard-00000"),

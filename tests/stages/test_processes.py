@@ -36,7 +36,15 @@ def built(tmp_path_factory, toy_text):
         tree["latents"] |= {"batch_size": 200, "flip": True}
         tree["features"]["batch_size"] = 50
         Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-        for name, *row in (["prepare"], ["generator"], ["encoder"], ["latents"], ["finetune", "im"], ["candidates", "im"], ["features", "im"]):
+        for name, *row in (
+            ["prepare"],
+            ["generator"],
+            ["encoder"],
+            ["latents"],
+            ["finetune", "im"],
+            ["candidates", "im"],
+            ["features", "im"],
+        ):
             stage(name, *row)
     finally:
         os.chdir(before)
@@ -65,7 +73,11 @@ def together(folders, *command):
         }  # fmt: skip
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "ims3core", *command], cwd=folder, env=environment, text=True, stderr=subprocess.PIPE
+                [sys.executable, "-m", "ims3core", *command],
+                cwd=folder,
+                env=environment,
+                text=True,
+                stderr=subprocess.PIPE,
             )
         )
     ends = [(process, process.communicate(timeout=240)[1]) for process in processes]
@@ -73,7 +85,10 @@ def together(folders, *command):
 
 
 def same(one, two, path):
-    found = [{p.relative_to(root / path): p.read_bytes() for p in (root / path).rglob("*") if p.is_file()} for root in (one, two)]
+    found = [
+        {p.relative_to(root / path): p.read_bytes() for p in (root / path).rglob("*") if p.is_file()}
+        for root in (one, two)
+    ]
     return found[0] == found[1] and len(found[0]) > 0
 
 

@@ -1,13 +1,10 @@
-"""What a run will cost, before it runs: calls, FLOPs, images, memory, disk and time per stage; loads no weights.
+"""What every stage will cost: calls, FLOPs, images, memory and disk; loads no weights.
 
-Networks are built on the meta device and counted by torch's own FLOP counter. Times come from rates measured
-here in a few seconds on narrow copies (same width, two blocks, random weights), or from a rate that is given.
+Networks are built on the meta device and counted by torch's own FLOP counter.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ims3core import compute, files
+from ims3core import files
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.training import epochs_to_steps
 from ims3core.errors import ParameterError
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from ims3core.params import Params
 
 GIB = 2**30
-START_UP = 4.0  # seconds of a process before it does anything: interpreter, torch, data (measured on 2 cores)
 BASE_MEMORY = 0.6 * GIB  # of a process that has imported torch
 KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
 PER_IMAGENET_CLASS = 1281  # training images, on average
@@ -70,7 +66,10 @@ def sizes(params: Params, root: Path) -> Sizes:
     if (root / "data/real/manifest.json").is_file():
         facts = files.read_json(root / "data/real/manifest.json")["facts"]
         if facts["source"] == wanted.source and facts["side"] == wanted.side and facts["channels"] == wanted.channels:
-            parts = {n: files.read_json(root / "data/real" / n / "manifest.json")["facts"]["images"] for n in ("train", "validation", "test")}
+            parts = {
+                n: files.read_json(root / "data/real" / n / "manifest.json")["facts"]["images"]
+                for n in ("train", "validation", "test")
+            }
             return Sizes(facts["classes"], **parts, known=True)
     if wanted.classes in LISTS:
         classes = LISTS[wanted.classes]
@@ -80,7 +79,9 @@ def sizes(params: Params, root: Path) -> Sizes:
         test = round(wanted.test_fraction * total) if name == "digits" else 10_000
         train = total - test
     else:
-        raise ParameterError(f"data.source: the size of {wanted.source!r} is known after `ims3 prepare`; run that first")
+        raise ParameterError(
+            f"data.source: the size of {wanted.source!r} is known after `ims3 prepare`; run that first"
+        )
     validation = round(wanted.validation_fraction * (train + (test if wanted.source == "digits" else 0)))
     return Sizes(classes, train - validation, validation, test, known=False)
 
@@ -99,7 +100,9 @@ def dit_config(params: Params, root: Path, count: Sizes) -> DitConfig:
     wanted = params.generator
     if wanted.source == "train":
         side = params.data.side // 2 ** (len(wanted.vae.widths) - 1)
-        return DitConfig(channels=wanted.vae.latent_channels, side=side, classes=count.classes, **wanted.dit.model_dump())
+        return DitConfig(
+            channels=wanted.vae.latent_channels, side=side, classes=count.classes, **wanted.dit.model_dump()
+        )
     folder = Path(wanted.model).expanduser() / "transformer"
     if folder.is_dir():
         from ims3core.diffusion.dit_layout import read_config
@@ -141,25 +144,49 @@ def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
     weights = sum(p.numel() for p in dit.parameters())
     activations = 24.0 * config.tokens * config.width * config.depth * bytes_  # kept for the backward pass, per image
     pixels, all_images = data.channels * data.side**2, count.train + count.validation + count.test
-    rows = [Cost("prepare", "decode", images=all_images, disk=all_images * (pixels if data.storage == "pixels" else 120))]
+    rows = [
+        Cost("prepare", "decode", images=all_images, disk=all_images * (pixels if data.storage == "pixels" else 120))
+    ]
 
     made = params.generator
     if made.source == "train":
         steps, batch = made.steps + made.vae.steps, made.batch_size
-        work = 3.0 * (made.steps * batch * dit_flops + made.vae.steps * made.vae.batch_size * (encode_flops + decode_flops))
+        work = 3.0 * (
+            made.steps * batch * dit_flops + made.vae.steps * made.vae.batch_size * (encode_flops + decode_flops)
+        )
         memory = BASE_MEMORY + 16 * weights + batch * activations
         rows.append(Cost("generator", "dit_train", steps, work, count.train, memory, 4 * weights + vae_bytes))
     else:
         rows.append(Cost("generator", "none", memory=BASE_MEMORY + 8 * weights, disk=4 * weights + vae_bytes))
     network, encoder_flops = _encoder(params, count)
-    dim, encoder_bytes = network.num_features if hasattr(network, "num_features") else 512, 4.0 * sum(p.numel() for p in network.parameters())
+    dim, encoder_bytes = (
+        network.num_features if hasattr(network, "num_features") else 512,
+        4.0 * sum(p.numel() for p in network.parameters()),
+    )
     trained = params.encoder.source == "train"
     steps = params.encoder.steps if trained else 0
-    rows.append(Cost("encoder", "student_train", steps, 3.0 * steps * (params.encoder.batch_size if trained else 0) * encoder_flops, disk=encoder_bytes))
+    rows.append(
+        Cost(
+            "encoder",
+            "student_train",
+            steps,
+            3.0 * steps * (params.encoder.batch_size if trained else 0) * encoder_flops,
+            disk=encoder_bytes,
+        )
+    )
 
     variants = 1 + params.latents.flip
     latent_bytes = 2 * 4.0 * variants * count.train * config.channels * config.side**2
-    rows.append(Cost("latents", "vae", variants * -(-count.train // params.latents.batch_size), variants * count.train * encode_flops, count.train, disk=latent_bytes))
+    rows.append(
+        Cost(
+            "latents",
+            "vae",
+            variants * -(-count.train // params.latents.batch_size),
+            variants * count.train * encode_flops,
+            count.train,
+            disk=latent_bytes,
+        )
+    )
     for name, adaptation in params.adaptations.items():
         rows.append(_finetune(params, name, adaptation.loss, count, dit_flops, weights, activations))
     for name, pool in params.pools.items():
@@ -169,15 +196,37 @@ def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
         wanted = params.candidates
         images, guided = grid.draws * count.classes * wanted.per_class, 1 + (wanted.guidance != 1)
         work = images * (wanted.steps * guided * dit_flops + decode_flops)
-        memory = BASE_MEMORY + bytes_ * weights + vae_bytes + wanted.batch_size * (guided * activations / config.depth + 16.0 * pixels * 4)
+        memory = (
+            BASE_MEMORY
+            + bytes_ * weights
+            + vae_bytes
+            + wanted.batch_size * (guided * activations / config.depth + 16.0 * pixels * 4)
+        )
         calls = -(-images // wanted.batch_size) * wanted.steps
         rows.append(Cost(f"candidates@{name}", "dit_sample", calls, work, images, memory, images * pixels))
     for name, pool in params.pools.items():
         images = count.train if pool.source == "real" else grid.draws * count.classes * params.candidates.per_class
-        rows.append(Cost(f"features@{name}", "student_eval", -(-images // params.features.batch_size), images * encoder_flops, images, disk=4.0 * images * dim))
+        rows.append(
+            Cost(
+                f"features@{name}",
+                "student_eval",
+                -(-images // params.features.batch_size),
+                images * encoder_flops,
+                images,
+                disk=4.0 * images * dim,
+            )
+        )
     rows.append(Cost("centroids", "none", processes=len(params.centroids)))
     chosen = sum(grid.ipc) * count.classes * grid.draws
-    rows.append(Cost("select", "none", images=chosen * len(params.methods), disk=chosen * len(params.methods) * pixels, processes=len(params.methods)))
+    rows.append(
+        Cost(
+            "select",
+            "none",
+            images=chosen * len(params.methods),
+            disk=chosen * len(params.methods) * pixels,
+            processes=len(params.methods),
+        )
+    )
     rows += _students(params, count)
     rows.append(Cost("report", "none"))
     return rows, count
@@ -193,16 +242,18 @@ def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
             network = timm.create_model(wanted.network, pretrained=False)
             side = timm.data.resolve_data_config(model=network)["input_size"][-1]
             return network, flops(network.eval(), torch.zeros(1, 3, side, side))
-    return _student(wanted.network, count.classes, data.channels, data.side)
+    return student_network(wanted.network, count.classes, data.channels, data.side)
 
 
-def _student(name: str, classes: int, channels: int, side: int) -> tuple[nn.Module, float]:
+def student_network(name: str, classes: int, channels: int, side: int) -> tuple[nn.Module, float]:
     with torch.device("meta"):
         network = build_student(name, classes=classes, channels=channels, side=side, seed=0).eval()
         return network, flops(network, torch.zeros(1, channels, side, side))
 
 
-def _finetune(params: Params, name: str, loss: str, count: Sizes, dit_flops: float, weights: int, activations: float) -> Cost:
+def _finetune(
+    params: Params, name: str, loss: str, count: Sizes, dit_flops: float, weights: int, activations: float
+) -> Cost:
     """Frozen weights need no gradient of their own: a pass forward and back costs twice a forward pass."""
     wanted = params.finetune
     if loss == "none":
@@ -217,7 +268,15 @@ def _finetune(params: Params, name: str, loss: str, count: Sizes, dit_flops: flo
     kept = activations * (0.1 if wanted.gradient_checkpointing else passes / 2)
     memory = BASE_MEMORY + 4 * weights + batch / wanted.accumulate * kept
     trainable = 0.01 * weights
-    return Cost(f"finetune@{name}", "dit_train", round(steps * passes / 2), steps * batch * passes * dit_flops, steps * batch, memory, 4 * trainable)
+    return Cost(
+        f"finetune@{name}",
+        "dit_train",
+        round(steps * passes / 2),
+        steps * batch * passes * dit_flops,
+        steps * batch,
+        memory,
+        4 * trainable,
+    )
 
 
 def _students(params: Params, count: Sizes) -> list[Cost]:
@@ -225,7 +284,7 @@ def _students(params: Params, count: Sizes) -> list[Cost]:
     grid, protocol = params.eval, params.protocols[params.eval.protocol].model_dump()
     rows = []
     for student in grid.students:
-        _, forward = _student(student, count.classes, params.data.channels, grid.side or params.data.side)
+        _, forward = student_network(student, count.classes, params.data.channels, grid.side or params.data.side)
         tested = count.test if grid.split == "test" else count.validation
 
         def run(images: int, ipc: int, forward: float = forward, tested: int = tested) -> tuple[int, float]:
@@ -235,83 +294,15 @@ def _students(params: Params, count: Sizes) -> list[Cost]:
 
         cells = [run(ipc * count.classes, ipc) for ipc in grid.ipc for _ in grid.methods]
         runs = grid.draws * grid.seeds
-        rows.append(Cost(f"students ({student})", "student_train", runs * sum(c for c, _ in cells), runs * sum(f for _, f in cells), processes=len(cells)))
+        rows.append(
+            Cost(
+                f"students ({student})",
+                "student_train",
+                runs * sum(c for c, _ in cells),
+                runs * sum(f for _, f in cells),
+                processes=len(cells),
+            )
+        )
         steps, work = run(count.train, count.train // count.classes)
         rows.append(Cost(f"full_data ({student})", "student_train", grid.seeds * steps, grid.seeds * work))
     return rows
-
-
-def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) -> dict[str, float]:
-    """FLOPs per second of every kind of work on this machine, measured on narrow copies; ``decode`` is images per second."""
-    from ims3core.data.decode import decode_chunk
-
-    machine = compute.machine(**params.compute.model_dump())
-    config = dit_config(params, root, count)
-    small = replace(config, depth=min(2, config.depth))
-    share = budget / 4
-    network = DiT(small)
-    with torch.device("meta"):
-        z, one = torch.zeros(1, small.channels, small.side, small.side), torch.zeros(1, dtype=torch.int64)
-        per_image = flops(DiT(small), z, one, one)
-
-    def dit_inputs(batch: int) -> tuple[torch.Tensor, ...]:
-        t = torch.zeros(batch, dtype=torch.int64, device=machine.device)
-        return torch.zeros(batch, small.channels, small.side, small.side, device=machine.device), t, t
-
-    network.to(machine.device).train()
-    batch = _batch(params.finetune.batch_size, 3 * per_image)
-
-    def train() -> None:
-        with machine.autocast():
-            network(*dit_inputs(batch)).float().square().mean().backward()
-
-    rates = {"dit_train": 3 * batch * per_image / _seconds(train, share)}
-    sampling = replace(machine, compile=machine.compile and small.width < 512)
-    frozen, batch = sampling.frozen(DiT(small)), _batch(2 * params.candidates.batch_size, per_image)
-    inputs = [x.to(machine.dtype) if x.is_floating_point() else x for x in dit_inputs(batch)]
-    with torch.inference_mode():
-        rates["dit_sample"] = batch * per_image / _seconds(lambda: frozen(*inputs), share)
-
-    side = params.eval.side or params.data.side
-    with torch.device("meta"):
-        _, forward = _student(params.eval.students[0], count.classes, params.data.channels, side)
-    student = build_student(params.eval.students[0], classes=count.classes, channels=params.data.channels, side=side, seed=0).to(machine.device)
-    batch = _batch(64, 3 * forward)
-    images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
-
-    def learn() -> None:
-        with machine.autocast():
-            student(images).float().square().mean().backward()
-
-    rates["student_train"] = 3 * batch * forward / _seconds(learn, share)
-    student.eval()
-    with torch.inference_mode():
-        rates["student_eval"] = batch * forward / _seconds(lambda: student(images), share)
-    rates["vae"] = rates["student_eval"]
-    noise = (torch.rand(params.data.side, params.data.side, 3) * 255).to(torch.uint8).numpy()
-    rates["decode"] = 8 / _seconds(lambda: decode_chunk([noise] * 8, params.data.side, params.data.channels), 0.2)
-    return rates
-
-
-def _batch(wanted: int, flops_per_image: float, limit: float = 5e10) -> int:
-    """As many images as wanted, but not more work than a fraction of a second."""
-    return max(1, min(wanted, int(limit / flops_per_image)))
-
-
-def _seconds(call: Callable[[], object], budget: float) -> float:
-    """The fastest of as many calls as fit in ``budget`` seconds, after one that warms up."""
-    call()
-    best, began = float("inf"), time.perf_counter()
-    while best == float("inf") or time.perf_counter() - began < budget:
-        start = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def seconds(row: Cost, rates: dict[str, float]) -> float:
-    """The time of one row: start-up of its processes, and its work at the rate of its kind."""
-    work = row.images if row.kind == "decode" else row.flops
-    return START_UP * row.processes + (work / rates[row.kind] if work and row.kind != "none" else 0.0)

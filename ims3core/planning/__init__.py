@@ -1,0 +1,1 @@
+"""`ims3 plan`: what a run will cost, before it runs."""
