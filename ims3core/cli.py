@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ROOT = Path()
+LAUNCHED = "IMS3_LAUNCHED"  # set for the processes of a launcher, also one that starts a single process
 SHARED = ("latents", "finetune", "candidates", "features")  # stages that several processes can share
 Row = Annotated[str | None, typer.Argument(help="One row of the table in params.yaml; all rows without it.")]
 
@@ -37,7 +38,7 @@ Row = Annotated[str | None, typer.Argument(help="One row of the table in params.
 def run_stage(module: str, arguments: tuple = (), *, params: Params, function: str = "run") -> None:
     """Imports ``stages.<module>``, runs it and logs its time."""
     name = module if function == "run" else function.removeprefix("run_")
-    if params.compute.launch and module in SHARED and "WORLD_SIZE" not in os.environ:
+    if params.compute.launch and module in SHARED and not {"WORLD_SIZE", LAUNCHED} & os.environ.keys():
         _launch(params.compute.launch, [module.replace("_", "-"), *map(str, arguments)])
         return
     with timings.timed(ROOT, "-".join([name, *map(str, arguments)])):
@@ -49,7 +50,7 @@ def _launch(launcher: str, arguments: list[str]) -> None:
     """Runs this command under a launcher of several processes, such as ``accelerate launch``."""
     command = [*shlex.split(launcher), "-m", "ims3core", *arguments]
     try:
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False, env=os.environ | {LAUNCHED: "1"}).returncode
     except FileNotFoundError as error:
         raise ParameterError(f"compute.launch: {command[0]!r}: no such command") from error
     if code:

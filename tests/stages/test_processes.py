@@ -133,6 +133,10 @@ def test_the_launcher_of_the_parameters_runs_the_command(project, monkeypatch, t
     with pytest.raises(ParameterError, match=r"compute\.launch: .*candidates im ended with code 3"):
         stage("candidates", "im")
     assert (tmp_path / "called").read_text() == "-m ims3core candidates im\n"
+    script.write_text('#!/bin/sh\nexec python3 "$@"\n'.replace("python3", sys.executable))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    stage("latents")  # a launcher of one process does not launch itself again
+    assert Path("data/latents/manifest.json").is_file()
     tree["compute"]["launch"] = "no-such-launcher"
     Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     with pytest.raises(ParameterError, match=r"compute\.launch: 'no-such-launcher': no such command"):
