@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -57,6 +58,29 @@ def toy(tmp_path, monkeypatch):
         return load(tmp_path / "params.yaml")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def stage():
+    """A function that runs one stage, in this process, in the current directory: ``stage("select", "s3")``."""
+    from ims3core import cli
+
+    return lambda name, *row, **options: cli.run_stage(name, row, params=cli.load(Path("params.yaml")), **options)
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory, stage):
+    """A function that makes a project with the given params.yaml, runs stages like ``"finetune im"``, and returns it."""
+
+    def run(text, *lines):
+        root = tmp_path_factory.mktemp("built")
+        with contextlib.chdir(root):
+            Path("params.yaml").write_text(text)
+            for line in lines:
+                stage(*line.split())
+        return root
+
+    return run
 
 
 @pytest.fixture

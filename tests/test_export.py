@@ -1,8 +1,5 @@
 """Exports: others read them without this project, and they hold what we hold."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,33 +8,12 @@ from ims3core.diffusion import difffit, dit_layout, generator
 from ims3core.errors import ArtifactError
 
 
-def stage(name, *arguments):
-    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")))
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, toy_text):
+def project(build, toy_text):
     """A toy project with an adapted generator and a distilled set of real images and of generated ones."""
-    root = tmp_path_factory.mktemp("export")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        Path("params.yaml").write_text(toy_text)
-        steps = [
-            "prepare",
-            "generator",
-            "encoder",
-            "latents",
-            "finetune im",
-            "candidates im",
-            "features im",
-            "candidates real",
-        ]
-        for line in [*steps, "features real", "centroids real", "select ims3", "select random"]:
-            stage(*line.split())
-    finally:
-        os.chdir(before)
-    return root
+    upstream = ("prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im")
+    real = ("candidates real", "features real", "centroids real")
+    return build(toy_text, *upstream, *real, "select ims3", "select random")
 
 
 def test_folding_the_scales_changes_nothing(tiny_dit):

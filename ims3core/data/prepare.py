@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -40,7 +38,7 @@ def decode_listing(
 
     Raises:
         DataError: naming every unreadable file, unless ``skip_unreadable``; beyond 50 of them the message
-            points to a list beside ``pixels``.
+            points to a list, scratch/unreadable.txt.
     """
     count = len(listing.items)
     digests: list[str] = []
@@ -105,11 +103,8 @@ def write_index(
     """Writes one split as a list of files that stay where they are, with the digests of their pixels."""
     if listing.folder is None:
         raise DataError("data.storage: 'index' wants images in files (data.source imagefolder); allowed here: pixels")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class_index", "file", "sha256"))
-    writer.writerows((int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist())
-    files.write_bytes(directory / INDEX, text.getvalue().encode())
+    lines = [(int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist()]
+    files.write_csv(directory / INDEX, ("class_index", "file", "sha256"), lines)
     files.write_json(directory.parent / LOCATION, {"folder": str(listing.folder)})
     _finish(directory, rows, labels, storage="index", channels=channels, side=side)
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from ims3core import files
+from ims3core.data.classes import benchmark_lists
+from ims3core.diffusion.autoencoder import build_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.training import epochs_to_steps
 from ims3core.errors import ParameterError
@@ -26,9 +28,8 @@ GIB = 2**30
 BASE_MEMORY = 0.6 * GIB  # of a process that has imported torch
 KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
 PER_IMAGENET_CLASS = 1281  # training images, on average
-LISTS = {"imagewoof": 10, "imagenette": 10, "imageidc": 10, "imagenet100": 100, "imagenet1k": 1000}
 DIT_XL = DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
-SD_VAE = {"widths": [128, 256, 512, 512], "layers": 2, "latent_channels": 4}
+SD_VAE = {"widths": (128, 256, 512, 512), "layers": 2, "latent_channels": 4}
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def sizes(params: Params, root: Path) -> Sizes:
                 for n in ("train", "validation", "test")
             }
             return Sizes(facts["classes"], **parts, known=True)
-    if wanted.classes in LISTS:
-        classes = LISTS[wanted.classes]
+    lists = {name: len(members) for name, members in benchmark_lists().items()} | {"imagenet1k": 1000}
+    if wanted.classes in lists:
+        classes = lists[wanted.classes]
         train, test = classes * PER_IMAGENET_CLASS, 50 * classes
     elif (name := wanted.name or wanted.source) in KNOWN_IMAGES:
         classes, total = 100 if name == "CIFAR100" else 10, KNOWN_IMAGES[name]
@@ -113,123 +115,133 @@ def dit_config(params: Params, root: Path, count: Sizes) -> DitConfig:
 
 def vae_parts(params: Params) -> tuple[nn.Module, nn.Module, float]:
     """Encoder, decoder and bytes of the VAE on the meta device."""
-    from diffusers import AutoencoderKL
-
-    wanted = params.generator
-    trained = wanted.source == "train"
-    widths = wanted.vae.widths if trained else SD_VAE["widths"]
+    wanted, channels = params.generator, params.data.channels
     with torch.device("meta"):
-        vae = AutoencoderKL(
-            in_channels=params.data.channels, out_channels=params.data.channels, block_out_channels=tuple(widths),
-            down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
-            layers_per_block=1 if trained else SD_VAE["layers"], norm_num_groups=8,
-            latent_channels=wanted.vae.latent_channels if trained else SD_VAE["latent_channels"],
-            mid_block_add_attention=not trained,
-        )  # fmt: skip
+        if wanted.source == "train":
+            settings = wanted.vae.model_dump(include={"latent_channels", "widths"})
+            vae = build_autoencoder(image_channels=channels, side=params.data.side, seed=0, **settings)
+        else:
+            from diffusers import AutoencoderKL
+
+            vae = AutoencoderKL(
+                in_channels=channels, out_channels=channels, block_out_channels=SD_VAE["widths"],
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                layers_per_block=SD_VAE["layers"], latent_channels=SD_VAE["latent_channels"],
+            )  # fmt: skip
     return vae.encoder, vae.decoder, 4.0 * sum(p.numel() for p in vae.parameters())
+
+
+@dataclass(frozen=True)
+class Units:
+    """What one image costs in each network, and what the networks weigh.
+
+    Attributes:
+        dit, encode, decode, embed: FLOPs of a forward pass: DiT, VAE encoder, VAE decoder, feature encoder.
+        weights: of the DiT.
+        vae_bytes, encoder_bytes: size of the other networks.
+        activations: bytes a DiT keeps for the backward pass, per image.
+        dim: length of a feature.
+        pixels: bytes of an image.
+        latent: values of a latent.
+    """
+
+    dit: float
+    encode: float
+    decode: float
+    embed: float
+    weights: int
+    vae_bytes: float
+    encoder_bytes: float
+    activations: float
+    dim: int
+    pixels: int
+    latent: int
+
+
+def units(params: Params, config: DitConfig, count: Sizes) -> Units:
+    """Counts every network once, on the meta device."""
+    data = params.data
+    with torch.device("meta"):
+        dit = DiT(config)
+        z, one = torch.zeros(1, config.channels, config.side, config.side), torch.zeros(1, dtype=torch.int64)
+        encode, decode, vae_bytes = vae_parts(params)
+        image = torch.zeros(1, data.channels, data.side, data.side)
+        forward = {"dit": flops(dit, z, one, one), "encode": flops(encode, image), "decode": flops(decode, z)}
+    network, embed = _encoder(params, count)
+    return Units(
+        **forward, embed=embed, weights=sum(p.numel() for p in dit.parameters()), vae_bytes=vae_bytes,
+        encoder_bytes=4.0 * sum(p.numel() for p in network.parameters()),
+        activations=24.0 * config.tokens * config.width * config.depth * _bytes(params),
+        dim=getattr(network, "num_features", 512), pixels=data.channels * data.side**2, latent=z.numel(),
+    )  # fmt: skip
 
 
 def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
     """The plan: one row per DVC stage, in the order of the graph."""
     count = sizes(params, root)
-    config, data, grid = dit_config(params, root, count), params.data, params.eval
-    bytes_ = {"fp32": 4, "bf16": 2}[params.compute.precision]
-    with torch.device("meta"):
-        dit = DiT(config)
-        z = torch.zeros(1, config.channels, config.side, config.side)
-        one, image = torch.zeros(1, dtype=torch.int64), torch.zeros(1, data.channels, data.side, data.side)
-        dit_flops = flops(dit, z, one, one)
-        encode, decode, vae_bytes = vae_parts(params)
-        encode_flops, decode_flops = flops(encode, image), flops(decode, z)
-    weights = sum(p.numel() for p in dit.parameters())
-    activations = 24.0 * config.tokens * config.width * config.depth * bytes_  # kept for the backward pass, per image
-    pixels, all_images = data.channels * data.side**2, count.train + count.validation + count.test
-    rows = [
-        Cost("prepare", "decode", images=all_images, disk=all_images * (pixels if data.storage == "pixels" else 120))
-    ]
-
-    made = params.generator
-    if made.source == "train":
-        steps, batch = made.steps + made.vae.steps, made.batch_size
-        work = 3.0 * (
-            made.steps * batch * dit_flops + made.vae.steps * made.vae.batch_size * (encode_flops + decode_flops)
-        )
-        memory = BASE_MEMORY + 16 * weights + batch * activations
-        rows.append(Cost("generator", "dit_train", steps, work, count.train, memory, 4 * weights + vae_bytes))
-    else:
-        rows.append(Cost("generator", "none", memory=BASE_MEMORY + 8 * weights, disk=4 * weights + vae_bytes))
-    network, encoder_flops = _encoder(params, count)
-    dim, encoder_bytes = (
-        network.num_features if hasattr(network, "num_features") else 512,
-        4.0 * sum(p.numel() for p in network.parameters()),
-    )
-    trained = params.encoder.source == "train"
-    steps = params.encoder.steps if trained else 0
-    rows.append(
-        Cost(
-            "encoder",
-            "student_train",
-            steps,
-            3.0 * steps * (params.encoder.batch_size if trained else 0) * encoder_flops,
-            disk=encoder_bytes,
-        )
-    )
-
-    variants = 1 + params.latents.flip
-    latent_bytes = 2 * 4.0 * variants * count.train * config.channels * config.side**2
-    rows.append(
-        Cost(
-            "latents",
-            "vae",
-            variants * -(-count.train // params.latents.batch_size),
-            variants * count.train * encode_flops,
-            count.train,
-            disk=latent_bytes,
-        )
-    )
-    for name, adaptation in params.adaptations.items():
-        rows.append(_finetune(params, name, adaptation.loss, count, dit_flops, weights, activations))
-    for name, pool in params.pools.items():
-        if pool.source == "real":
-            rows.append(Cost(f"candidates@{name}", "none", images=count.train))
-            continue
-        wanted = params.candidates
-        images, guided = grid.draws * count.classes * wanted.per_class, 1 + (wanted.guidance != 1)
-        work = images * (wanted.steps * guided * dit_flops + decode_flops)
-        memory = (
-            BASE_MEMORY
-            + bytes_ * weights
-            + vae_bytes
-            + wanted.batch_size * (guided * activations / config.depth + 16.0 * pixels * 4)
-        )
-        calls = -(-images // wanted.batch_size) * wanted.steps
-        rows.append(Cost(f"candidates@{name}", "dit_sample", calls, work, images, memory, images * pixels))
-    for name, pool in params.pools.items():
-        images = count.train if pool.source == "real" else grid.draws * count.classes * params.candidates.per_class
-        rows.append(
-            Cost(
-                f"features@{name}",
-                "student_eval",
-                -(-images // params.features.batch_size),
-                images * encoder_flops,
-                images,
-                disk=4.0 * images * dim,
-            )
-        )
+    config = dit_config(params, root, count)
+    unit = units(params, config, count)
+    everything = count.train + count.validation + count.test
+    stored = unit.pixels if params.data.storage == "pixels" else 120
+    rows = [Cost("prepare", "decode", images=everything, disk=everything * stored)]
+    rows += _once(params, count, unit)
+    rows += [_finetune(params, name, row.loss, count, unit) for name, row in params.adaptations.items()]
+    rows += _pools(params, config, count, unit)
+    methods = len(params.methods)
+    chosen = sum(params.eval.ipc) * count.classes * params.eval.draws * methods
     rows.append(Cost("centroids", "none", processes=len(params.centroids)))
-    chosen = sum(grid.ipc) * count.classes * grid.draws
-    rows.append(
-        Cost(
-            "select",
-            "none",
-            images=chosen * len(params.methods),
-            disk=chosen * len(params.methods) * pixels,
-            processes=len(params.methods),
-        )
-    )
+    rows.append(Cost("select", "none", images=chosen, disk=chosen * unit.pixels, processes=methods))
     rows += _students(params, count)
     rows.append(Cost("report", "none"))
     return rows, count
+
+
+def _bytes(params: Params) -> int:
+    """Bytes of a number in the precision asked for."""
+    return {"fp32": 4, "bf16": 2}[params.compute.precision]
+
+
+def _once(params: Params, count: Sizes, unit: Units) -> list[Cost]:
+    """Generator, encoder and latents."""
+    made, encoder, size = params.generator, params.encoder, 4 * unit.weights + unit.vae_bytes
+    if made.source == "train":
+        work = made.steps * made.batch_size * unit.dit + made.vae.steps * made.vae.batch_size * (
+            unit.encode + unit.decode
+        )
+        memory = BASE_MEMORY + 16 * unit.weights + made.batch_size * unit.activations
+        generator = Cost("generator", "dit_train", made.steps + made.vae.steps, 3.0 * work, count.train, memory, size)
+    else:
+        generator = Cost("generator", "none", memory=BASE_MEMORY + 8 * unit.weights, disk=size)
+    steps, batch = (encoder.steps, encoder.batch_size) if encoder.source == "train" else (0, 0)
+    images = count.train * (1 + params.latents.flip)
+    calls = (1 + params.latents.flip) * -(-count.train // params.latents.batch_size)
+    return [
+        generator,
+        Cost("encoder", "student_train", steps, 3.0 * steps * batch * unit.embed, disk=unit.encoder_bytes),
+        Cost("latents", "vae", calls, images * unit.encode, count.train, disk=2 * 4.0 * images * unit.latent),
+    ]
+
+
+def _pools(params: Params, config: DitConfig, count: Sizes, unit: Units) -> list[Cost]:
+    """Candidates and features of every pool."""
+    wanted, generated = params.candidates, params.eval.draws * count.classes * params.candidates.per_class
+    guided = 1 + (wanted.guidance != 1)
+    per_image = guided * unit.activations / config.depth + 16.0 * unit.pixels * 4
+    memory = BASE_MEMORY + _bytes(params) * unit.weights + unit.vae_bytes + wanted.batch_size * per_image
+    work = generated * (wanted.steps * guided * unit.dit + unit.decode)
+    calls = -(-generated // wanted.batch_size) * wanted.steps
+    candidates, features = [], []
+    for name, pool in params.pools.items():
+        real = pool.source == "real"
+        images = count.train if real else generated
+        if real:
+            candidates.append(Cost(f"candidates@{name}", "none", images=images))
+        else:
+            disk = images * unit.pixels
+            candidates.append(Cost(f"candidates@{name}", "dit_sample", calls, work, images, memory, disk))
+        batches, disk = -(-images // params.features.batch_size), 4.0 * images * unit.dim
+        features.append(Cost(f"features@{name}", "student_eval", batches, images * unit.embed, images, disk=disk))
+    return candidates + features
 
 
 def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
@@ -246,14 +258,13 @@ def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
 
 
 def student_network(name: str, classes: int, channels: int, side: int) -> tuple[nn.Module, float]:
+    """A student on the meta device, and its FLOPs per image."""
     with torch.device("meta"):
         network = build_student(name, classes=classes, channels=channels, side=side, seed=0).eval()
         return network, flops(network, torch.zeros(1, channels, side, side))
 
 
-def _finetune(
-    params: Params, name: str, loss: str, count: Sizes, dit_flops: float, weights: int, activations: float
-) -> Cost:
+def _finetune(params: Params, name: str, loss: str, count: Sizes, unit: Units) -> Cost:
     """Frozen weights need no gradient of their own: a pass forward and back costs twice a forward pass."""
     wanted = params.finetune
     if loss == "none":
@@ -265,18 +276,10 @@ def _finetune(
         passes += {"inversion": 2.0 * inner, "last_step": inner + 1.0, "denoiser": 1.0}[section.grad_through]
     steps = epochs_to_steps(wanted.epochs, images=count.train, batch_size=wanted.batch_size)
     batch = min(wanted.batch_size, count.train)
-    kept = activations * (0.1 if wanted.gradient_checkpointing else passes / 2)
-    memory = BASE_MEMORY + 4 * weights + batch / wanted.accumulate * kept
-    trainable = 0.01 * weights
-    return Cost(
-        f"finetune@{name}",
-        "dit_train",
-        round(steps * passes / 2),
-        steps * batch * passes * dit_flops,
-        steps * batch,
-        memory,
-        4 * trainable,
-    )
+    kept = unit.activations * (0.1 if wanted.gradient_checkpointing else passes / 2)
+    memory = BASE_MEMORY + 4 * unit.weights + batch / wanted.accumulate * kept
+    work, trainable = steps * batch * passes * unit.dit, 0.01 * unit.weights
+    return Cost(f"finetune@{name}", "dit_train", round(steps * passes / 2), work, steps * batch, memory, 4 * trainable)
 
 
 def _students(params: Params, count: Sizes) -> list[Cost]:

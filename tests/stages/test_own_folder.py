@@ -1,6 +1,5 @@
 """Someone's own image folder with a pretrained generator: the same stages, files that stay in place, D8 impossible."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ims3core import cli, data, files
+from ims3core import data, files
 from ims3core.data import sources
 from ims3core.diffusion import latents, samplers
 from ims3core.errors import Ims3Error
@@ -17,23 +16,10 @@ from ims3core.errors import Ims3Error
 LABELS = {"drei": 3, "eins": 1, "sieben": 7}
 
 
-def stage(name, *arguments, **options):
-    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")), **options)
-
-
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory, toy_text):
+def generator(build, toy_text):
     """A DiTPipeline folder of ten classes, trained for a few steps."""
-    root = tmp_path_factory.mktemp("generator")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        Path("params.yaml").write_text(toy_text)
-        stage("prepare")
-        stage("generator")
-    finally:
-        os.chdir(before)
-    return root / "data/generator"
+    return build(toy_text, "prepare", "generator") / "data/generator"
 
 
 def write_project(generator, toy_text, **changes):
@@ -61,7 +47,7 @@ def write_project(generator, toy_text, **changes):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkeypatch, toy_text, generator):
+def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkeypatch, toy_text, generator, stage):
     """From files to page; fine-tuning and sampling use the generator's labels, students our class indices (D8)."""
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
@@ -114,7 +100,7 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     ],
 )
 def test_what_does_not_fit_is_one_line_and_nothing_is_overwritten(
-    tmp_path, monkeypatch, toy_text, generator, changes, name, message
+    tmp_path, monkeypatch, toy_text, generator, changes, name, message, stage
 ):
     """The culprit by key or file; outputs of an earlier run stay."""
     monkeypatch.chdir(tmp_path)
@@ -129,7 +115,9 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_overwritten(
     assert old.read_text() == "kept"
 
 
-def test_a_label_the_generator_does_not_know_stops_before_anything_is_made(tmp_path, monkeypatch, toy_text, generator):
+def test_a_label_the_generator_does_not_know_stops_before_anything_is_made(
+    tmp_path, monkeypatch, toy_text, generator, stage
+):
     """The class and the generator's range are named."""
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
@@ -140,7 +128,7 @@ def test_a_label_the_generator_does_not_know_stops_before_anything_is_made(tmp_p
     assert not Path("data/generator").exists()
 
 
-def test_a_file_that_changed_since_prepare_is_noticed(tmp_path, monkeypatch, toy_text, generator):
+def test_a_file_that_changed_since_prepare_is_noticed(tmp_path, monkeypatch, toy_text, generator, stage):
     """Images that stay where they are can be edited behind our back."""
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
@@ -153,7 +141,7 @@ def test_a_file_that_changed_since_prepare_is_noticed(tmp_path, monkeypatch, toy
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_timm_encoder_embeds_the_pool(tmp_path, monkeypatch, toy_text, generator):
+def test_a_timm_encoder_embeds_the_pool(tmp_path, monkeypatch, toy_text, generator, stage):
     """encoder.source timm with a local weights file: features of timm's dimension."""
     import timm
 

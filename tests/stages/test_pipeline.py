@@ -13,11 +13,6 @@ from ims3core import cli, files
 from ims3core.errors import ArtifactError, NumericsError, ParameterError
 
 
-def stage(name, *arguments, function="run"):
-    """Runs one stage as its command does."""
-    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")), function=function)
-
-
 def digest(*folders):
     """One hash over all files below the folders."""
     result = hashlib.sha256()
@@ -26,29 +21,17 @@ def digest(*folders):
     return result.hexdigest()
 
 
-def upstream():
-    for name in ("prepare", "generator", "encoder", "latents"):
-        stage(name)
-    for row in ("none", "im"):
-        stage("finetune", row)
-    for pool in ("real", "dit", "im"):
-        stage("candidates", pool)
-        stage("features", pool)
-    stage("centroids", "real")
+UPSTREAM = (
+    *("prepare", "generator", "encoder", "latents", "finetune none", "finetune im"),
+    *(f"{name} {pool}" for pool in ("real", "dit", "im") for name in ("candidates", "features")),
+    "centroids real",
+)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, toy_text):
+def built(build, toy_text):
     """A toy project that has run up to the centroids; tests copy it."""
-    root = tmp_path_factory.mktemp("built")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        Path("params.yaml").write_text(toy_text)
-        upstream()
-    finally:
-        os.chdir(before)
-    return root
+    return build(toy_text, *UPSTREAM)
 
 
 @pytest.fixture
@@ -60,7 +43,7 @@ def project(built, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_whole_grid_ends_in_tables_and_a_page(project):
+def test_the_whole_grid_ends_in_tables_and_a_page(project, stage):
     """Select, students, full data and report produce every declared output, and a second run changes no byte."""
     params = cli.load(Path("params.yaml"))
 
@@ -105,7 +88,7 @@ def test_the_generator_directory_names_no_path(project):
         assert "scratch" not in path.read_text(), path
 
 
-def test_a_distilled_set_is_an_image_folder_with_a_manifest(project):
+def test_a_distilled_set_is_an_image_folder_with_a_manifest(project, stage):
     """Each image has its place, seed, group and hash; torchvision's ImageFolder agrees on the classes."""
     from torchvision.datasets import ImageFolder
 
@@ -122,7 +105,7 @@ def test_a_distilled_set_is_an_image_folder_with_a_manifest(project):
         assert entry["seed"] > 0
 
 
-def test_draws_are_disjoint_and_ipc_is_a_slice(project):
+def test_draws_are_disjoint_and_ipc_is_a_slice(project, stage):
     """No candidate serves two draws; DiT's IPC 1 image is the first of its IPC 2 images."""
     stage("select", "dit")
 
@@ -134,7 +117,7 @@ def test_draws_are_disjoint_and_ipc_is_a_slice(project):
     assert set(seeds(1, 0)) < set(seeds(2, 0))
 
 
-def test_another_method_leaves_the_candidates_alone(project):
+def test_another_method_leaves_the_candidates_alone(project, stage):
     """Selecting reads pools and features and changes neither."""
     before = digest("data/candidates", "data/features")
     stage("select", "ims3")
@@ -142,7 +125,7 @@ def test_another_method_leaves_the_candidates_alone(project):
 
 
 @pytest.mark.parametrize("name", ["generator", "finetune", "candidates", "students"])
-def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monkeypatch):
+def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monkeypatch, stage):
     """Killed half-way by an exception between two writes, the next run reuses the work; the output is identical."""
     if name == "students":
         stage("select", "dit")
@@ -188,7 +171,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monk
     ids=["transformer", "latents", "encoder", "shard", "split"],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_damaged_input_is_named_and_nothing_is_overwritten(project, path, command, message, damage):
+def test_damaged_input_is_named_and_nothing_is_overwritten(project, path, command, message, damage, stage):
     """The error names the file; the stage's earlier output is untouched."""
     path = Path(path)
     if damage == "missing":
@@ -203,7 +186,7 @@ def test_damaged_input_is_named_and_nothing_is_overwritten(project, path, comman
     assert digest("data") == before
 
 
-def test_more_guided_channels_than_latents_is_refused(project):
+def test_more_guided_channels_than_latents_is_refused(project, stage):
     """The error names the key and the generator's channels."""
     text = Path("params.yaml").read_text().replace("guided_channels: 1", "guided_channels: 9")
     Path("params.yaml").write_text(text)
@@ -211,7 +194,7 @@ def test_more_guided_channels_than_latents_is_refused(project):
         stage("candidates", "dit")
 
 
-def test_a_label_outside_the_generator_is_refused(project):
+def test_a_label_outside_the_generator_is_refused(project, stage):
     """A class table that asks for label 10 of a 10-class generator stops before sampling."""
     rows = json.loads(Path("data/real/classes.json").read_text())
     rows[0]["generator_label"] = 10
@@ -220,7 +203,7 @@ def test_a_label_outside_the_generator_is_refused(project):
         stage("candidates", "dit")
 
 
-def test_an_ipc_larger_than_a_class_is_refused(toy):
+def test_an_ipc_larger_than_a_class_is_refused(toy, stage):
     """The error names the class and its size."""
     from ims3core.errors import DataError
 
@@ -229,7 +212,7 @@ def test_an_ipc_larger_than_a_class_is_refused(toy):
         stage("prepare")
 
 
-def test_a_diverging_training_stops_with_the_step(project):
+def test_a_diverging_training_stops_with_the_step(project, stage):
     """An absurd learning rate ends in one line, and the old generator stays."""
     text = Path("params.yaml").read_text().replace("  lr: 0.001\n  warmup", "  lr: 1.0e+30\n  warmup")
     assert "1.0e+30" in text

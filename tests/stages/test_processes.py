@@ -12,43 +12,23 @@ import pytest
 import torch
 import yaml
 
-from ims3core import cli, files
+from ims3core import files
 from ims3core.errors import ParameterError
 from ims3core.processes import Team
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def stage(name, *arguments):
-    cli.run_stage(name, arguments, params=cli.load(Path("params.yaml")))
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, toy_text):
+def built(build, toy_text):
     """A toy project that one process has run up to the features."""
-    root = tmp_path_factory.mktemp("one")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        tree = yaml.safe_load(toy_text)
-        tree["compute"]["threads"] = 1
-        tree["finetune"] |= {"accumulate": 2, "batch_size": 16}
-        tree["latents"] |= {"batch_size": 200, "flip": True}
-        tree["features"]["batch_size"] = 50
-        Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-        for name, *row in (
-            ["prepare"],
-            ["generator"],
-            ["encoder"],
-            ["latents"],
-            ["finetune", "im"],
-            ["candidates", "im"],
-            ["features", "im"],
-        ):
-            stage(name, *row)
-    finally:
-        os.chdir(before)
-    return root
+    tree = yaml.safe_load(toy_text)
+    tree["compute"]["threads"] = 1
+    tree["finetune"] |= {"accumulate": 2, "batch_size": 16}
+    tree["latents"] |= {"batch_size": 200, "flip": True}
+    tree["features"]["batch_size"] = 50
+    lines = ("prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im")
+    return build(yaml.safe_dump(tree, sort_keys=False), *lines)
 
 
 @pytest.fixture
@@ -121,7 +101,7 @@ def test_processes_with_other_parameters_are_refused(project, tmp_path):
     assert not (project / "data/latents").exists()
 
 
-def test_the_launcher_of_the_parameters_runs_the_command(project, monkeypatch, tmp_path):
+def test_the_launcher_of_the_parameters_runs_the_command(project, monkeypatch, tmp_path, stage):
     """compute.launch wraps the stages that processes can share, and its failure is one line."""
     monkeypatch.chdir(project)
     tree = yaml.safe_load(Path("params.yaml").read_text())
