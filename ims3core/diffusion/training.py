@@ -201,19 +201,9 @@ def run(
             null_label=network.null_label, seed=seed,
         )  # fmt: skip
         state.optimiser.zero_grad()
-        values: dict[str, torch.Tensor] = {}
-        gradients: dict[str, list[torch.Tensor]] = {}
-        for number in range(team.rank * accumulate, (team.rank + 1) * accumulate):
-            with autocast():
-                terms = objective(network, schedule, batch.part(number, parts, device))
-            shares = {name: value / parts for name, value in terms.items()}
-            for name, share in shares.items():
-                values[name] = values.get(name, 0) + share.detach()
-                if grad_norm_every and step % grad_norm_every == 0:
-                    found = gradient(share, weights)
-                    before = gradients.get(name)
-                    gradients[name] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
-            sum(shares.values()).backward()
+        log_norms = grad_norm_every > 0 and step % grad_norm_every == 0
+        slices = [batch.part(team.rank * accumulate + n, parts, device) for n in range(accumulate)]
+        values, gradients = _backward(network, schedule, slices, objective, weights, 1 / parts, autocast, log_norms)
         team.add_([*values.values(), *(p.grad for p in weights if p.grad is not None)])
         for name, value in values.items():
             if not torch.isfinite(value):
@@ -232,6 +222,36 @@ def run(
         if team.leads:
             on_step(state)
     network.eval()
+
+
+def _backward(
+    network: DiT,
+    schedule: Schedule,
+    slices: list[Batch],
+    objective: Objective,
+    weights: list[nn.Parameter],
+    share: float,
+    autocast: Callable[[], object],
+    log_norms: bool,
+) -> tuple[dict[str, torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Adds the gradients of all slices, each weighted by ``share``, to the weights.
+
+    Returns:
+        Each loss term summed over the slices, and, if ``log_norms``, its own gradient.
+    """
+    values: dict[str, torch.Tensor] = {}
+    gradients: dict[str, list[torch.Tensor]] = {}
+    for batch in slices:
+        with autocast():
+            terms = objective(network, schedule, batch)
+        weighted = {name: value * share for name, value in terms.items()}
+        for name, value in weighted.items():
+            values[name] = values.get(name, 0) + value.detach()
+            if log_norms:
+                found, before = gradient(value, weights), gradients.get(name)
+                gradients[name] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
+        sum(weighted.values()).backward()
+    return values, gradients
 
 
 def gradient(value: torch.Tensor, weights: list[nn.Parameter]) -> list[torch.Tensor]:
