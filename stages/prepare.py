@@ -45,6 +45,7 @@ def run(params: Params, root: Path) -> None:
             skip_unreadable=wanted.skip_unreadable,
             progress=partial(progress.track, label="decoding", total=-(-len(listing.items) // CHUNK)),
         )  # fmt: skip
+        readable = prepare.canonical_order(readable, listing.labels, digests)
         members = splits.assign(
             listing.labels[readable], [digests[row] for row in readable], listing.names,
             brought=[listing.splits[row] for row in readable], seed=derive_seed(params.seed, "split"),

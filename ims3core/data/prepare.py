@@ -70,6 +70,11 @@ def decode_listing(
     return digests, np.flatnonzero(readable), sums
 
 
+def canonical_order(rows: np.ndarray, labels: np.ndarray, digests: list[str]) -> np.ndarray:
+    """``rows`` by class and digest, so that what follows does not depend on how a source stores and orders images."""
+    return np.array(sorted(rows.tolist(), key=lambda row: (labels[row], digests[row])), np.int64)
+
+
 def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
     """Writes mean and standard deviation per channel of the images behind ``sums``, scaled to [0, 1].
 
