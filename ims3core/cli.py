@@ -194,7 +194,10 @@ def show_timings() -> None:
     """Print wall time and peak memory of the latest run of every stage on this machine."""
     records = timings.read(ROOT)
     for record in records:
-        typer.echo(f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB  {record['finished']}  {record['stage']}")
+        gpu = f"{record['gpu_mib']:6d} MiB GPU" if "gpu_mib" in record else ""
+        typer.echo(
+            f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB  {gpu}  {record['finished']}  {record['stage']}"
+        )
     typer.echo(f"{sum(record['seconds'] for record in records):9.1f} s in {len(records)} stages")
 
 

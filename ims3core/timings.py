@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,20 @@ def timed(root: Path, stage: str) -> Iterator[None]:
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+    if (gpu := _gpu_mib()) is not None:
+        record["gpu_mib"] = gpu
     path = root / LOG
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
+
+
+def _gpu_mib() -> int | None:
+    """Most GPU memory that this process held, or None if it used none; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return max(torch.cuda.max_memory_reserved(n) for n in range(torch.cuda.device_count())) // 2**20
 
 
 def read(root: Path) -> list[dict]:
