@@ -1,6 +1,6 @@
 """Full-size DiT-XL/2 with random weights on this machine: conversion, one IM step, one guided sampling step.
 
-    python benchmarks/dit_xl.py FOLDER
+    python benchmarks/dit_xl.py FOLDER [--only throughput]
 
 Writes about 6 GB into FOLDER (removed at the end) and prints seconds and peak memory of each part, each in a process
 of its own, and the size of a fine-tuning checkpoint (weights, EMA and both Adam moments of the trainable weights).
@@ -14,17 +14,18 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from ims3core import compute
-from ims3core.diffusion import difffit, dit_layout, pretrained, samplers, training
+from ims3core.diffusion import autoencoder, difffit, dit_layout, pretrained, samplers, training
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule, respace
-from ims3core.planning.costs import DIT_XL
+from ims3core.planning.costs import DIT_XL, SD_VAE
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -94,13 +95,53 @@ def sampling_step(folder: Path) -> str:
     return f"{time.perf_counter() - began:.1f} s for the step; output {tuple(out.shape)}"
 
 
-PARTS = {"convert": convert, "im_step": im_step, "sampling_step": sampling_step}
+def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
+    """A batch as the profiles ask for it, eager and compiled, and the VAE after it; for a GPU."""
+    from diffusers import AutoencoderKL
+
+    said = []
+    shape = (4, 32, 32)
+    for compiled in (False, True):
+        machine = compute.machine(device="auto", precision="bf16", compile=compiled, threads=0)
+        call = machine.frozen(network_of(folder))
+
+        def batch(count: int, call: Callable = call, machine: compute.Machine = machine) -> torch.Tensor:
+            streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], shape)
+            with torch.inference_mode():
+                return samplers.sample(
+                    call, respace(linear_schedule(), steps), torch.arange(count) % 1000, streams, sampler="ddpm",
+                    null_label=1000, guidance=4.0, guided_channels=3, device=machine.device, dtype=machine.dtype,
+                ).cpu()  # fmt: skip
+
+        for name, count in (("first", images), ("second", images), ("smaller", images * 3 // 4), ("third", images)):
+            began = time.perf_counter()
+            latents = batch(count)
+            took = time.perf_counter() - began
+            said.append(f"\n  {'compiled' if compiled else 'eager'}, {name} batch of {count}: {took:.2f} s, "
+                        f"{count / took * steps / 50:.2f} images/s at 50 steps")  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=SD_VAE["widths"], layers_per_block=SD_VAE["layers"], latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    ).to(machine.device).eval()  # fmt: skip
+    for _ in range(2):
+        began = time.perf_counter()
+        autoencoder.decode(vae, latents)
+        took = time.perf_counter() - began
+    said.append(f"\n  VAE: {images / took:.1f} images/s")
+    if machine.device.type == "cuda":
+        said.append(f"\n  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on {torch.cuda.get_device_name()}")
+    return "".join(said)
+
+
+PARTS = {"convert": convert, "im_step": im_step, "sampling_step": sampling_step, "throughput": throughput}
+DEFAULT = ("convert", "im_step", "sampling_step")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=PARTS, help="this part, for example throughput on a GPU")
     arguments = parser.parse_args()
     if arguments.part:
         began = time.perf_counter()
@@ -111,7 +152,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     try:
         write_checkpoint(arguments.folder)
-        for part in PARTS:
+        for part in DEFAULT if arguments.only is None else ("convert", arguments.only):
             subprocess.run([sys.executable, __file__, str(arguments.folder), "--part", part], check=True)
     finally:
         shutil.rmtree(arguments.folder)

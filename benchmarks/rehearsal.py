@@ -77,7 +77,8 @@ def build(folder: Path, profile: str, images: int, changes: list[str]) -> None:
 
 def run(folder: Path) -> None:
     """Every stage, as a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     for stage in STAGES:
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "ims3core", stage], cwd=folder, env=environment, check=True)
