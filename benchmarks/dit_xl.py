@@ -25,7 +25,7 @@ from ims3core.diffusion import autoencoder, difffit, dit_layout, pretrained, sam
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule, respace
-from ims3core.planning.costs import DIT_XL, SD_VAE
+from ims3core.planning.costs import DIT_XL, stable_diffusion_vae
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -97,8 +97,6 @@ def sampling_step(folder: Path) -> str:
 
 def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
     """A batch as the profiles ask for it, eager and compiled, and the VAE after it; for a GPU."""
-    from diffusers import AutoencoderKL
-
     said = []
     shape = (4, 32, 32)
     for compiled in (False, True):
@@ -119,10 +117,7 @@ def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
             took = time.perf_counter() - began
             said.append(f"\n  {'compiled' if compiled else 'eager'}, {name} batch of {count}: {took:.2f} s, "
                         f"{count / took * steps / 50:.2f} images/s at 50 steps")  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=SD_VAE["widths"], layers_per_block=SD_VAE["layers"], latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    ).to(machine.device).eval()  # fmt: skip
+    vae = stable_diffusion_vae().to(machine.device).eval()
     for _ in range(2):
         began = time.perf_counter()
         autoencoder.decode(vae, latents)

@@ -14,33 +14,23 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import timm
 import yaml
-from diffusers import AutoencoderKL
 from dit_xl import write_checkpoint
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
+from safetensors.torch import save_file
 
-from ims3core import timings
 from ims3core.data.classes import benchmark_lists
-from ims3core.params import load
-from ims3core.planning import costs, rates
-from ims3core.planning.table import duration
+from ims3core.planning.costs import stable_diffusion_vae
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = (
+COMMANDS = (
     "prepare", "generator", "encoder", "latents", "finetune", "candidates", "features", "centroids", "select",
-    "students", "full-data", "report",
+    "students", "full-data", "report", "plan", "timings",
 )  # fmt: skip
-VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "sample_size": 256,
-}  # fmt: skip
 
 
 def build(folder: Path, profile: str, images: int, changes: list[str]) -> None:
@@ -69,37 +59,16 @@ def build(folder: Path, profile: str, images: int, changes: list[str]) -> None:
                 coarse.resize((500, 375)).save(buffer, "jpeg")
                 (place / f"{number:05d}.jpg").write_bytes(buffer.getvalue())
     write_checkpoint(folder)
-    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
-    from safetensors.torch import save_file
-
+    stable_diffusion_vae().save_pretrained(folder / "vae")
     save_file(timm.create_model(tree["encoder"]["network"]).state_dict(), folder / "encoder.safetensors")
 
 
 def run(folder: Path) -> None:
-    """Every stage, as a process of its own."""
+    """Every stage as a process of its own, then the plan of this machine and what was measured."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    for stage in STAGES:
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "ims3core", stage], cwd=folder, env=environment, check=True)
-        print(f"{stage}: {time.perf_counter() - began:.1f} s with start-up", flush=True)
-
-
-def compare(folder: Path) -> None:
-    """The plan of this machine beside what was measured; a measured time excludes the start of its process."""
-    os.chdir(folder)
-    params = load(Path("params.yaml"))
-    rows, count = costs.costs(params, Path())
-    speed = rates.calibrate(params, Path(), count)
-    print({name: f"{value / 1e12:.1f} TFLOP/s" for name, value in speed.items() if value > 1e9})
-    planned = {row.stage: rates.seconds(row, speed) - rates.START_UP * row.processes for row in rows}
-    table = Table("planned stage", "planned")
-    for stage, took in planned.items():
-        table.add_row(stage, duration(took))
-    Console(width=100).print(table)
-    for record in timings.read(Path()):
-        gpu = f"{record['gpu_mib']:7d} MiB on the GPU" if "gpu_mib" in record else ""
-        print(f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB {gpu} {record['stage']}")
+    for command in COMMANDS:
+        subprocess.run([sys.executable, "-m", "ims3core", command], cwd=folder, env=environment, check=True)
 
 
 def main() -> None:
@@ -111,7 +80,6 @@ def main() -> None:
     arguments = parser.parse_args()
     build(arguments.folder, arguments.profile, arguments.images, arguments.changes)
     run(arguments.folder)
-    compare(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from ims3core import data, files
-from ims3core.params import Params, load
+from ims3core.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDANCE = (1.0, 1.5, 2.0)
@@ -97,7 +97,6 @@ def main() -> None:
     images = np.concatenate([np.asarray(part.images) for part in parts]).transpose(0, 2, 3, 1)
     labels = np.concatenate([np.asarray(part.class_index) for part in parts])
     np.savez(folder / "images.npz", images=images, labels=labels)
-    load(ROOT / "profiles/digits.yaml")
     tree = yaml.safe_load((ROOT / "profiles/digits.yaml").read_text(encoding="utf-8"))
     tree["data"] |= {"source": "npz", "path": str(folder / "images.npz"), "validation_fraction": 0.05}
     tree["data"]["test_fraction"] = 0.25

@@ -22,6 +22,8 @@ from ims3core.students import protocols
 from ims3core.students.networks import build_student
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
     from ims3core.params import Params
 
 GIB = 2**30
@@ -29,7 +31,6 @@ BASE_MEMORY = 0.6 * GIB  # of a process that has imported torch
 KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
 PER_IMAGENET_CLASS = 1281  # training images, on average
 DIT_XL = DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
-SD_VAE = {"widths": (128, 256, 512, 512), "layers": 2, "latent_channels": 4}
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,17 @@ def dit_config(params: Params, root: Path, count: Sizes) -> DitConfig:
     return replace(DIT_XL, side=params.data.side // 8)
 
 
+def stable_diffusion_vae(image_channels: int = 3) -> AutoencoderKL:
+    """The architecture of Stable Diffusion's VAE, which DiT-XL/2 uses; random weights."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=image_channels, out_channels=image_channels, block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2, latent_channels=4,
+    )  # fmt: skip
+
+
 def vae_parts(params: Params) -> tuple[nn.Module, nn.Module, float]:
     """Encoder, decoder and bytes of the VAE on the meta device."""
     wanted, channels = params.generator, params.data.channels
@@ -121,13 +133,7 @@ def vae_parts(params: Params) -> tuple[nn.Module, nn.Module, float]:
             settings = wanted.vae.model_dump(include={"latent_channels", "widths"})
             vae = build_autoencoder(image_channels=channels, side=params.data.side, seed=0, **settings)
         else:
-            from diffusers import AutoencoderKL
-
-            vae = AutoencoderKL(
-                in_channels=channels, out_channels=channels, block_out_channels=SD_VAE["widths"],
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=SD_VAE["layers"], latent_channels=SD_VAE["latent_channels"],
-            )  # fmt: skip
+            vae = stable_diffusion_vae(channels)
     return vae.encoder, vae.decoder, 4.0 * sum(p.numel() for p in vae.parameters())
 
 
