@@ -71,14 +71,19 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
         launch: how the processes were started; what matters here is in the environment.
 
     Raises:
-        ParameterError: if ``compute.device`` is ``cuda`` and there is none.
+        ParameterError: if ``compute.device`` is ``cuda`` and there is none, or fewer than processes here.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("compute.device: found 'cuda', but torch sees no CUDA device; allowed here: auto, cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and local > (gpus := torch.cuda.device_count()):
+        raise ParameterError(
+            f"compute.launch: found {local} processes and {gpus} GPU on this machine, wanted a GPU for each; "
+            "fewer processes, or compute.device: cpu"
+        )
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
-    team = processes.team()
+    team = processes.team(device)
     place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
     return Machine(place, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], compile, team)

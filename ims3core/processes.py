@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -69,15 +68,18 @@ class Team:
             )
 
 
-def team() -> Team:
-    """The processes of this run, as the launcher (accelerate, torchrun, SLURM's srun through them) describes them."""
+def team(device: str) -> Team:
+    """The processes of this run, as the launcher (accelerate, torchrun, SLURM's srun through them) describes them.
+
+    Args:
+        device: where their tensors are, ``cpu`` (they meet through gloo) or ``cuda`` (NCCL).
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    return Team() if size == 1 else Team(_state().process_index, size)
+    return Team() if size == 1 else Team(_state(cpu=device == "cpu").process_index, size)
 
 
-@cache
-def _state() -> Any:
-    """accelerate's view of the processes, which connects them at its first use."""
+def _state(**first: bool) -> Any:
+    """accelerate's view of the processes, one for all; the ``first`` call connects them."""
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(**first)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import compute, data, files, pools, processes, progress, scratch
+from ims3core import compute, data, files, pools, progress, scratch
 from ims3core.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -28,24 +28,23 @@ def run(params: Params, root: Path, row: str) -> None:
         facts = [params.seed, pool.model_dump(), wanted.model_dump(), params.eval.draws,
                  params.compute.precision, params.compute.compile]  # fmt: skip
         inputs = [root / "data/generator", adapted]
-    team, key = processes.team(), scratch.fingerprint(facts, inputs)
-    with scratch.workspace(root, f"candidates-{row}", key, log.warning, team) as work:
+    machine, key = compute.machine(**params.compute.model_dump()), scratch.fingerprint(facts, inputs)
+    with scratch.workspace(root, f"candidates-{row}", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return
         if pool.source == "real":
             count = len(data.read_split(root / "data/real/train").images)
             work.staged.mkdir(exist_ok=True)
         else:
-            count = _generate(params, root, row, work.staged)
+            count = _generate(params, root, row, work.staged, machine)
         work.publish(root / "data/candidates" / row, "pool", source=pool.source, images=count)
 
 
-def _generate(params: Params, root: Path, row: str, out: Path) -> int:
+def _generate(params: Params, root: Path, row: str, out: Path, machine: compute.Machine) -> int:
     from ims3core.diffusion import autoencoder, generator, samplers
     from ims3core.diffusion.schedule import respace
 
     pool, wanted = params.pools[row], params.candidates
-    machine = compute.machine(**params.compute.model_dump())
     files.read_manifest(root / "data/generator", "generator")
     network = generator.read_adapted(root / "data/generator", root / "data/adapted" / pool.adaptation)
     config = network.config
@@ -61,6 +60,7 @@ def _generate(params: Params, root: Path, row: str, out: Path) -> int:
         draws=params.eval.draws, classes=len(labels), per_class=wanted.per_class, batch_size=wanted.batch_size
     ))  # fmt: skip
     count = sum(len(members) for _, members in plan)
+    fullest = max(len(members) for _, members in plan)
     mine = machine.team.mine(len(plan))
     missing = [(n, *plan[n]) for n in mine if not _shard(out, n).is_file()]
     log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(plan), len(missing), machine.device)
@@ -68,14 +68,17 @@ def _generate(params: Params, root: Path, row: str, out: Path) -> int:
     shape = (config.channels, config.side, config.side)
     for number, draw, members in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):
         seeds = [pools.candidate_seed(params.seed, pool.purpose, draw, c, i) for c, i in members]
-        streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
+        # Another batch size would compile the network once more, which takes longer than a few images too many.
+        padded = fullest if machine.compile else len(members)
+        rows = [n % len(members) for n in range(padded)]
+        streams = samplers.NoiseStreams([torch.Generator().manual_seed(seeds[n]) for n in rows], shape)
         with torch.inference_mode():
             latents = samplers.sample(
-                call, schedule, labels[[c for c, _ in members]], streams,
+                call, schedule, labels[[members[n][0] for n in rows]], streams,
                 sampler=pool.sampler, null_label=config.classes, guidance=wanted.guidance,
                 guided_channels=wanted.guided_channels, device=machine.device, dtype=machine.dtype,
             )  # fmt: skip
-        pools.write_shard(_shard(out, number), autoencoder.decode(vae, latents), draw, members, seeds)
+        pools.write_shard(_shard(out, number), autoencoder.decode(vae, latents[: len(members)]), draw, members, seeds)
     return count
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import compute, files, processes, progress, scratch
+from ims3core import compute, files, progress, scratch
 from ims3core.diffusion import difffit, latents, training
 from ims3core.diffusion.dit_layout import read_transformer
 from ims3core.diffusion.generator import read_schedule
@@ -27,17 +27,17 @@ def run(params: Params, root: Path, row: str) -> None:
     if adaptation.loss != "none":
         facts += [wanted.model_dump(), params.ema.model_dump(), params.compute.precision]
     inputs = [root / "data/generator", root / "data/latents"]
-    team, key = processes.team(), scratch.fingerprint(facts, inputs)
-    with scratch.workspace(root, f"finetune-{row}", key, log.warning, team) as work:
+    machine, key = compute.machine(**params.compute.model_dump()), scratch.fingerprint(facts, inputs)
+    with scratch.workspace(root, f"finetune-{row}", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return
         if adaptation.loss != "none":
-            _train(params, root, adaptation.loss, section, work)
+            _train(params, root, adaptation.loss, section, work, machine)
         work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.loss)
 
 
-def _train(params: Params, root: Path, loss: str, section, work: scratch.Workspace) -> None:
-    wanted, machine = params.finetune, compute.machine(**params.compute.model_dump())
+def _train(params: Params, root: Path, loss: str, section, work: scratch.Workspace, machine: compute.Machine) -> None:
+    wanted = params.finetune
     cached = latents.read(root / "data/latents")
     files.read_manifest(root / "data/generator", "generator")
     network = read_transformer(root / "data/generator/transformer").float()

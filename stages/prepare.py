@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 def run(params: Params, root: Path) -> None:
     """Writes data/real: one folder per split, ``classes.json`` and a manifest."""
     wanted = params.data
-    listing = sources.load(**wanted.model_dump(include={"source", "name", "path", "revision"}))
+    listing = sources.load(
+        **wanted.model_dump(include={"source", "name", "path", "revision"}), classes=classes.listed(wanted.classes)
+    )
     table = classes.class_table(listing.names, wanted.classes, trained=params.generator.source == "train")
     listing = listing.restricted([row.name for row in table])
     for line in listing.warnings:

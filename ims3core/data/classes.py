@@ -65,6 +65,11 @@ def class_table(found: list[str], wanted: str | None, *, trained: bool) -> list[
     return table
 
 
+def listed(wanted: str | None) -> set[str] | None:
+    """The class names that ``wanted``, as in :func:`class_table`, asks for; None: all there are."""
+    return None if wanted is None else {name for name, _, _ in _wanted([], wanted)}
+
+
 def _wanted(found: list[str], wanted: str | None) -> list[tuple[str, str, int | None]]:
     """(folder, human name, generator label) of every class asked for; empty and None where unknown."""
     if wanted is None:

@@ -230,12 +230,14 @@ def _once(params: Params, count: Sizes, unit: Units) -> list[Cost]:
 
 def _pools(params: Params, config: DitConfig, count: Sizes, unit: Units) -> list[Cost]:
     """Candidates and features of every pool."""
-    wanted, generated = params.candidates, params.eval.draws * count.classes * params.candidates.per_class
+    wanted, drawn = params.candidates, count.classes * params.candidates.per_class
+    generated, shards = params.eval.draws * drawn, params.eval.draws * -(-drawn // wanted.batch_size)
+    sampled = shards * min(wanted.batch_size, drawn) if params.compute.compile else generated  # the last is padded
     guided = 1 + (wanted.guidance != 1)
     per_image = guided * unit.activations / config.depth + 16.0 * unit.pixels * 4
     memory = BASE_MEMORY + _bytes(params) * unit.weights + unit.vae_bytes + wanted.batch_size * per_image
-    work = generated * (wanted.steps * guided * unit.dit + unit.decode)
-    calls = -(-generated // wanted.batch_size) * wanted.steps
+    work = sampled * wanted.steps * guided * unit.dit + generated * unit.decode
+    calls = shards * wanted.steps
     candidates, features = [], []
     for name, pool in params.pools.items():
         real = pool.source == "real"

@@ -219,6 +219,35 @@ def test_a_bad_folder_is_named(folder, spoil, message):
         load("imagefolder", root)
 
 
+def test_only_listed_classes_are_looked_into(folder, monkeypatch):
+    """Ten classes of ImageNet do not list the other 990; every folder still gives its name, for the messages."""
+    root, _ = folder
+    whole, seen, walk = load("imagefolder", root), [], sources.os.walk
+    monkeypatch.setattr(sources.os, "walk", lambda place: seen.append(place) or walk(place))
+    listing = sources.load(source="imagefolder", name=None, path=str(root), revision=None, classes={"cat", "bee"})
+    assert sorted({place.name for place in seen}) == ["bee", "cat"]
+    assert listing.names == whole.names
+    one, two = (found.restricted(["cat", "bee"]) for found in (whole, listing))
+    assert list(one.items) == list(two.items)
+    assert len(two.items) == 8
+    assert (one.labels.tolist(), one.splits, one.origins) == (two.labels.tolist(), two.splits, two.origins)
+
+
+def test_prepare_leaves_other_folders_alone(folder, tmp_path, toy):
+    """A class list of the user's own: a broken folder outside it is nobody's business, a missing one is named."""
+    from stages import prepare as stage
+
+    root, _ = folder
+    [file.unlink() for file in (root / "train/bee").iterdir()]
+    (tmp_path / "two.csv").write_text("folder\ncat\nant\n")
+    wanted = {"data__source": "imagefolder", "data__path": str(root), "data__classes": str(tmp_path / "two.csv")}
+    stage.run(toy(**wanted, data__side=6, data__channels=3, eval__ipc=[1], data__validation_fraction=0.34), tmp_path)
+    assert [row.name for row in data.read_classes(tmp_path / "data/real/classes.json")] == ["cat", "ant"]
+    (tmp_path / "two.csv").write_text("folder\ncat\ndog\n")
+    with pytest.raises(DataError, match=r"data\.classes: 1 of 2 classes have no folder: dog"):
+        stage.run(toy(**wanted), tmp_path)
+
+
 def test_val_is_the_test_split_where_there_is_none(folder):
     """ImageNet's layout; beside a test folder it is the validation split."""
     root, _ = folder

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ims3core import cli, files
 from ims3core.errors import ArtifactError, NumericsError, ParameterError
@@ -122,6 +123,35 @@ def test_another_method_leaves_the_candidates_alone(project, stage):
     before = digest("data/candidates", "data/features")
     stage("select", "ims3")
     assert digest("data/candidates", "data/features") == before
+
+
+def test_a_compiled_network_sees_one_batch_size(project, monkeypatch, stage):
+    """The last, smaller shard is padded, so nothing is compiled twice; the images are those of the unpadded one."""
+    from ims3core import compute
+
+    pool, sizes = project / "data/candidates/dit", set()
+    plain = {path.name: files.read_tensors(path) for path in pool.glob("*.safetensors")}
+
+    def frozen(machine, network):
+        network = network.to(machine.device, machine.dtype).eval()
+
+        def call(z_t, t, label):
+            sizes.add(len(z_t))
+            return network(z_t, t, label)
+
+        return call
+
+    monkeypatch.setattr(compute.Machine, "frozen", frozen)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["compute"]["compile"] = True
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    stage("candidates", "dit")
+    assert sizes == {2 * tree["candidates"]["batch_size"]}  # conditional and unconditional together
+    padded = {path.name: files.read_tensors(path) for path in pool.glob("*.safetensors")}
+    assert padded.keys() == plain.keys()
+    for name, shard in padded.items():
+        assert torch.equal(shard["seed"], plain[name]["seed"])
+        assert (shard["images"].int() - plain[name]["images"].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", ["generator", "finetune", "candidates", "students"])

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def built(build, toy_text):
     """A toy project that one process has run up to the features."""
     tree = yaml.safe_load(toy_text)
-    tree["compute"]["threads"] = 1
+    tree["compute"] |= {"threads": 1, "device": "cpu"}
     tree["finetune"] |= {"accumulate": 2, "batch_size": 16}
     tree["latents"] |= {"batch_size": 200, "flip": True}
     tree["features"]["batch_size"] = 50
