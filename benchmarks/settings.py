@@ -29,7 +29,7 @@ from ims3core.params import Params
 ROOT = Path(__file__).resolve().parent.parent
 GUIDANCE = (1.0, 1.5, 2.0)
 ALPHA = (0.2, 0.4, 0.8)
-GROUPS = (5, 10, 20)
+GROUPS = (5, 10)
 UPSTREAM = ("data/real", "data/generator", "data/adapted", "data/encoder", "data/centroids")
 Setting = tuple[str, float, float, int]  # method, guidance, alpha, groups
 

@@ -38,7 +38,7 @@ def main() -> None:
                 classes=int(train.class_index.max()) + 1, seeds=seeds,
                 statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
                 protocol=params.protocols[params.eval.protocol].model_dump(), augment=params.augment.model_dump(),
-                device=machine.device, precision=params.compute.precision, root_seed=params.seed,
+                device=machine.device, precision=machine.precision, root_seed=params.seed,
             )  # fmt: skip
         scores[name] = sum(run["last_top1"] for run in runs) / seeds
         print(f"{name:16s} {scores[name]:.2f} % ({seeds} seeds, {params.eval.split} split, last epoch)")

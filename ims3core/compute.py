@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -23,9 +23,17 @@ class Machine:
     """Where and how tensors are computed."""
 
     device: torch.device
-    dtype: torch.dtype
+    precision: Literal["fp32", "bf16"]
     compile: bool
     team: processes.Team
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of a frozen network's weights, and of products under :meth:`autocast`."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+
+    def __str__(self) -> str:
+        return f"{self.device} ({self.precision})"
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Mixed precision for training: bf16 products, float32 weights; nothing at float32."""
@@ -67,6 +75,7 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
     Several processes take a GPU each, or share the CPU's cores.
 
     Args:
+        precision: ``auto`` is bf16 where :func:`computes_bf16`, else fp32.
         threads: per process; 0: all cores, divided by the processes on this machine.
         launch: how the processes were started; what matters here is in the environment.
 
@@ -86,4 +95,20 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
     team = processes.team(device)
     place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
-    return Machine(place, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], compile, team)
+    if precision == "auto":
+        precision = "bf16" if computes_bf16(place) else "fp32"
+    elif precision == "bf16" and not computes_bf16(place):
+        log.warning("compute.precision: bf16 is emulated on this %s, many times slower than fp32; auto: fp32", device)
+    return Machine(place, precision, compile, team)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for bf16 products; without them torch emulates, over 10 times slower.
+
+    Processors: AMX or AVX-512 BF16. What torch cannot tell counts as no.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public query for these two.
+    queries = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in queries)

@@ -20,15 +20,16 @@ log = logging.getLogger(__name__)
 def run(params: Params, root: Path, row: str) -> None:
     """Writes data/candidates/<row>: shards of generated images with their seeds, or an index of the real ones."""
     pool, wanted = params.pools[row], params.candidates
+    machine = compute.machine(**params.compute.model_dump())
     adapted = root / "data/adapted" / pool.adaptation
     if pool.source == "real":
         facts: list = [pool.model_dump()]
         inputs = [root / "data/real/train"]
     else:
         facts = [params.seed, pool.model_dump(), wanted.model_dump(), params.eval.draws,
-                 params.compute.precision, params.compute.compile]  # fmt: skip
+                 machine.precision, params.compute.compile]  # fmt: skip
         inputs = [root / "data/generator", adapted]
-    machine, key = compute.machine(**params.compute.model_dump()), scratch.fingerprint(facts, inputs)
+    key = scratch.fingerprint(facts, inputs)
     with scratch.workspace(root, f"candidates-{row}", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return
@@ -63,7 +64,7 @@ def _generate(params: Params, root: Path, row: str, out: Path, machine: compute.
     fullest = max(len(members) for _, members in plan)
     mine = machine.team.mine(len(plan))
     missing = [(n, *plan[n]) for n in mine if not _shard(out, n).is_file()]
-    log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(plan), len(missing), machine.device)
+    log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(plan), len(missing), machine)
     call = machine.frozen(network)
     shape = (config.channels, config.side, config.side)
     for number, draw, members in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):

@@ -52,7 +52,7 @@ def _train(params: Params, root: Path, out: Path) -> float:
         network, real.images, real.class_index, side=side, test_images=validation.images,
         test_class_index=validation.class_index, plan=plan,
         augmentation=augment.build_augmentation(**params.augment.model_dump(), side=side, channels=channels),
-        mean=mean, std=std, seed=seed, device=machine.device, precision=params.compute.precision,
+        mean=mean, std=std, seed=seed, device=machine.device, precision=machine.precision,
     )  # fmt: skip
     log.info("%s: %.2f %% on the validation split", wanted.network, result.last_top1)
     encoders.write_encoder(out, network, {"name": wanted.network, **sizes, "mean": mean, "std": std})

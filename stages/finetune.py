@@ -23,11 +23,12 @@ def run(params: Params, root: Path, row: str) -> None:
     """Writes data/adapted/<row>: the delta of fine-tuned weights and the loss curve; nothing to train for ``none``."""
     adaptation, wanted = params.adaptations[row], params.finetune
     section = getattr(params, row)
+    machine = compute.machine(**params.compute.model_dump())
     facts = [params.seed, adaptation.loss, section.model_dump()]
     if adaptation.loss != "none":
-        facts += [wanted.model_dump(), params.ema.model_dump(), params.compute.precision]
+        facts += [wanted.model_dump(), params.ema.model_dump(), machine.precision]
     inputs = [root / "data/generator", root / "data/latents"]
-    machine, key = compute.machine(**params.compute.model_dump()), scratch.fingerprint(facts, inputs)
+    key = scratch.fingerprint(facts, inputs)
     with scratch.workspace(root, f"finetune-{row}", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return
@@ -55,7 +56,7 @@ def _train(params: Params, root: Path, loss: str, section, work: scratch.Workspa
     state = training.start(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
     training.load_checkpoint(work.path, state)
     count = sum(p.numel() for p in weights.values())
-    log.info("%s: %d trainable weights on %s, step %d of %d", loss, count, machine.device, state.step, steps)
+    log.info("%s: %d trainable weights on %s, step %d of %d", loss, count, machine, state.step, steps)
     training.run(
         network, state, read_schedule(root / "data/generator"), cached, objective,
         steps=steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,

@@ -55,7 +55,7 @@ def _train(params: Params, root: Path) -> None:
     rows = data.read_classes(root / "data/real/classes.json")
     labels = torch.tensor([row.generator_label for row in rows])
     side, image_channels = train.images.shape[-1], train.images.shape[1]
-    key = scratch.fingerprint([params.seed, wanted.model_dump(), params.compute.precision], [root / "data/real/train"])
+    key = scratch.fingerprint([params.seed, wanted.model_dump(), machine.precision], [root / "data/real/train"])
     with scratch.workspace(root, "generator", key, log.warning) as work:
         if work.finished_elsewhere:
             return
@@ -75,7 +75,7 @@ def _train(params: Params, root: Path) -> None:
         state = training.start(dict(network.named_parameters()), lr=wanted.lr, weight_decay=0.0)
         training.load_checkpoint(work.path, state)
         weights = sum(p.numel() for p in network.parameters())
-        log.info("DiT of %d weights on %s: step %d of %d", weights, machine.device, state.step, wanted.steps)
+        log.info("DiT of %d weights on %s: step %d of %d", weights, machine, state.step, wanted.steps)
         training.run(
             network, state, linear_schedule(), cached, partial(training.denoising_terms, variational=True),
             steps=wanted.steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,

@@ -46,7 +46,7 @@ def _train_and_write(
     statistics = data.read_statistics(root / "data/real" / data.STATISTICS)
     names = [row.name for row in data.read_classes(root / "data/real/classes.json")]
     protocol, augment = params.protocols[settings.protocol].model_dump(), params.augment.model_dump()
-    tracked = [params.seed, student, settings.side, statistics, protocol, augment, params.compute.precision]
+    tracked = [params.seed, student, settings.side, statistics, protocol, augment, machine.precision]
     key = scratch.fingerprint(tracked, [*inputs, root / "data/real" / settings.split])
     with scratch.workspace(root, f"students-{path.stem}", key, log.warning) as work:
         if work.finished_elsewhere:
@@ -55,7 +55,7 @@ def _train_and_write(
             work.path, sets, held_out, student=student, classes=len(names), seeds=settings.seeds,
             side=settings.side or held_out.images.shape[-1],
             statistics=statistics, protocol=protocol, augment=augment,
-            device=machine.device, precision=params.compute.precision, root_seed=params.seed,
+            device=machine.device, precision=machine.precision, root_seed=params.seed,
             progress=partial(progress.track, label=path.stem, total=len(sets) * settings.seeds),
         )  # fmt: skip
         described = {**facts, "student": student, "protocol": settings.protocol, "split": settings.split}

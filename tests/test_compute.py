@@ -28,3 +28,32 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     assert compute.machine(**SECTION | {"device": "cpu"}).device.type == "cpu"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert compute.machine(**SECTION).device == torch.device("cuda", 0)
+
+
+def test_automatic_precision_is_what_the_hardware_computes(monkeypatch, caplog):
+    """auto is bf16 where there are instructions for it and fp32 elsewhere; bf16 by name is obeyed, with one warning."""
+    automatic, named = (
+        SECTION | {"device": "cpu", "precision": "auto"},
+        SECTION | {"device": "cpu", "precision": "bf16"},
+    )
+
+    monkeypatch.setattr(compute, "computes_bf16", lambda device: True)
+    assert compute.machine(**automatic).precision == compute.machine(**named).precision == "bf16"
+    assert not caplog.messages
+
+    monkeypatch.setattr(compute, "computes_bf16", lambda device: False)
+    assert compute.machine(**automatic).dtype == torch.float32
+    assert compute.machine(**named).dtype == torch.bfloat16
+    assert len(caplog.messages) == 1 and "emulated on this cpu" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flag", "native"), [("_is_amx_tile_supported", True), ("_is_avx512_bf16_supported", True), (None, False)]
+)
+def test_a_processor_computes_bf16_with_either_extension(monkeypatch, flag, native):
+    """AMX or AVX-512 BF16; a torch that cannot tell counts as no."""
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == flag, raising=False)
+    assert compute.computes_bf16(torch.device("cpu")) is native
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert compute.computes_bf16(torch.device("cpu")) is (flag == "_is_amx_tile_supported")

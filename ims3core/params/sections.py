@@ -277,7 +277,7 @@ class Report(Section):
 
 class Compute(Section):
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     compile: StrictBool
     threads: Index
     launch: str | None

@@ -203,8 +203,8 @@ def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
 
 
 def _bytes(params: Params) -> int:
-    """Bytes of a number in the precision asked for."""
-    return {"fp32": 4, "bf16": 2}[params.compute.precision]
+    """Bytes of a number in the precision asked for; ``auto`` stands for a machine that computes bf16."""
+    return {"fp32": 4, "bf16": 2, "auto": 2}[params.compute.precision]
 
 
 def _once(params: Params, count: Sizes, unit: Units) -> list[Cost]:

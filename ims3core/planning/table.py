@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from ims3core import compute
 from ims3core.planning.costs import costs
 from ims3core.planning.rates import calibrate, given, seconds
 
@@ -20,6 +21,10 @@ COLUMNS = ("stage", "calls", "TFLOP", "images", "memory GB", "disk GB", "time")
 
 def show(params: Params, root: Path, *, tflops: float | None, memory: float | None) -> None:
     """Prints the plan for this machine, or for one that sustains ``tflops`` and has ``memory`` GB."""
+    if tflops is None:
+        here = compute.machine(**params.compute.model_dump())
+        section = params.compute.model_copy(update={"precision": here.precision})
+        params = params.model_copy(update={"compute": section})
     rows, count = costs(params, root)
     rates = calibrate(params, root, count) if tflops is None else given(tflops)
     known = "" if count.known else " (estimated)"
