@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -67,6 +68,17 @@ class Machine:
                 return compiled(*args)
 
         return call
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Tensor operations on one CPU thread each while open; yields how many computations then fit side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def machine(*, device: str, precision: str, compile: bool, threads: int, launch: str | None = None) -> Machine:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ims3core import data, distilled, files, pools
+from ims3core.selection.objective import set_terms
 from ims3core.selection.registry import SELECTIONS, select
-from ims3core.selection.s3 import set_terms
 
 if TYPE_CHECKING:
     from ims3core.params import Params

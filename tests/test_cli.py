@@ -56,6 +56,25 @@ def test_a_stage_loads_only_the_heavy_packages_it_needs(module, forbidden):
     assert result.stdout.strip() == ""
 
 
+def test_training_a_student_does_not_load_torchs_compiler():
+    """Start-up of a cell again: an optimiser object of torch would import it, for 1 to 3 seconds."""
+    code = """if True:
+        import sys, torch
+        from ims3core.students import augment, networks, protocols, train
+        images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2
+        plan = protocols.plan(ipc=2, classes=2, images=4, epochs=None, steps=2, batch_size=4, lr=0.1, momentum=0.9,
+                              weight_decay=0.0, schedule="cosine", cutmix=1.0, evaluations=1)
+        operations = augment.build_augmentation(crop_scale=[0.5, 1], flip=0.5, rotate=9, translate=0.1, colour=0,
+                                                lighting=0, side=8, channels=1)
+        network = networks.build_student("convnet", classes=2, channels=1, side=8, seed=0)
+        train.train_student(network, images, labels, test_images=images, test_class_index=labels, side=8, plan=plan,
+                            augmentation=operations, mean=[0], std=[1], seed=0, device="cpu", precision="bf16")
+        print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)))
+    """
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def imported(path, seen):
     """All project files that ``path`` imports, directly or not."""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -1,1 +1,1 @@
-"""Which candidates are kept: centroids, the S3 search and its bounds, coresets, and the registry of selections."""
+"""Which candidates are kept: centroids, S3 (objective, search, bounds), coresets, and the registry of selections."""

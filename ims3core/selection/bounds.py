@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ims3core.errors import ParameterError
 from ims3core.selection.centroids import first_minimum
-from ims3core.selection.s3 import (
+from ims3core.selection.objective import (
     MAX_MATRIX_BYTES,
     Instance,
     Objective,
-    Selection,
     check_coincidence,
     evaluate,
     log_distance,
@@ -27,6 +26,7 @@ from ims3core.selection.s3 import (
     pair_logs,
     unary_logs,
 )
+from ims3core.selection.s3 import Selection
 
 CHUNK_BYTES = 64 * 2**20
 

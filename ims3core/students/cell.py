@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ims3core import files
+from ims3core.compute import one_thread_each
 from ims3core.data import ImageSet
 from ims3core.seeds import derive_seed
 from ims3core.students.augment import build_augmentation
@@ -36,7 +39,9 @@ def run_cell(
 ) -> list[dict[str, Any]]:
     """Scores of ``student`` on ``held_out`` for every set (draw) and student seed.
 
-    A run that is finished is written to ``directory`` at once and read back by a restarted stage.
+    A run that is finished is written to ``directory`` at once and read back by a restarted stage. On the CPU
+    own networks train side by side, one thread each: small layers gain little from more threads, and a score then
+    does not depend on the number of cores. One that fails, or an interrupt, stops the others at their next step.
 
     Args:
         sets: one training set per draw.
@@ -49,20 +54,26 @@ def run_cell(
     """
     channels = held_out.images.shape[1]
     augmentation = build_augmentation(**augment, side=side, channels=channels)
-    runs = []
-    for draw, seed in progress([(draw, seed) for draw in range(len(sets)) for seed in range(seeds)]):
+    building, stopped = threading.Lock(), threading.Event()
+
+    def stop_if_told(step: int) -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    def run(draw: int, seed: int) -> dict[str, Any]:
         path = directory / f"run-{draw}-{seed}.json"
         if not path.is_file():
             images = sets[draw]
             run_seed = derive_seed(root_seed, "student", student, draw, seed)
             count = len(images.images)
             schedule = plan(ipc=count // classes, classes=classes, images=count, **protocol)
+            with building:  # initialisers draw from torch's global stream
+                network = build_student(student, classes=classes, channels=channels, side=side, seed=run_seed)
             result = train_student(
-                build_student(student, classes=classes, channels=channels, side=side, seed=run_seed),
-                images.images, images.class_index, side=side,
+                network, images.images, images.class_index, side=side,
                 test_images=held_out.images, test_class_index=held_out.class_index, plan=schedule,
                 augmentation=augmentation, mean=statistics[0], std=statistics[1],
-                seed=run_seed, device=device, precision=precision,
+                seed=run_seed, device=device, precision=precision, on_progress=stop_if_told,
             )  # fmt: skip
             record = {
                 "draw": draw,
@@ -73,8 +84,20 @@ def run_cell(
                 "confusion": result.confusion.tolist(),
             }
             files.write_json(path, record)
-        runs.append(files.read_json(path))
-    return runs
+        return files.read_json(path)
+
+    wanted = [(draw, seed) for draw in range(len(sets)) for seed in range(seeds)]
+    if device.type != "cpu" or student.startswith("timm:"):  # timm's dropout draws from the global stream
+        return list(progress(run(*pair) for pair in wanted))
+    with one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+        runs = [pool.submit(run, *pair) for pair in wanted]
+        try:
+            for done in progress(as_completed(runs)):
+                done.result()
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+    return [done.result() for done in runs]
 
 
 def summarise(runs: list[dict[str, Any]], names: list[str], **facts: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from ims3core.errors import NumericsError, ParameterError
 from ims3core.seeds import generator
 from ims3core.selection import bounds
 from ims3core.selection.bounds import exhaustive, gap, lower_bound
-from ims3core.selection.s3 import evaluate, make_instance, select_groups
+from ims3core.selection.objective import evaluate, make_instance
+from ims3core.selection.s3 import select_groups
 
 WEIGHTS = {"alpha": 0.4, "beta": 0.9, "eps": 1e-6, "normalisation": "paper"}
 

@@ -14,7 +14,9 @@ from torch.nn.functional import normalize
 
 from ims3core.errors import DataError, NumericsError, ParameterError
 from ims3core.seeds import generator
-from ims3core.selection.s3 import Selection, evaluate, make_instance, pair_weight, select_groups
+from ims3core.selection import s3
+from ims3core.selection.objective import evaluate, make_instance, pair_weight
+from ims3core.selection.s3 import Selection, select_groups
 
 WEIGHTS = {"alpha": 0.4, "beta": 0.9, "eps": 1e-6, "normalisation": "paper"}
 BLOCKWISE = 0  # max_matrix_bytes that no matrix fits
@@ -185,6 +187,23 @@ class TestSearch:
         assert whole.choice.tolist() == blocks.choice.tolist()
         assert whole.end_objectives == blocks.end_objectives
         assert (whole.sweeps, whole.converged) == (blocks.sweeps, blocks.converged)
+
+    @pytest.mark.parametrize("engine", [s3._Blockwise, s3._Matrix])
+    def test_sums_brought_up_to_date_equal_sums_made_anew(self, engine):
+        """After any moves, of one class or of many, of the visited class too, and back again."""
+        groups, real = random_instance(24, 5, 7, 0)
+        problem = make_instance(groups, real, **WEIGHTS)
+        engine, choice, rng = engine(problem), torch.zeros(24, dtype=torch.long), generator(0, "moves")
+        engine.start(choice)
+        sums = s3._Sums(problem, engine)
+        for burst in [0, 1, 3, 40, 2, 0, 5, 24, 1]:
+            for _ in range(burst):
+                i, g = torch.randint(24, (), generator=rng).item(), torch.randint(5, (), generator=rng).item()
+                sums.moves.append((i, int(choice[i]), g))
+                choice[i] = g
+                engine.move(i, g)
+            for i in torch.randperm(24, generator=rng)[:9].tolist():
+                torch.testing.assert_close(sums.visit(i), engine.row(i).sum(1), rtol=0, atol=1e-11)
 
     @pytest.mark.parametrize("dim", [33, 64])
     def test_engines_agree_at_sizes_that_use_other_matrix_kernels(self, dim):

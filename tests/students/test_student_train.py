@@ -276,3 +276,27 @@ def test_non_finite_loss_stops_the_run(bad):
         run(images, labels, network=network, seed=7)
 
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True) if b.isfinite().all())
+
+
+def test_a_step_is_that_of_torchs_sgd():
+    """Five steps with momentum and weight decay end in the bits of torch.optim.SGD; unused weights stay."""
+    images, labels = bars(2, seed=0)
+    ours, reference, unused = small(), small(), nn.Parameter(torch.ones(3))
+    ours.register_parameter("unused", unused)
+    wanted = make_plan(len(images), steps=5)
+    optimiser = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    momenta = {weight: torch.zeros_like(weight) for weight in ours.parameters()}
+    for step in range(5):
+        batch = images[step : step + 3].float() / 255
+        F.cross_entropy(ours(batch), labels[step : step + 3]).backward()
+        train._descend(momenta, wanted, lr=0.05 / (1 + step))
+        optimiser.zero_grad()
+        F.cross_entropy(reference(batch), labels[step : step + 3]).backward()
+        optimiser.param_groups[0]["lr"] = 0.05 / (1 + step)
+        optimiser.step()
+
+    for (name, found), expected in zip(small().named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.get_parameter(name), expected, rtol=0, atol=1e-7)
+        assert not torch.equal(found, expected)
+    assert torch.equal(unused, torch.ones(3))
+    assert all(weight.grad is None for weight in momenta)

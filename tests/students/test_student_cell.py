@@ -1,0 +1,121 @@
+"""A cell of the result table: runs side by side, kept when finished, stopped together."""
+
+import json
+import threading
+
+import pytest
+import torch
+
+from ims3core import compute, files
+from ims3core.data import ImageSet
+from ims3core.errors import NumericsError
+from ims3core.students import cell
+
+AUGMENT = {"crop_scale": [0.7, 1.0], "flip": 0.0, "rotate": 0.0, "translate": 0.0, "colour": 0.0, "lighting": 0.0}
+PROTOCOL = {
+    "epochs": None, "steps": 6, "batch_size": 4, "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4,
+    "schedule": "cosine", "cutmix": 0.5, "evaluations": 2,
+}  # fmt: skip
+
+
+def noise_images(count, seed):
+    rng = torch.Generator().manual_seed(seed)
+    return ImageSet(torch.randint(256, (count, 1, 8, 8), generator=rng, dtype=torch.uint8), torch.arange(count) % 2)
+
+
+def run(directory, *, sets=3, seeds=2, **changes):
+    directory.mkdir(exist_ok=True)
+    arguments = {
+        "student": "convnet", "side": 8, "classes": 2, "seeds": seeds, "statistics": ([0.5], [0.25]),
+        "protocol": PROTOCOL, "augment": AUGMENT, "device": torch.device("cpu"), "precision": "fp32", "root_seed": 7,
+    }  # fmt: skip
+    return cell.run_cell(
+        directory, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), **arguments | changes
+    )
+
+
+@pytest.fixture
+def cores():
+    """Sets how many runs train side by side, whatever this machine has."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_scores_do_not_depend_on_the_number_of_cores(tmp_path, cores):
+    """One, two or five runs at a time: the same records, in order of draw and seed."""
+    found = []
+    for count in (1, 2, 5):
+        cores(count)
+        found.append(run(tmp_path / str(count)))
+        assert torch.get_num_threads() == count
+
+    assert found[0] == found[1] == found[2]
+    assert [(r["draw"], r["seed"]) for r in found[0]] == [(d, s) for d in range(3) for s in range(2)]
+    assert len({json.dumps(r["curve"]) for r in found[0]}) == 6
+
+
+def test_every_run_computes_on_one_thread(tmp_path, cores, monkeypatch):
+    """Side by side, runs share the cores instead of fighting for them."""
+    cores(3)
+    seen, train = [], cell.train_student
+    monkeypatch.setattr(cell, "train_student", lambda *a, **k: seen.append(torch.get_num_threads()) or train(*a, **k))
+    run(tmp_path)
+
+    assert seen == [1] * 6
+
+
+def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
+    """A restarted cell reads what its predecessor wrote, and trains only the rest."""
+    whole = run(tmp_path)
+    (tmp_path / "run-1-0.json").unlink()
+    trained, train = [], cell.train_student
+    monkeypatch.setattr(cell, "train_student", lambda *a, **k: trained.append(k["seed"]) or train(*a, **k))
+
+    assert run(tmp_path) == whole
+    assert len(trained) == 1
+
+
+def test_a_failing_run_stops_the_others_and_is_the_one_that_is_named(tmp_path, cores, monkeypatch):
+    """The first error is raised; runs in progress end at their next step, waiting ones never begin."""
+    cores(2)
+    endless = PROTOCOL | {"steps": 10**6}
+    poisoned = {**endless, "lr": 1e30}
+    begun = threading.Event()
+    train = cell.train_student
+
+    def one_fails(*arguments, **options):
+        if not begun.is_set():
+            begun.set()
+            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **poisoned)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(cell, "train_student", one_fails)
+    with pytest.raises(NumericsError, match="wanted a finite number"):
+        run(tmp_path, protocol=endless)
+    assert not list(tmp_path.glob("run-*.json"))
+
+
+def test_an_interrupt_stops_every_run(tmp_path, cores):
+    """Ctrl-C ends the stage at once although other threads train; what was finished stays."""
+    cores(2)
+
+    def interrupted(items):
+        for number, item in enumerate(items):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, progress=interrupted, protocol=PROTOCOL | {"steps": 60})
+    assert 2 <= len(list(tmp_path.glob("run-*.json"))) < 6
+    assert files.read_json(next(tmp_path.glob("run-*.json")))["curve"]
+
+
+def test_the_number_of_threads_comes_back(cores):
+    """Also after an error."""
+    cores(2)
+    with pytest.raises(ZeroDivisionError), compute.one_thread_each() as workers:
+        assert (workers, torch.get_num_threads()) == (2, 1)
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 2
