@@ -17,6 +17,7 @@ import os
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -58,20 +59,19 @@ def main() -> None:
     if arguments.steps:
         tree["protocols"][tree["eval"]["protocol"]]["steps"] = arguments.steps
 
-    rows = [Setting("dit", g) for g in arguments.guidance]
-    rows += [Setting("s3", *rest) for rest in itertools.product(arguments.guidance, arguments.groups, arguments.alpha)]
     folder = arguments.folder.resolve()
-    scores = {}
+    rows = [Setting("dit", guidance) for guidance in arguments.guidance]
+    rows += itertools.starmap(
+        partial(Setting, "s3"), itertools.product(arguments.guidance, arguments.groups, arguments.alpha)
+    )
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as executor:
-        list(executor.map(make_pool, *zip(*((folder, tree, g) for g in arguments.guidance), strict=True)))
-        for row, found in zip(
-            rows, executor.map(score, *zip(*((folder, tree, r) for r in rows), strict=True)), strict=True
-        ):
+        list(executor.map(partial(make_pool, folder, tree), arguments.guidance))
+        scores: dict[Setting, dict[int, list[float]]] = {}
+        for row, found in zip(rows, executor.map(partial(score, folder, tree), rows), strict=True):
             scores[row] = found
             for ipc, values in found.items():
-                print(
-                    *row, f"IPC {ipc:3d}  {summary(values)}  {gain(values, scores[Setting('dit', row.guidance)][ipc])}"
-                )
+                baseline = scores[Setting("dit", row.guidance)][ipc]
+                print(*row, f"IPC {ipc:3d}  {summary(values)}  {gain(values, baseline)}", flush=True)
 
 
 def summary(values: list[float]) -> str:
