@@ -55,7 +55,7 @@ def network_of(folder: Path) -> DiT:
 
 def im_step(folder: Path) -> str:
     """Batch 1, paper form, 4 inversion steps, gradients through all; bf16 autocast, float32 trainables."""
-    machine = compute.machine(device="auto", precision="bf16", compile=False, threads=0)
+    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
     network = network_of(folder)
     difffit.add_scales(network, 0.5)
     weights = difffit.freeze_all_but_difffit(network)
@@ -83,7 +83,7 @@ def im_step(folder: Path) -> str:
 
 def sampling_step(folder: Path) -> str:
     """Four images, guidance 4 on three channels (a batch of 8), bf16 weights, one DDPM step."""
-    machine = compute.machine(device="auto", precision="bf16", compile=False, threads=0)
+    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
     call = machine.frozen(network_of(folder))
     streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
     began = time.perf_counter()
@@ -100,7 +100,7 @@ def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
     said = []
     shape = (4, 32, 32)
     for compiled in (False, True):
-        machine = compute.machine(device="auto", precision="bf16", compile=compiled, threads=0)
+        machine = compute.machine(device="auto", precision="auto", compile=compiled, threads=0)
         call = machine.frozen(network_of(folder))
 
         def batch(count: int, call: Callable = call, machine: compute.Machine = machine) -> torch.Tensor:

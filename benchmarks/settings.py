@@ -3,8 +3,9 @@
     python benchmarks/settings.py FOLDER [--guidance 1 1.5 2] [--groups 5 10] [--alpha 0.4] [--draws 6]
 
 Needs `dvc repro centroids finetune@none`. Makes one pool per guidance scale in FOLDER, then scores plain DiT and S3 on
-the validation images for every combination, several drawn sets each. Prints the mean accuracy of the last step and its
-standard error over draws, and the gain of S3 over DiT draw by draw. Nothing here reads the test split.
+the validation images for every combination, several drawn sets each; run again with more values, it adds their rows.
+Prints the mean accuracy of the last step and its standard error over draws, and draw by draw the gain over plain DiT
+and over the guidance before. Nothing here reads the test split.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import itertools
 import logging
 import os
 import statistics
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -51,10 +51,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="student steps; the profile's without it")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
+    if arguments.draws < 2:
+        parser.error("--draws: wanted at least 2, for a standard error")
     logging.disable(logging.INFO)
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     tree["eval"] |= {"draws": arguments.draws, "seeds": arguments.seeds, "split": "validation"}
     tree["candidates"]["per_class"] = max(arguments.groups) * max(tree["eval"]["ipc"])
+    tree["s3"]["groups"] = min(arguments.groups)
     tree["compute"]["threads"] = 1
     if arguments.steps:
         tree["protocols"][tree["eval"]["protocol"]]["steps"] = arguments.steps
@@ -70,8 +73,13 @@ def main() -> None:
         for row, found in zip(rows, executor.map(partial(score, folder, tree), rows), strict=True):
             scores[row] = found
             for ipc, values in found.items():
-                baseline = scores[Setting("dit", row.guidance)][ipc]
-                print(*row, f"IPC {ipc:3d}  {summary(values)}  {gain(values, baseline)}", flush=True)
+                text = f"{' '.join(map(str, row))}  IPC {ipc}: {summary(values)}"
+                if row.groups:
+                    text += f", over DiT {gain(values, scores[Setting('dit', row.guidance)][ipc])}"
+                if (place := arguments.guidance.index(row.guidance)) > 0:
+                    before = row._replace(guidance=arguments.guidance[place - 1])
+                    text += f", over guidance {before.guidance} {gain(values, scores[before][ipc])}"
+                print(text, flush=True)
 
 
 def summary(values: list[float]) -> str:
@@ -80,13 +88,15 @@ def summary(values: list[float]) -> str:
 
 
 def gain(values: list[float], baseline: list[float]) -> str:
-    """What is gained over plain DiT from the same pool, draw by draw."""
-    return f"over DiT {summary([value - base for value, base in zip(values, baseline, strict=True)])}"
+    """Mean and standard error of the difference, draw by draw."""
+    return summary([value - base for value, base in zip(values, baseline, strict=True)])
 
 
 def make_pool(folder: Path, tree: dict, guidance: float) -> None:
     """Candidates of plain DiT and their features, for one guidance scale."""
     place = folder / f"guidance-{guidance}"
+    if (place / "data/features/dit").is_dir():
+        return
     link(ROOT, place, UPSTREAM)
     tree["candidates"]["guidance"] = guidance
     run(place, tree, ("candidates", "dit"), ("features", "dit"))
@@ -94,23 +104,20 @@ def make_pool(folder: Path, tree: dict, guidance: float) -> None:
 
 def score(folder: Path, tree: dict, setting: Setting) -> dict[int, list[float]]:
     """Per IPC, the accuracy in percent of each draw, averaged over student seeds."""
-    place = folder / "-".join(map(str, setting))
-    link(ROOT, place, UPSTREAM)
-    link(folder / f"guidance-{setting.guidance}", place, ("data/candidates/dit", "data/features/dit"))
+    place, method, grid = folder / "-".join(map(str, setting)), setting.method, tree["eval"]
     if setting.groups:
         tree["s3"] |= {"alpha": setting.alpha, "groups": setting.groups}
-    run(place, tree, ("select", setting.method))
-    return dict(students(place, tree, setting.method))
-
-
-def students(place: Path, tree: dict, method: str) -> Iterator[tuple[int, list[float]]]:
-    settings = tree["eval"]
-    for ipc in settings["ipc"]:
-        student = settings["students"][0]
-        run(place, tree, ("students", method, ipc, student))
-        runs = files.read_json(place / f"metrics/cells/{method}-{ipc}-{student}.json")["runs"]
-        draws = range(settings["draws"])
-        yield ipc, [statistics.mean(run["last_top1"] for run in runs if run["draw"] == draw) for draw in draws]
+    cells = {ipc: place / f"metrics/cells/{method}-{ipc}-{grid['students'][0]}.json" for ipc in grid["ipc"]}
+    if not all(path.is_file() for path in cells.values()):
+        link(ROOT, place, UPSTREAM)
+        link(folder / f"guidance-{setting.guidance}", place, ("data/candidates/dit", "data/features/dit"))
+        run(place, tree, ("select", method), *(("students", method, ipc, grid["students"][0]) for ipc in cells))
+    found = {}
+    for ipc, path in cells.items():
+        runs = files.read_json(path)["runs"]
+        draws = [[run["last_top1"] for run in runs if run["draw"] == draw] for draw in range(grid["draws"])]
+        found[ipc] = [statistics.mean(seeds) for seeds in draws]
+    return found
 
 
 def run(folder: Path, tree: dict, *stages: tuple) -> None:
@@ -124,7 +131,8 @@ def link(source: Path, target: Path, names: tuple[str, ...]) -> None:
     """Makes parts of ``source`` visible in ``target``."""
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).symlink_to(source / name)
+        if not (target / name).is_symlink():
+            (target / name).symlink_to(source / name)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ def run(params: Params, root: Path, row: str) -> None:
         if work.finished_elsewhere:
             return
         if pool.source == "real":
-            count = len(data.read_split(root / "data/real/train").images)
+            found = {"images": len(data.read_split(root / "data/real/train").images)}
             work.staged.mkdir(exist_ok=True)
         else:
             count = _generate(params, root, row, work.staged, machine)
-        work.publish(root / "data/candidates" / row, "pool", source=pool.source, images=count)
+            found = {"images": count, "precision": machine.precision}
+        work.publish(root / "data/candidates" / row, "pool", source=pool.source, **found)
 
 
 def _generate(params: Params, root: Path, row: str, out: Path, machine: compute.Machine) -> int:

@@ -34,7 +34,8 @@ def run(params: Params, root: Path, row: str) -> None:
             return
         if adaptation.loss != "none":
             _train(params, root, adaptation.loss, section, work, machine)
-        work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.loss)
+        precision = {} if adaptation.loss == "none" else {"precision": machine.precision}
+        work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.loss, **precision)
 
 
 def _train(params: Params, root: Path, loss: str, section, work: scratch.Workspace, machine: compute.Machine) -> None:

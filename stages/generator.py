@@ -88,7 +88,8 @@ def _train(params: Params, root: Path) -> None:
         network.load_state_dict(state.ema)
         write_generator(work.staged, network, vae)
         training.write_curve(work.staged / "curve.csv", state.curve)
-        work.publish(root / "data/generator", "generator", source=wanted.source, weights=weights)
+        facts = {"source": wanted.source, "weights": weights, "precision": machine.precision}
+        work.publish(root / "data/generator", "generator", **facts)
 
 
 def _autoencoder(finished: Path, train: data.ImageSet, wanted, seed: int, side: int, image_channels: int):

@@ -59,7 +59,7 @@ def _train_and_write(
             progress=partial(progress.track, label=path.stem, total=len(sets) * settings.seeds),
         )  # fmt: skip
         described = {**facts, "student": student, "protocol": settings.protocol, "split": settings.split}
-        described |= {"draws": len(sets), "seeds": settings.seeds}
+        described |= {"draws": len(sets), "seeds": settings.seeds, "precision": machine.precision}
         files.write_json(path, cell.summarise(runs, names, **described))
         work.finish()
     mean = sum(run["last_top1"] for run in runs) / len(runs)

@@ -14,6 +14,7 @@ from ims3core import compute
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
 from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_network
+from ims3core.students import cell
 from ims3core.students.networks import build_student
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
         with machine.autocast():
             student(images).float().square().mean().backward()
 
-    rates["student_train"] = 3 * batch * forward / _seconds(learn, share)
+    if cell.side_by_side(params.eval.students[0], side=side, device=machine.device):
+        with compute.one_thread_each() as threads:
+            at_once = min(threads, params.eval.draws * params.eval.seeds)
+            rates["student_train"] = at_once * 3 * batch * forward / _seconds(learn, share)
+    else:
+        rates["student_train"] = 3 * batch * forward / _seconds(learn, share)
     student.eval()
     with torch.inference_mode():
         rates["student_eval"] = batch * forward / _seconds(lambda: student(images), share)

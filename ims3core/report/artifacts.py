@@ -53,6 +53,7 @@ class Cell(_Record):
     student: str
     protocol: str
     split: str
+    precision: str
     classes: Annotated[list[str], Field(min_length=2)]
     confusion: list[list[Index]]
     runs: Annotated[list[Run], Field(min_length=1)]
@@ -179,9 +180,14 @@ def read_results(
     cells = [read_cell(root, method=m, ipc=k, student=student, draws=draws, **score) for m, k, student in grid]
     full = [read_cell(root, method=FULL, ipc=FULL, student=student, draws=1, **score) for student in students]
     for cell in [*cells, *full]:
+        path = _cell_path(cell.method, cell.ipc, cell.student)
         if cell.classes != cells[0].classes:
-            found = f"classes {cell.classes}, {cells[0].method} has {cells[0].classes}"
-            raise _stale(_cell_path(cell.method, cell.ipc, cell.student), found)
+            raise _stale(path, f"classes {cell.classes}, {cells[0].method} has {cells[0].classes}")
+        if cell.precision != cells[0].precision:  # machines of two kinds shared the work
+            raise ArtifactError(
+                f"{path}: trained in {cell.precision}, {cells[0].method} in {cells[0].precision}; "
+                "name one in compute.precision, or `dvc repro -f students full_data`"
+            )
     return Results(selections, cells, full)
 
 

@@ -82,9 +82,11 @@ def log_distance(cosine: Tensor, eps: float) -> Tensor:
 
 
 def check_coincidence(logs: Tensor, eps: float, what: str) -> None:
-    """Raises NumericsError if eps is 0 and a distance behind ``logs`` is 0 up to rounding."""
-    if eps == 0 and logs.numel() and logs.min() < math.log(COINCIDENT):
-        raise NumericsError(f"s3.eps: found 0 while {what} coincide (log 0), wanted eps above 0, for example 1e-6")
+    """Raises NumericsError if eps is 0, or lost beside 1, and a distance behind ``logs`` is 0 up to rounding."""
+    if 1 + eps == 1 and logs.numel() and logs.min() < math.log(COINCIDENT):
+        raise NumericsError(
+            f"s3.eps: found {eps:g} while {what} coincide (log 0), wanted eps above 0, for example 1e-6"
+        )
 
 
 def unary_logs(problem: Instance) -> Tensor:

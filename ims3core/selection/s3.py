@@ -43,7 +43,7 @@ class Selection:
 
 
 class _Blockwise:
-    """The log-distances a trial sums up, made anew at every visit from the centroids chosen now."""
+    """The log-distances a trial sums up, made when asked for from the centroids chosen now."""
 
     name = "blockwise"
 
@@ -174,7 +174,7 @@ def select_groups(
         restarts: number of descents; the first from ``start``, further ones from random choices; the best is kept.
         max_sweeps: limit per descent; ``converged`` says whether it was enough.
         generator: needed where a start is random.
-        max_matrix_bytes: whole log-distance matrix where it fits, one block per visit elsewhere; same choices.
+        max_matrix_bytes: whole log-distance matrix where it fits, blocks made when needed elsewhere; same choices.
 
     Differs: a tie is decided with a tolerance of 1e-10, so that equal candidates do not depend on rounding.
 

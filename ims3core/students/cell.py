@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
 from ims3core.students.protocols import plan
 from ims3core.students.train import train_student
+
+SMALL_SIDE = 64  # pixels
 
 
 def run_cell(
@@ -39,9 +41,9 @@ def run_cell(
 ) -> list[dict[str, Any]]:
     """Scores of ``student`` on ``held_out`` for every set (draw) and student seed.
 
-    A run that is finished is written to ``directory`` at once and read back by a restarted stage. On the CPU
-    own networks train side by side, one thread each: small layers gain little from more threads, and a score then
-    does not depend on the number of cores. One that fails, or an interrupt, stops the others at their next step.
+    A run that is finished is written to ``directory`` at once and read back by a restarted stage. Where
+    :func:`side_by_side`, as many train at once as there are threads, on one each; one that fails, or an interrupt,
+    stops the others at their next step.
 
     Args:
         sets: one training set per draw.
@@ -56,7 +58,7 @@ def run_cell(
     augmentation = build_augmentation(**augment, side=side, channels=channels)
     building, stopped = threading.Lock(), threading.Event()
 
-    def stop_if_told(step: int) -> None:
+    def stop_if_told(done: int) -> None:
         if stopped.is_set():
             raise CancelledError
 
@@ -87,17 +89,27 @@ def run_cell(
         return files.read_json(path)
 
     wanted = [(draw, seed) for draw in range(len(sets)) for seed in range(seeds)]
-    if device.type != "cpu" or student.startswith("timm:"):  # timm's dropout draws from the global stream
+    if not side_by_side(student, side=side, device=device):
         return list(progress(run(*pair) for pair in wanted))
-    with one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(run, *pair) for pair in wanted]
+    runs: list[Future[dict[str, Any]]] = []
+    with one_thread_each() as threads, ThreadPoolExecutor(min(threads, len(wanted))) as pool:
         try:
-            for done in progress(as_completed(runs)):
-                done.result()
+            runs += [pool.submit(run, *pair) for pair in wanted]
+            for finished in progress(as_completed(runs)):
+                finished.result()
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
-    return [done.result() for done in runs]
+    return [finished.result() for finished in runs]
+
+
+def side_by_side(student: str, *, side: int, device: torch.device) -> bool:
+    """Whether the runs of a cell train at once, on one CPU thread each, instead of one after the other on all.
+
+    Layers on small images gain little from more threads, and a score then does not depend on the number of cores.
+    Large images fill the threads and the memory alone; timm's dropout draws from torch's global stream.
+    """
+    return device.type == "cpu" and side <= SMALL_SIDE and not student.startswith("timm:")
 
 
 def summarise(runs: list[dict[str, Any]], names: list[str], **facts: Any) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def cell_record(
         "student": student,
         "protocol": "steps",
         "split": "test",
+        "precision": "fp32",
         "draws": draws,
         "seeds": seeds,
         "classes": list(CLASSES),

@@ -62,9 +62,10 @@ class TestResults:
             ({"runs": []}, "runs: List should have at least 1 item"),
             ({"runs": None}, "runs: Field required"),
             ({"confusion": [[1, 2, 3], [1, 2, 3]]}, "confusion: not a square of the 3 classes"),
+            ({"precision": "bf16"}, "trained in bf16, dit in fp32; name one in compute.precision"),
             ({"classes": ["ant", "bee", "dog"]}, r"classes \['ant', 'bee', 'dog'\], dit has \['ant', 'bee', 'cat'\]"),
         ],
-        ids=["protocol", "split", "ipc", "no runs", "no key", "confusion", "classes"],
+        ids=["protocol", "split", "ipc", "no runs", "no key", "confusion", "precision", "classes"],
     )
     def test_malformed_cell_is_named(self, tree, changes, message):
         """A cell that is incomplete or belongs to other parameters is refused, naming what differs."""

@@ -27,6 +27,7 @@ def make_cell(scores: list[list[float]], *, method: str = "dit", ipc: int | str 
         for s, top1 in enumerate(row)
     ]
     facts = {"method": method, "ipc": ipc, "student": "convnet", "protocol": "steps", "split": "test"}
+    facts["precision"] = "fp32"
     return Cell(**facts, classes=["ant", "bee"], confusion=[[3, 1], [0, 4]], runs=runs[::-1])
 
 

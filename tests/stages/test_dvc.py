@@ -63,6 +63,7 @@ def project(tmp_path_factory, toy_text):
     change(root, "finetune", "epochs", value=1.0)
     change(root, "candidates", "steps", value=20)
     change(root, "protocols", "steps", "steps", value=60)
+    change(root, "compute", "threads", value=1)  # else all student runs of a cell could end at the same time
     identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"], ["git", "add", "-A"],
                     ["git", *identity, "commit", "-qm", "start"]):  # fmt: skip

@@ -1,7 +1,6 @@
 """A cell of the result table: runs side by side, kept when finished, stopped together."""
 
 import json
-import threading
 
 import pytest
 import torch
@@ -79,26 +78,32 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
 def test_a_failing_run_stops_the_others_and_is_the_one_that_is_named(tmp_path, cores, monkeypatch):
     """The first error is raised; runs in progress end at their next step, waiting ones never begin."""
     cores(2)
-    endless = PROTOCOL | {"steps": 10**6}
-    poisoned = {**endless, "lr": 1e30}
-    begun = threading.Event()
-    train = cell.train_student
+    long = PROTOCOL | {"steps": 3000}  # over ten seconds: only a run that was stopped ends without a file
+    begun, train = [], cell.train_student
 
     def one_fails(*arguments, **options):
-        if not begun.is_set():
-            begun.set()
-            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **poisoned)
+        begun.append(options["seed"])
+        if len(begun) == 1:
+            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **long | {"lr": 1e30})
         return train(*arguments, **options)
 
     monkeypatch.setattr(cell, "train_student", one_fails)
     with pytest.raises(NumericsError, match="wanted a finite number"):
-        run(tmp_path, protocol=endless)
+        run(tmp_path, protocol=long)
+    assert len(begun) < 6
     assert not list(tmp_path.glob("run-*.json"))
 
 
-def test_an_interrupt_stops_every_run(tmp_path, cores):
-    """Ctrl-C ends the stage at once although other threads train; what was finished stays."""
+def test_an_interrupt_stops_every_run(tmp_path, cores, monkeypatch):
+    """Ctrl-C ends the stage although other threads train; what was finished stays."""
     cores(2)
+    begun, train = [], cell.train_student
+
+    def only_two_are_short(*arguments, **options):
+        begun.append(options["seed"])
+        if len(begun) > 2:
+            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **PROTOCOL | {"steps": 3000})
+        return train(*arguments, **options)
 
     def interrupted(items):
         for number, item in enumerate(items):
@@ -106,10 +111,21 @@ def test_an_interrupt_stops_every_run(tmp_path, cores):
                 raise KeyboardInterrupt
             yield item
 
+    monkeypatch.setattr(cell, "train_student", only_two_are_short)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=interrupted, protocol=PROTOCOL | {"steps": 60})
-    assert 2 <= len(list(tmp_path.glob("run-*.json"))) < 6
+        run(tmp_path, progress=interrupted)
+    assert len(list(tmp_path.glob("run-*.json"))) == 2
     assert files.read_json(next(tmp_path.glob("run-*.json")))["curve"]
+
+
+@pytest.mark.parametrize(
+    ("student", "side", "device", "expected"),
+    [("convnet", 8, "cpu", True), ("resnet18", 64, "cpu", True), ("convnet", 224, "cpu", False),
+     ("timm:resnet18", 8, "cpu", False), ("convnet", 8, "cuda", False)],
+)  # fmt: skip
+def test_what_trains_side_by_side(student, side, device, expected):
+    """Own networks on small images on the CPU; the others have the machine, or the global stream, alone."""
+    assert cell.side_by_side(student, side=side, device=torch.device(device)) is expected
 
 
 def test_the_number_of_threads_comes_back(cores):
