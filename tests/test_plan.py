@@ -87,6 +87,8 @@ def test_the_command_prints_a_table(toy, capsys, monkeypatch):
     assert "0.6 !" in out
     with pytest.raises(ParameterError, match="--tflops: found -1"):
         cli.app(["plan", "--tflops", "-1"], standalone_mode=False)
+    cli.app(["plan", "--tflops", "400", "--memory", "4000"], standalone_mode=False)
+    assert "needs more than" not in capsys.readouterr().out
 
 
 def test_calibration_measures_every_kind(toy):

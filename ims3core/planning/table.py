@@ -47,7 +47,7 @@ def show(params: Params, root: Path, *, tflops: float | None, memory: float | No
     add("all", calls, flops, images, max(row.memory for row in rows), disk, sum(times))
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
-    if memory is not None:
+    if memory is not None and any(row.memory > memory * 1e9 for row in rows):
         console.print(
             f"! needs more than {memory:g} GB: raise finetune.accumulate, set finetune.gradient_checkpointing, "
             "or lower batch sizes"
