@@ -54,7 +54,7 @@ def network_of(folder: Path) -> DiT:
 
 
 def im_step(folder: Path) -> str:
-    """Batch 1, paper form, 4 inversion steps, gradients through all; bf16 autocast, float32 trainables."""
+    """Batch 1, paper form, 4 inversion steps, gradients through all; float32 trainables, bf16 where it is native."""
     machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
     network = network_of(folder)
     difffit.add_scales(network, 0.5)
@@ -82,7 +82,7 @@ def im_step(folder: Path) -> str:
 
 
 def sampling_step(folder: Path) -> str:
-    """Four images, guidance 4 on three channels (a batch of 8), bf16 weights, one DDPM step."""
+    """Four images, guidance 4 on three channels (a batch of 8), bf16 where it is native, one DDPM step."""
     machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
     call = machine.frozen(network_of(folder))
     streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
