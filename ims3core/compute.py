@@ -110,17 +110,16 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
     if precision == "auto":
         precision = "bf16" if computes_bf16(place) else "fp32"
     elif precision == "bf16" and not computes_bf16(place):
-        log.warning("compute.precision: bf16 is emulated on this %s, many times slower than fp32; auto: fp32", device)
+        log.warning("compute.precision: bf16 is slower than fp32 on this %s, or emulated; auto takes fp32 here", device)
     return Machine(place, precision, compile, team)
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for bf16 products; without them torch emulates, over 10 times slower.
+    """Whether bf16 products are the fast ones on ``device``: a GPU that has them, or a processor with AMX.
 
-    Processors: AMX or AVX-512 BF16. What torch cannot tell counts as no.
+    AVX-512 BF16 without AMX was slower than fp32 in every piece that was measured, and without either torch
+    emulates, over 10 times slower (`python benchmarks/precision.py`). What torch cannot tell counts as no.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public query for these two.
-    queries = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in queries)
+    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # torch has no public query
