@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from ims3core import compute
-from ims3core.diffusion import autoencoder, dit_layout, generator, samplers
-from ims3core.diffusion.schedule import respace
+from ims3core.base import compute
+from ims3core.diffusion import autoencoder, dit_layout, generator
+from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.params import load
 
 IMAGES = 64
@@ -24,27 +24,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     precision = parser.parse_args().precision
-    wanted = load(Path("params.yaml")).candidates
+    sampler = load(Path("params.yaml")).pool("dit").sampler
     machine = compute.machine(device="auto", precision=precision, compile=False, threads=0)
     network = dit_layout.read_transformer(Path("data/generator/transformer"))
-    config, schedule = network.config, respace(generator.read_schedule(Path("data/generator")), wanted.steps)
+    config, schedule = network.config, generator.read_schedule(Path("data/generator"))
     vae = autoencoder.read_autoencoder(Path("data/generator/vae"))
-    call, shape = machine.frozen(network), (config.channels, config.side, config.side)
+    denoiser = Denoiser(machine.frozen(network), schedule, config.classes, machine.device, machine.dtype)
+    shape = (config.channels, config.side, config.side)
     labels = torch.arange(IMAGES) % config.classes
     made = {}
     for size in (1, 7, IMAGES):
         parts = []
         for first in range(0, IMAGES, size):
             seeds = range(first, min(first + size, IMAGES))
-            streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
+            streams = NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
             with torch.inference_mode():
-                parts.append(
-                    samplers.sample(
-                        call, schedule, labels[first : first + size], streams, sampler="ddpm",
-                        null_label=config.classes, guidance=wanted.guidance, guided_channels=wanted.guided_channels,
-                        device=machine.device, dtype=machine.dtype,
-                    )
-                )  # fmt: skip
+                own = labels[first : first + size]
+                parts.append(sampler.module.sample(denoiser, own, streams, None, **sampler.values))
         made[size] = autoencoder.decode(vae, torch.cat(parts)).int()
     for size in (1, 7):
         difference = (made[size] - made[IMAGES]).abs()

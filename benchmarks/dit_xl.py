@@ -14,18 +14,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from ims3core import compute
-from ims3core.diffusion import autoencoder, difffit, dit_layout, pretrained, samplers, training
+from ims3core.adaptations import im
+from ims3core.base import compute
+from ims3core.diffusion import autoencoder, checkpoints, difffit, dit_layout, pretrained, training
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
-from ims3core.diffusion.schedule import linear_schedule, respace
+from ims3core.diffusion.sampling import Denoiser, NoiseStreams
+from ims3core.diffusion.schedule import linear_schedule
 from ims3core.planning.costs import DIT_XL, stable_diffusion_vae
+from ims3core.samplers import ddpm
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -53,6 +54,10 @@ def network_of(folder: Path) -> DiT:
     return dit_layout.read_transformer(folder / "transformer")
 
 
+def denoiser_of(folder: Path, machine: compute.Machine) -> Denoiser:
+    return Denoiser(machine.frozen(network_of(folder)), linear_schedule(), 1000, machine.device, machine.dtype)
+
+
 def im_step(folder: Path) -> str:
     """Batch 1, paper form, 4 inversion steps, gradients through all; float32 trainables, bf16 where it is native."""
     machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
@@ -65,9 +70,9 @@ def im_step(folder: Path) -> str:
     count = sum(p.numel() for p in weights.values())
     latents = Latents(torch.randn(1, 2, 4, 32, 32), torch.ones(1, 2, 4, 32, 32), torch.tensor([207, 1]))
     state = training.start(weights, lr=1e-3, weight_decay=0.0)
-    objective = partial(
-        training.inversion_matching_terms, variational=True, lambda_im=0.002, form="paper", similarity="cosine",
-        inversion_steps=4, pairing="matched", grad_through="inversion", clip_x0=False,
+    objective = im.objective(
+        variational=True, lambda_im=0.002, form="paper", similarity="cosine", inversion_steps=4, pairing="matched",
+        grad_through="inversion", clip_x0=False,
     )  # fmt: skip
     began = time.perf_counter()
     training.run(
@@ -76,22 +81,20 @@ def im_step(folder: Path) -> str:
         autocast=machine.autocast,
     )  # fmt: skip
     took = time.perf_counter() - began
-    training.save_checkpoint(folder, state)
-    size = (folder / training.CHECKPOINT).stat().st_size
+    checkpoints.save_checkpoint(folder, state)
+    size = (folder / checkpoints.CHECKPOINT).stat().st_size
     return f"{took:.1f} s for the step; {count:,} trainable weights; checkpoint {size / 1e6:.1f} MB"
 
 
 def sampling_step(folder: Path) -> str:
     """Four images, guidance 4 on three channels (a batch of 8), bf16 where it is native, one DDPM step."""
     machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
-    call = machine.frozen(network_of(folder))
-    streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
+    denoiser = denoiser_of(folder, machine)
+    streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
     began = time.perf_counter()
     with torch.inference_mode():
-        out = samplers.sample(
-            call, respace(linear_schedule(), 1), torch.tensor([207, 1, 2, 3]), streams, sampler="ddpm", null_label=1000,
-            guidance=4.0, guided_channels=3, device=machine.device, dtype=machine.dtype,
-        )  # fmt: skip
+        labels = torch.tensor([207, 1, 2, 3])
+        out = ddpm.sample(denoiser, labels, streams, None, steps=1, guidance=4.0, guided_channels=3)
     return f"{time.perf_counter() - began:.1f} s for the step; output {tuple(out.shape)}"
 
 
@@ -101,14 +104,14 @@ def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
     shape = (4, 32, 32)
     for compiled in (False, True):
         machine = compute.machine(device="auto", precision="auto", compile=compiled, threads=0)
-        call = machine.frozen(network_of(folder))
+        denoiser = denoiser_of(folder, machine)
 
-        def batch(count: int, call: Callable = call, machine: compute.Machine = machine) -> torch.Tensor:
-            streams = samplers.NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], shape)
+        def batch(count: int, denoiser: Denoiser = denoiser) -> torch.Tensor:
+            streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], shape)
+            labels = torch.arange(count) % 1000
             with torch.inference_mode():
-                return samplers.sample(
-                    call, respace(linear_schedule(), steps), torch.arange(count) % 1000, streams, sampler="ddpm",
-                    null_label=1000, guidance=4.0, guided_channels=3, device=machine.device, dtype=machine.dtype,
+                return ddpm.sample(
+                    denoiser, labels, streams, None, steps=steps, guidance=4.0, guided_channels=3
                 ).cpu()  # fmt: skip
 
         for name, count in (("first", images), ("second", images), ("smaller", images * 3 // 4), ("third", images)):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from ims3core import compute
+from ims3core.base import compute
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.students.networks import build_student
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ims3core.data import prepare, sources
+from ims3core.intake import prepare, sources
 
 
 def write_images(folder: Path, count: int, side: int) -> None:

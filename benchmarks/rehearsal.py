@@ -23,13 +23,13 @@ from dit_xl import write_checkpoint
 from PIL import Image
 from safetensors.torch import save_file
 
-from ims3core.data.classes import benchmark_lists
+from ims3core.intake.classes import benchmark_lists
 from ims3core.planning.costs import stable_diffusion_vae
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    "prepare", "generator", "encoder", "latents", "finetune", "candidates", "features", "centroids", "select",
-    "students", "full-data", "report", "plan", "timings",
+    "prepare", "generator", "encoder", "latents", "finetune", "guides", "candidates", "features", "centroids", "select",
+    "refine", "labels", "students", "full-data", "report", "plan", "timings",
 )  # fmt: skip
 
 

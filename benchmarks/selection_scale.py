@@ -15,10 +15,10 @@ import time
 
 import torch
 
-from ims3core.seeds import generator
-from ims3core.selection.bounds import gap
-from ims3core.selection.objective import MAX_MATRIX_BYTES
-from ims3core.selection.s3 import select_groups
+from ims3core.base.seeds import generator
+from ims3core.subgroups.bounds import gap
+from ims3core.subgroups.objective import MAX_MATRIX_BYTES
+from ims3core.subgroups.search import select_groups
 
 
 def make_centroids(classes: int, groups: int, dim: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,7 @@
 
     python benchmarks/settings.py FOLDER [--guidance 1 1.5 2] [--groups 5 10] [--alpha 0.4] [--draws 6]
 
-Needs `dvc repro centroids finetune@none`. Makes one pool per guidance scale in FOLDER, then scores plain DiT and S3 on
+Needs `dvc repro centroids guides labels`. Makes one pool per guidance scale in FOLDER, then scores plain DiT and S3 on
 the validation images for every combination, several drawn sets each; run again with more values, it adds their rows.
 Prints the mean accuracy of the last step and its standard error over draws, and draw by draw the gain over plain DiT
 and over the guidance before. Nothing here reads the test split.
@@ -24,11 +24,12 @@ from typing import NamedTuple
 
 import yaml
 
-from ims3core import files
-from ims3core.params import Params
+from ims3core.base import files
+from ims3core.params import parse
 
 ROOT = Path(__file__).resolve().parent.parent
-UPSTREAM = ("data/real", "data/generator", "data/adapted", "data/encoder", "data/centroids")
+PARTS = ("real", "generator", "adapted", "guides", "encoder", "centroids", "labels")
+UPSTREAM = tuple(f"data/{part}" for part in PARTS)
 
 
 class Setting(NamedTuple):
@@ -60,7 +61,7 @@ def main() -> None:
     tree["s3"]["groups"] = min(arguments.groups)
     tree["compute"]["threads"] = 1
     if arguments.steps:
-        tree["protocols"][tree["eval"]["protocol"]]["steps"] = arguments.steps
+        tree["protocols"][tree["eval"]["protocols"][0]]["steps"] = arguments.steps
 
     folder = arguments.folder.resolve()
     rows = [Setting("dit", guidance) for guidance in arguments.guidance]
@@ -98,7 +99,7 @@ def make_pool(folder: Path, tree: dict, guidance: float) -> None:
     if (place / "data/features/dit").is_dir():
         return
     link(ROOT, place, UPSTREAM)
-    tree["candidates"]["guidance"] = guidance
+    tree["ddpm"]["guidance"] = guidance
     run(place, tree, ("candidates", "dit"), ("features", "dit"))
 
 
@@ -107,11 +108,12 @@ def score(folder: Path, tree: dict, setting: Setting) -> dict[int, list[float]]:
     place, method, grid = folder / "-".join(map(str, setting)), setting.method, tree["eval"]
     if setting.groups:
         tree["s3"] |= {"alpha": setting.alpha, "groups": setting.groups}
-    cells = {ipc: place / f"metrics/cells/{method}-{ipc}-{grid['students'][0]}.json" for ipc in grid["ipc"]}
+    student, protocol = grid["students"][0], grid["protocols"][0]
+    cells = {ipc: place / f"metrics/cells/{method}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}
     if not all(path.is_file() for path in cells.values()):
         link(ROOT, place, UPSTREAM)
         link(folder / f"guidance-{setting.guidance}", place, ("data/candidates/dit", "data/features/dit"))
-        run(place, tree, ("select", method), *(("students", method, ipc, grid["students"][0]) for ipc in cells))
+        run(place, tree, ("select", method), *(("students", method, ipc, student, protocol) for ipc in cells))
     found = {}
     for ipc, path in cells.items():
         runs = files.read_json(path)["runs"]
@@ -122,7 +124,7 @@ def score(folder: Path, tree: dict, setting: Setting) -> dict[int, list[float]]:
 
 def run(folder: Path, tree: dict, *stages: tuple) -> None:
     """Stages of the pipeline in ``folder``, one after the other, in this process."""
-    params = Params.model_validate(tree)
+    params = parse(yaml.safe_dump(tree))
     for module, *arguments in stages:
         importlib.import_module(f"stages.{module}").run(params, folder, *arguments)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from ims3core import compute, data
+from ims3core import data
+from ims3core.base import compute
 from ims3core.diffusion import autoencoder
 from ims3core.params import load
-from ims3core.students.cell import run_cell
+from ims3core.students.cell import Recipe, run_cell
 
 
 def main() -> None:
@@ -29,17 +30,20 @@ def main() -> None:
     vae = autoencoder.read_autoencoder(Path("data/generator/vae"))
     latents = [autoencoder.encode(vae, batch)[0] for batch in data.batches(train.images, 256)]
     passed = data.ImageSet(torch.cat([autoencoder.decode(vae, mean) for mean in latents]), train.class_index)
+    student, protocol = params.eval.students[0], params.eval.protocols[0]
+    rules = params.protocols[protocol]
+    recipe = Recipe(
+        student, params.network(student), side=rules.side or train.images.shape[-1],
+        classes=int(train.class_index.max()) + 1,
+        statistics=data.read_statistics(Path("data/real") / data.STATISTICS), protocol=rules.plan,
+        augment=params.augmentation(protocol), device=machine.device, precision=machine.precision,
+        root_seed=params.seed,
+    )  # fmt: skip
     scores = {}
     for name, images in (("real images", train), ("through the VAE", passed)):
         with tempfile.TemporaryDirectory() as directory:
-            runs = run_cell(
-                Path(directory), [images], held_out, student=params.eval.students[0],
-                side=params.eval.side or train.images.shape[-1],
-                classes=int(train.class_index.max()) + 1, seeds=seeds,
-                statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
-                protocol=params.protocols[params.eval.protocol].model_dump(), augment=params.augment.model_dump(),
-                device=machine.device, precision=machine.precision, root_seed=params.seed,
-            )  # fmt: skip
+            paths = {(0, seed): Path(directory) / f"{seed}.json" for seed in range(seeds)}
+            runs = run_cell(recipe, [images], held_out, paths)
         scores[name] = sum(run["last_top1"] for run in runs) / seeds
         print(f"{name:16s} {scores[name]:.2f} % ({seeds} seeds, {params.eval.split} split, last epoch)")
     print(f"loss             {scores['real images'] - scores['through the VAE']:.2f} points")

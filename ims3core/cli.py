@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import logging
 import os
 import shlex
@@ -18,9 +19,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ims3core import profiles, timings
-from ims3core.errors import Ims3Error, ParameterError
 from ims3core.params import Params, load
+from ims3core.shell import axes, profiles, timings
+from ims3core.shell.errors import Ims3Error, ParameterError
 
 app = typer.Typer(
     name="ims3",
@@ -31,7 +32,14 @@ app = typer.Typer(
 )
 ROOT = Path()
 LAUNCHED = "IMS3_LAUNCHED"  # set for the processes of a launcher, also one that starts a single process
-SHARED = ("latents", "finetune", "candidates", "features")  # stages that several processes can share
+SHARED = (
+    "latents",
+    "guides",
+    "finetune",
+    "candidates",
+    "features",
+    "refine",
+)  # stages that several processes can share
 Row = Annotated[str | None, typer.Argument(help="One row of the table in params.yaml; all rows without it.")]
 
 
@@ -60,10 +68,7 @@ def _launch(launcher: str, arguments: list[str]) -> None:
 def run_rows(module: str, row: str | None, table: str) -> None:
     """Runs a stage for ``row``, or for every row of the section ``table``."""
     params = load(ROOT / "params.yaml")
-    known = list(getattr(params, table))
-    if row is not None and row not in known:
-        raise ParameterError(f"{table}: {row!r} is unknown; known: {', '.join(known)}")
-    for name in known if row is None else [row]:
+    for name in _chosen(list(getattr(params, table)), row, table):
         run_stage(module, (name,), params=params)
 
 
@@ -92,8 +97,14 @@ def latents() -> None:
 
 
 @app.command()
+def guides(row: Row = None) -> None:
+    """Prepare what samplers will know of the real latents."""
+    run_rows("guides", row, "guides")
+
+
+@app.command()
 def finetune(row: Row = None) -> None:
-    """Fine-tune the generator by Inversion-Matching (Eq. 1-7)."""
+    """Fine-tune the generator, by Inversion-Matching (Eq. 1-7) or another loss."""
     run_rows("finetune", row, "adaptations")
 
 
@@ -122,34 +133,55 @@ def select(row: Row = None) -> None:
 
 
 @app.command()
+def refine(row: Row = None) -> None:
+    """Optimise the distilled sets of another row further."""
+    run_rows("refine", row, "refined")
+
+
+@app.command()
+def labels(protocol: Row = None) -> None:
+    """Write what students of a protocol learn from."""
+    params = load(ROOT / "params.yaml")
+    for name in _chosen(params.eval.protocols, protocol, "eval.protocols"):
+        run_stage("labels", (name,), params=params)
+
+
+@app.command()
 def students(
-    method: Annotated[str | None, typer.Argument(help="Row of methods; the whole grid without it.")] = None,
+    method: Annotated[str | None, typer.Argument(help="Row of methods or refined; the grid without it.")] = None,
     ipc: Annotated[int | None, typer.Argument(help="Images per class.")] = None,
-    student: Annotated[str | None, typer.Argument(help="Network, as in eval.students.")] = None,
+    student: Annotated[str | None, typer.Argument(help="An entry of eval.students.")] = None,
+    protocol: Annotated[str | None, typer.Argument(help="An entry of eval.protocols.")] = None,
 ) -> None:
     """Train students on distilled sets and score them."""
     params = load(ROOT / "params.yaml")
-    grid = [(m, k, s) for m in params.eval.methods for k in params.eval.ipc for s in params.eval.students]
-    wanted = [
-        cell for cell in grid if all(w is None or w == c for w, c in zip((method, ipc, student), cell, strict=True))
-    ]
-    if not wanted:
+    grid, wanted = params.eval, (method, ipc, student, protocol)
+    every = itertools.product(grid.methods, grid.ipc, grid.students, grid.protocols)
+    cells = [cell for cell in every if all(w is None or w == c for w, c in zip(wanted, cell, strict=True))]
+    if not cells:
+        found = " ".join(str(word) for word in wanted if word is not None)
         raise ParameterError(
-            f"students: found {method} {ipc} {student}; eval has methods {', '.join(params.eval.methods)}, "
-            f"ipc {params.eval.ipc}, students {', '.join(params.eval.students)}"
+            f"students: found {found}; eval has methods {', '.join(grid.methods)}, ipc {grid.ipc}, "
+            f"students {', '.join(grid.students)}, protocols {', '.join(grid.protocols)}"
         )
-    for cell in wanted:
+    for cell in cells:
         run_stage("students", cell, params=params)
 
 
 @app.command("full-data")
-def full_data(student: Row = None) -> None:
+def full_data(student: Row = None, protocol: Row = None) -> None:
     """Train students on all real training images: the upper bound."""
     params = load(ROOT / "params.yaml")
-    if student is not None and student not in params.eval.students:
-        raise ParameterError(f"eval.students: {student!r} is unknown; known: {', '.join(params.eval.students)}")
-    for name in params.eval.students if student is None else [student]:
-        run_stage("students", (name,), params=params, function="run_full_data")
+    for name in _chosen(params.eval.students, student, "eval.students"):
+        for rules in _chosen(params.eval.protocols, protocol, "eval.protocols"):
+            run_stage("students", (name, rules), params=params, function="run_full_data")
+
+
+def _chosen(known: list[str], wanted: str | None, key: str) -> list[str]:
+    """``wanted``, or all of ``known`` without it."""
+    if wanted is not None and wanted not in known:
+        raise ParameterError(f"{key}: {wanted!r} is unknown; known: {', '.join(known)}")
+    return known if wanted is None else [wanted]
 
 
 @app.command()
@@ -176,17 +208,29 @@ def use(
 
 @app.command()
 def methods() -> None:
-    """Print the table of methods and what each is made of."""
+    """Print the rows and what each is made of, then every axis with its entries."""
     from rich.console import Console
     from rich.table import Table
 
     params = load(ROOT / "params.yaml")
-    table = Table("method", "source", "adaptation", "sampler", "selection", "labels", "compared")
+    rows = Table(
+        "row", "source", "adaptation", "guide", "sampler", "selection", "compared", title="rows of params.yaml"
+    )
     for name, row in params.methods.items():
         pool = params.pools[row.pool]
         compared = "yes" if name in params.eval.methods else "no"
-        table.add_row(name, pool.source, pool.adaptation, pool.sampler, row.selection, row.labels, compared)
-    Console().print(table)
+        rows.add_row(name, pool.source, pool.adaptation, pool.guide, pool.sampler, row.selection, compared)
+    for name, row in params.refined.items():
+        compared = "yes" if name in params.eval.methods else "no"
+        rows.add_row(name, f"the sets of {row.start}, refined by {row.by}", "", "", "", "", compared)
+    entries = Table("axis", "entry", "what it is", title="axes: folders of ims3core, an entry is a file")
+    for axis in axes.NAMES:
+        for name in axes.entries(axis):
+            entries.add_row(axis, name, axes.summary(axis, name))
+        entries.add_section()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(rows)
+    console.print(entries)
 
 
 @app.command("timings")

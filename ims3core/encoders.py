@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ims3core import files
-from ims3core.errors import ArtifactError, ParameterError
+from ims3core.base import files
+from ims3core.shell.errors import ArtifactError, ParameterError
 from ims3core.students.networks import build_student
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"

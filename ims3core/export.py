@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.data import read_classes
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 GENERATOR_CARD = """---
 library_name: diffusers

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from ims3core import compute, data, files, pools, progress, scratch
-from ims3core.errors import ParameterError
+from ims3core.base import compute
+from ims3core.data import pools
+from ims3core.data.inputs import Inputs
+from ims3core.shell import code, progress, scratch
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -18,71 +18,56 @@ log = logging.getLogger(__name__)
 
 
 def run(params: Params, root: Path, row: str) -> None:
-    """Writes data/candidates/<row>: shards of generated images with their seeds, or an index of the real ones."""
-    pool, wanted = params.pools[row], params.candidates
-    machine = compute.machine(**params.compute.model_dump())
-    adapted = root / "data/adapted" / pool.adaptation
-    if pool.source == "real":
-        facts: list = [pool.model_dump()]
-        inputs = [root / "data/real/train"]
-    else:
-        facts = [params.seed, pool.model_dump(), wanted.model_dump(), params.eval.draws,
-                 machine.precision, params.compute.compile]  # fmt: skip
-        inputs = [root / "data/generator", adapted]
-    key = scratch.fingerprint(facts, inputs)
-    with scratch.workspace(root, f"candidates-{row}", key, log.warning, machine.team) as work:
+    """Writes data/candidates/<row>: shards of images with seeds and latents, or an index of the real ones."""
+    pool, machine = params.pool(row), compute.machine(**params.compute.model_dump())
+    data = root / "data"
+    inputs = Inputs(
+        data / "real", data / "generator", data / "adapted" / pool.row.adaptation, data / "guides" / pool.row.guide
+    )
+    wanted = pools.wanted(
+        pool, seed=params.seed, draws=params.eval.draws, ipc=params.eval.ipc, classes=len(inputs.classes),
+        compiled=params.compute.compile,
+    )  # fmt: skip
+    sampled = pool.source.module.SAMPLED
+    facts = [params.seed, pool.facts, machine.precision, params.compute.compile]
+    facts += [row.generator_label for row in inputs.classes]
+    read = [inputs.generator, inputs.adapted, inputs.guide] if sampled else [inputs.real / "train"]
+    key = scratch.fingerprint(facts, read, code.digest("candidates", **pool.row.model_dump()))
+    extent = [wanted.draws, wanted.per_class, wanted.ipcs]
+    with scratch.workspace(root, f"candidates-{row}", key, log.warning, machine.team, extent=extent) as work:
         if work.finished_elsewhere:
             return
-        if pool.source == "real":
-            found = {"images": len(data.read_split(root / "data/real/train").images)}
-            work.staged.mkdir(exist_ok=True)
-        else:
-            count = _generate(params, root, row, work.staged, machine)
-            found = {"images": count, "precision": machine.precision}
-        work.publish(root / "data/candidates" / row, "pool", source=pool.source, **found)
+        found = _make(row, pool, inputs, wanted, work, machine)
+        work.publish(root / "data/candidates" / row, "pool", source=pool.source.name, **found)
 
 
-def _generate(params: Params, root: Path, row: str, out: Path, machine: compute.Machine) -> int:
-    from ims3core.diffusion import autoencoder, generator, samplers
-    from ims3core.diffusion.schedule import respace
-
-    pool, wanted = params.pools[row], params.candidates
-    files.read_manifest(root / "data/generator", "generator")
-    network = generator.read_adapted(root / "data/generator", root / "data/adapted" / pool.adaptation)
-    config = network.config
-    if wanted.guided_channels > config.channels:
-        raise ParameterError(
-            f"candidates.guided_channels: found {wanted.guided_channels}, "
-            f"the generator's latents have {config.channels}"
-        )
-    labels = data.generator_labels(root / "data/real/classes.json", config.classes)
-    schedule = respace(generator.read_schedule(root / "data/generator"), wanted.steps)
-    vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
-    plan = list(pools.shards(
-        draws=params.eval.draws, classes=len(labels), per_class=wanted.per_class, batch_size=wanted.batch_size
-    ))  # fmt: skip
-    count = sum(len(members) for _, members in plan)
-    fullest = max(len(members) for _, members in plan)
-    mine = machine.team.mine(len(plan))
-    missing = [(n, *plan[n]) for n in mine if not _shard(out, n).is_file()]
-    log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(plan), len(missing), machine)
-    call = machine.frozen(network)
-    shape = (config.channels, config.side, config.side)
-    for number, draw, members in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):
-        seeds = [pools.candidate_seed(params.seed, pool.purpose, draw, c, i) for c, i in members]
-        # Another batch size would compile the network once more, which takes longer than a few images too many.
-        padded = fullest if machine.compile else len(members)
-        rows = [n % len(members) for n in range(padded)]
-        streams = samplers.NoiseStreams([torch.Generator().manual_seed(seeds[n]) for n in rows], shape)
-        with torch.inference_mode():
-            latents = samplers.sample(
-                call, schedule, labels[[members[n][0] for n in rows]], streams,
-                sampler=pool.sampler, null_label=config.classes, guidance=wanted.guidance,
-                guided_channels=wanted.guided_channels, device=machine.device, dtype=machine.dtype,
-            )  # fmt: skip
-        pools.write_shard(_shard(out, number), autoencoder.decode(vae, latents[: len(members)]), draw, members, seeds)
-    return count
+def _make(row, pool, inputs: Inputs, wanted: pools.Wanted, work: scratch.Workspace, machine: compute.Machine) -> dict:
+    """Makes the shards that are not there yet; returns what the manifest says of the pool."""
+    if pool.source.module.maker is None:
+        work.staged.mkdir(exist_ok=True)
+        return {"indexed": True, "images": len(inputs.train.images)}
+    shards = list(wanted.shards())
+    names = [pools.part_name(spots) for spots in shards]
+    mine, count = machine.team.mine(len(shards)), sum(map(len, shards))
+    missing = [n for n in mine if not work.has(names[n])]
+    if missing:
+        make = pool.source.module.maker(inputs, wanted, machine, **pool.source.values)
+        log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(shards), len(missing), machine)
+    for n in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):
+        parts, known = _known(work, shards[n])
+        made = pools.joined([*parts, make(shards[n][known:])])
+        pools.write_shard(work.path / names[n], made, shards[n], [wanted.seed(spot) for spot in shards[n]])
+    machine.team.barrier()
+    if machine.team.leads:
+        for n, name in enumerate(names):
+            work.use(name, f"shard-{n:05d}.safetensors")
+    precision = {"precision": machine.precision} if pool.source.module.SAMPLED else {}
+    return {"indexed": False, "images": count, **precision}
 
 
-def _shard(out: Path, number: int) -> Path:
-    return out / f"shard-{number:05d}.safetensors"
+def _known(work: scratch.Workspace, spots: list[pools.Spot]) -> tuple[list[pools.Made], int]:
+    """What a smaller pool had of this shard, and how many images that are: only new ones are made."""
+    for shorter in range(len(spots) - 1, 0, -1):
+        if work.has(name := pools.part_name(spots[:shorter])):
+            return [pools.read_made(work.path / name)], shorter
+    return [], 0

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import data, files, pools
-from ims3core.seeds import generator
-from ims3core.selection.centroids import real_centroids
+from ims3core import data
+from ims3core.base import files
+from ims3core.base.seeds import generator
+from ims3core.data import pools
+from ims3core.subgroups.centroids import real_centroids
 
 if TYPE_CHECKING:
     from ims3core.params import Params

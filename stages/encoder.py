@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import compute, data, encoders, files
-from ims3core.seeds import derive_seed
+from ims3core import data, encoders
+from ims3core.base import compute, files
+from ims3core.base.seeds import derive_seed
 from ims3core.students import augment, networks, protocols, train
 
 if TYPE_CHECKING:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import compute, data, files, progress, scratch
-from ims3core.diffusion import autoencoder, latents, pretrained, training
+from ims3core import data
+from ims3core.base import compute, files
+from ims3core.base.seeds import derive_seed
+from ims3core.base.seeds import generator as seeded
+from ims3core.diffusion import autoencoder, checkpoints, latents, losses, pretrained, training
 from ims3core.diffusion.dit import DiT, DitConfig, initialise
 from ims3core.diffusion.generator import write_generator
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.seeds import derive_seed
-from ims3core.seeds import generator as seeded
+from ims3core.shell import code, progress, scratch
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -55,7 +57,8 @@ def _train(params: Params, root: Path) -> None:
     rows = data.read_classes(root / "data/real/classes.json")
     labels = torch.tensor([row.generator_label for row in rows])
     side, image_channels = train.images.shape[-1], train.images.shape[1]
-    key = scratch.fingerprint([params.seed, wanted.model_dump(), machine.precision], [root / "data/real/train"])
+    facts = [params.seed, wanted.model_dump(), machine.precision]
+    key = scratch.fingerprint(facts, [root / "data/real/train"], code.digest("generator"))
     with scratch.workspace(root, "generator", key, log.warning) as work:
         if work.finished_elsewhere:
             return
@@ -73,21 +76,21 @@ def _train(params: Params, root: Path) -> None:
         initialise(network, seeded(seed, "dit-initial"))
         network.to(machine.device)
         state = training.start(dict(network.named_parameters()), lr=wanted.lr, weight_decay=0.0)
-        training.load_checkpoint(work.path, state)
+        checkpoints.load_checkpoint(work.path, state)
         weights = sum(p.numel() for p in network.parameters())
         log.info("DiT of %d weights on %s: step %d of %d", weights, machine, state.step, wanted.steps)
         training.run(
-            network, state, linear_schedule(), cached, partial(training.denoising_terms, variational=True),
+            network, state, linear_schedule(), cached, partial(losses.denoising_terms, variational=True),
             steps=wanted.steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
             learning_rate=lambda step: wanted.lr * training.warmup_cosine(step, wanted.warmup_steps, wanted.steps),
             ema_decay=lambda step: min(wanted.ema_decay, (1 + step) / (10 + step)),
             grad_norm_every=0, seed=seed, autocast=machine.autocast,
             progress=partial(progress.track, label="generator", total=wanted.steps, done=state.step),
-            on_step=partial(training.checkpoint_every, work.path, wanted.checkpoint_every),
+            on_step=partial(checkpoints.checkpoint_every, work.path, wanted.checkpoint_every),
         )  # fmt: skip
         network.load_state_dict(state.ema)
         write_generator(work.staged, network, vae)
-        training.write_curve(work.staged / "curve.csv", state.curve)
+        checkpoints.write_curve(work.staged / "curve.csv", state.curve)
         facts = {"source": wanted.source, "weights": weights, "precision": machine.precision}
         work.publish(root / "data/generator", "generator", **facts)
 

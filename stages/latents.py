@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import compute, data, files, progress, scratch
+from ims3core import data
+from ims3core.base import compute, files
 from ims3core.diffusion import autoencoder, dit_layout, latents
+from ims3core.shell import code, progress, scratch
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -20,7 +22,7 @@ def run(params: Params, root: Path) -> None:
     machine, wanted = compute.machine(**params.compute.model_dump()), params.latents
     inputs = [root / "data/real/train", root / "data/generator"]
     files.read_manifest(root / "data/generator", "generator")
-    key = scratch.fingerprint(wanted.model_dump(), inputs)
+    key = scratch.fingerprint(wanted.model_dump(), inputs, code.digest("latents"))
     with scratch.workspace(root, "latents", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return

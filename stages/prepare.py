@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ims3core import data, files, progress
-from ims3core.data import classes, prepare, sources, splits
+from ims3core import data
+from ims3core.base import files
+from ims3core.base.seeds import derive_seed
 from ims3core.data.decode import CHUNK
-from ims3core.errors import DataError
-from ims3core.seeds import derive_seed
+from ims3core.intake import classes, prepare, sources, splits
+from ims3core.shell import progress
+from ims3core.shell.errors import DataError
 
 if TYPE_CHECKING:
     from ims3core.params import Params

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ims3core import files
-from ims3core.errors import ParameterError
+from ims3core.base import files
 from ims3core.params import Params
 from ims3core.report import artifacts, figures, page, tables
+from ims3core.shell.errors import ParameterError
 
 
 def run(params: Params, root: Path) -> None:
@@ -19,7 +19,7 @@ def run(params: Params, root: Path) -> None:
     if featured not in grid.methods:
         raise ParameterError(f"report.tsne_method: found {featured!r}, wanted one of eval.methods {grid.methods}")
     results = _results(params, root)
-    shown = results.cell(featured, largest, grid.students[0])
+    shown = results.cell(featured, largest, grid.students[0], grid.protocols[0])
     manifests = {name: artifacts.read_manifest(root, method=name, ipc=largest, draw=0) for name in grid.methods}
     size = {"classes": len(shown.classes), "count": params.report.grid_images}
     images = {name: artifacts.read_images(root, manifest, **size) for name, manifest in manifests.items()}
@@ -39,12 +39,12 @@ def run(params: Params, root: Path) -> None:
     html = page.html(
         setting=page.Setting(
             dataset=params.data.name or params.data.source, classes=tuple(shown.classes), featured=featured,
-            **grid.model_dump(exclude={"side"}),
-            protocol_values=params.protocols[grid.protocol].model_dump(),
+            **grid.model_dump(), protocol_values={name: params.protocols[name].model_dump() for name in grid.protocols},
         ),
         recipes=[_recipe(params, name) for name in grid.methods],
         summary=summary, selections=chosen, pictures=pictures,
-        fixed=[s.method for s in results.selections if s.deterministic and params.pools[s.pool].source == "real"],
+        fixed=[s.method for s in results.selections if s.deterministic and s.pool in params.pools
+               and params.pools[s.pool].source == "real"],
         paper=tables.paper_rows(dataset="ImageWoof", ipc=10),
     )  # fmt: skip
     frames = {
@@ -65,18 +65,27 @@ def markdown(params: Params, root: Path) -> str:
     """The main result table as Markdown."""
     grid, results = params.eval, _results(params, root)
     summary = tables.summary(tables.runs([*results.cells, *results.full]))
-    return page.markdown_table(summary, methods=grid.methods, ipcs=grid.ipc, students=grid.students)
+    return page.markdown_table(
+        summary, methods=grid.methods, ipcs=grid.ipc, students=grid.students, protocols=grid.protocols
+    )
 
 
 def _results(params: Params, root: Path) -> artifacts.Results:
-    rows = {name: (params.methods[name].pool, params.methods[name].selection) for name in params.eval.methods}
-    return artifacts.read_results(root, **{**params.eval.model_dump(exclude={"side"}), "methods": rows})
+    rows = {}
+    for name in params.eval.methods:
+        method, refined = params.methods.get(name), params.refined.get(name)
+        rows[name] = (method.pool, method.selection) if method else (refined.start, refined.by)
+    return artifacts.read_results(root, **{**params.eval.model_dump(), "methods": rows})
 
 
 def _recipe(params: Params, name: str) -> page.Recipe:
-    method = params.methods[name]
-    pool = params.pools[method.pool].model_dump(include={"source", "adaptation", "sampler"})
-    return page.Recipe(method=name, **method.model_dump(), **pool)
+    steps, start = [], name
+    while start in params.refined:
+        steps.insert(0, params.refined[start].by)
+        start = params.refined[start].start
+    method = params.methods[start]
+    pool = params.pools[method.pool].model_dump(include={"source", "adaptation", "guide", "sampler"})
+    return page.Recipe(name, method.pool, **pool, selection=method.selection, refined=", ".join(steps) or page.NOTHING)
 
 
 def _curves(params: Params, root: Path) -> pd.DataFrame:
@@ -90,6 +99,7 @@ def _curves(params: Params, root: Path) -> pd.DataFrame:
 def _plane(params: Params, root: Path, manifests: dict[str, artifacts.Manifest], *, classes: list[str]) -> pd.DataFrame:
     """Real images and the sets of Random, DiT and the featured method on one t-SNE plane."""
     wanted = [name for name in manifests if name in ("random", "dit", params.report.tsne_method)]
+    wanted = [name for name in wanted if name in params.methods]  # a refined image is in no pool
     pool_of = {name: params.methods[name].pool for name in wanted}
     pools = {pool: artifacts.read_features(root, pool=pool) for pool in dict.fromkeys([tables.REAL, *pool_of.values()])}
     real = pools[tables.REAL]

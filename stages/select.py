@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ims3core import data, distilled, files, pools
-from ims3core.selection.objective import set_terms
-from ims3core.selection.registry import SELECTIONS, select
+from ims3core import data
+from ims3core.base import files
+from ims3core.data import distilled, pools
+from ims3core.selections import Candidates
+from ims3core.shell import code, scratch
+from ims3core.subgroups.objective import set_terms
 
 if TYPE_CHECKING:
     from ims3core.params import Params
+    from ims3core.params.rows import Entry
 
 log = logging.getLogger(__name__)
 
 
 def run(params: Params, root: Path, row: str) -> None:
     """Writes data/distilled/<row>/ipc-<K>/draw-<d> as ImageFolder trees, and metrics/selection/<row>.json."""
-    method = params.methods[row]
+    method, selection = params.methods[row], params.selection(row)
     names = [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
     pool = pools.read_pool(root / "data/candidates" / method.pool, data.read_split(root / "data/real/train"))
     features, place = pools.read_features(root / "data/features" / method.pool)
     files.read_manifest(root / "data/centroids" / method.centroids, "centroids")
-    real_centroids = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")[
-        "centroids"
-    ]
-    section = getattr(params, method.selection).model_dump()
-    real = params.pools[method.pool].source == "real"
-    staged = root / "scratch" / f"select-{row}"
-    distilled.clear(staged)
+    stored = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")
+    indexed = params.pool(method.pool).source.module.maker is None
+    key = scratch.fingerprint(
+        [params.seed, row, selection.facts, names], [root / "data/real/train"] if indexed else [],
+        code.digest("select", **method.model_dump()),
+    )  # fmt: skip
+    grid = [(ipc, draw) for ipc in params.eval.ipc for draw in range(params.eval.draws)]
     report: dict[str, list[dict[str, Any]]] = {}
-    for ipc in params.eval.ipc:
-        for draw in range(params.eval.draws):
-            rows = [place.rows(pools.REAL_DRAW if real else draw, c) for c in range(len(names))]
-            choice = select(
-                method.selection, [features[r] for r in rows], ipc=ipc, real_centroids=real_centroids,
-                seed=params.seed, draw=draw, names=names, **section,
-            )  # fmt: skip
-            chosen = [r[i] for r, i in zip(rows, choice.indices, strict=True)]
-            distilled.write_set(
-                staged / f"ipc-{ipc}" / f"draw-{draw}", pool, chosen, names,
-                method=row, ipc=ipc, draw=draw, groups=choice.groups,
-            )  # fmt: skip
-            terms = set_terms(torch.stack([features[r] for r in chosen]), real_centroids)
-            report.setdefault(str(ipc), []).append({"draw": draw, **choice.report, **terms})
-    files.replace_directory(staged, root / "data/distilled" / row)
-    deterministic = SELECTIONS[method.selection].deterministic
-    facts = {"method": row, "pool": method.pool, "selection": method.selection, "deterministic": deterministic}
-    files.write_json(root / "metrics/selection" / f"{row}.json", {**facts, "cells": report})
-    log.info(
-        "%s: %d images per set and IPC %s, %d draws",
-        row,
-        len(names) * max(params.eval.ipc),
-        params.eval.ipc,
-        params.eval.draws,
-    )
+    with scratch.workspace(root, f"select-{row}", key, log.warning, extent=grid) as work:
+        if work.finished_elsewhere:
+            return
+        for ipc, draw in grid:
+            rows = [place.rows(pools.REAL_DRAW if indexed else draw, c, ipc) for c in range(len(names))]
+            if (need := selection.module.need(ipc, **selection.values)) is not None:
+                rows = [own[:need] for own in rows]
+            seen = Candidates([features[own] for own in rows], names, stored["centroids"])
+            part = f"ipc-{ipc}-draw-{draw}-{_digest(seen, [pool.seed[own] for own in rows])}"
+            if not work.has(part):
+                _select(work.path / part, selection, seen, pool, rows, seed=params.seed, row=row, ipc=ipc, draw=draw)
+            work.link(f"{part}/set", f"ipc-{ipc}/draw-{draw}")
+            work.keep(part)
+            report.setdefault(str(ipc), []).append(files.read_json(work.path / part / "report.json"))
+        files.write_json(
+            root / "metrics/selection" / f"{row}.json",
+            {"method": row, "pool": method.pool, "selection": selection.name,
+             "deterministic": selection.module.DETERMINISTIC, "cells": report},
+        )  # fmt: skip
+        work.move(root / "data/distilled" / row)
+    images = len(names) * max(params.eval.ipc)
+    log.info("%s: %d images per set and IPC %s, %d draws", row, images, params.eval.ipc, params.eval.draws)
+
+
+def _select(
+    folder: Path, selection: Entry, seen: Candidates, pool: pools.Pool, rows: list[torch.Tensor], *,
+    seed: int, row: str, ipc: int, draw: int,
+) -> None:  # fmt: skip
+    """Selects one set and writes it, with the report on it, as one part."""
+    choice = selection.module.select(seen, ipc=ipc, seed=seed, draw=draw, **selection.values)
+    chosen = [own[i] for own, i in zip(rows, choice.indices, strict=True)]
+    where = {"method": row, "ipc": ipc, "draw": draw}
+    with scratch.whole(folder) as staged:
+        distilled.write_set(staged / "set", pool, chosen, seen.names, **where, groups=choice.groups)
+        kept = [own[i] for own, i in zip(seen.features, choice.indices, strict=True)]
+        terms = set_terms(torch.stack(kept), seen.real_centroids)
+        files.write_json(staged / "report.json", {"draw": draw, **choice.report, **terms})
+
+
+def _digest(seen: Candidates, seeds: list[torch.Tensor]) -> str:
+    """What decides a choice beside the parameters: everything the selection sees, and whose images they are."""
+    result = hashlib.sha256()
+    for tensor in (*seen.features, seen.real_centroids, *seeds):
+        result.update(tensor.contiguous().numpy().tobytes())
+    return result.hexdigest()[:16]

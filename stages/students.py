@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core import compute, data, distilled, files, progress, scratch
+from ims3core import data
+from ims3core.base import compute, files
+from ims3core.data import distilled
+from ims3core.shell import code, progress, scratch
 from ims3core.students import cell
 
 if TYPE_CHECKING:
@@ -16,51 +19,62 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, method: str, ipc: int, student: str) -> None:
-    """Writes metrics/cells/<method>-<ipc>-<student>.json: every draw and seed of one cell of the result table."""
+def run(params: Params, root: Path, method: str, ipc: int, student: str, protocol: str) -> None:
+    """Writes metrics/cells/<method>-<ipc>-<student>-<protocol>.json: every draw and seed of one cell of a table."""
     folders = [root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}" for draw in range(params.eval.draws)]
     _train_and_write(
-        params, root, [distilled.read_set(folder) for folder in folders], folders, student=student,
-        path=root / "metrics/cells" / f"{method}-{ipc}-{student}.json",
+        params, root, [distilled.read_set(folder) for folder in folders], folders, student=student, protocol=protocol,
+        path=root / "metrics/cells" / f"{method}-{ipc}-{student}-{protocol}.json",
         facts={"method": method, "ipc": ipc},
     )  # fmt: skip
 
 
-def run_full_data(params: Params, root: Path, student: str) -> None:
-    """Writes metrics/full_data/<student>.json: the upper bound, trained on all real training images."""
+def run_full_data(params: Params, root: Path, student: str, protocol: str) -> None:
+    """Writes metrics/full_data/<student>-<protocol>.json: the upper bound, trained on all real training images."""
     folder = root / "data/real/train"
     _train_and_write(
-        params, root, [data.read_split(folder)], [folder], student=student,
-        path=root / "metrics/full_data" / f"{student}.json",
+        params, root, [data.read_split(folder)], [folder], student=student, protocol=protocol,
+        path=root / "metrics/full_data" / f"{student}-{protocol}.json",
         facts={"method": "full", "ipc": "full"},
     )  # fmt: skip
 
 
 def _train_and_write(
-    params: Params, root: Path, sets: list[data.ImageSet], inputs: list[Path], *, student: str, path: Path, facts: dict
-) -> None:
-    """Trains every (draw, seed) of one cell and writes its file; finished runs of a killed stage are kept."""
-    settings = params.eval
+    params: Params, root: Path, sets: list[data.ImageSet], inputs: list[Path], *,
+    student: str, protocol: str, path: Path, facts: dict,
+) -> None:  # fmt: skip
+    """Trains every (draw, seed) of one cell and writes its file; runs of a killed or smaller grid are kept."""
+    grid, wanted = params.eval, params.protocols[protocol]
     machine = compute.machine(**params.compute.model_dump())
-    held_out = data.read_split(root / "data/real" / settings.split)
+    held_out = data.read_split(root / "data/real" / grid.split)
     statistics = data.read_statistics(root / "data/real" / data.STATISTICS)
     names = [row.name for row in data.read_classes(root / "data/real/classes.json")]
-    protocol, augment = params.protocols[settings.protocol].model_dump(), params.augment.model_dump()
-    tracked = [params.seed, student, settings.side, statistics, protocol, augment, machine.precision]
-    key = scratch.fingerprint(tracked, [*inputs, root / "data/real" / settings.split])
-    with scratch.workspace(root, f"students-{path.stem}", key, log.warning) as work:
+    recipe = cell.Recipe(
+        student, params.network(student), side=wanted.side or held_out.images.shape[-1], classes=len(names),
+        statistics=statistics, protocol=wanted.plan, augment=params.augmentation(protocol),
+        device=machine.device, precision=machine.precision, root_seed=params.seed,
+    )  # fmt: skip
+    tracked = [params.seed, student, recipe.network, recipe.side, statistics, wanted.model_dump(), recipe.augment]
+    tracked += [machine.precision]
+    held = [root / "data/real" / grid.split, root / "data/labels" / protocol]
+    key = scratch.fingerprint(tracked, held, code.digest("students"))
+    digests = [files.manifest_digest(folder)[:16] for folder in inputs]
+    pairs = [(draw, seed) for draw in range(len(sets)) for seed in range(grid.seeds)]
+    with scratch.workspace(root, f"students-{path.stem}", key, log.warning, extent=[digests, grid.seeds]) as work:
         if work.finished_elsewhere:
             return
+        parts = {(draw, seed): f"run-{draw}-{seed}-{digests[draw]}.json" for draw, seed in pairs}
+        for part in parts.values():
+            work.has(part)  # one that was changed is made again
         runs = cell.run_cell(
-            work.path, sets, held_out, student=student, classes=len(names), seeds=settings.seeds,
-            side=settings.side or held_out.images.shape[-1],
-            statistics=statistics, protocol=protocol, augment=augment,
-            device=machine.device, precision=machine.precision, root_seed=params.seed,
-            progress=partial(progress.track, label=path.stem, total=len(sets) * settings.seeds),
+            recipe, sets, held_out, {pair: work.path / part for pair, part in parts.items()},
+            progress=partial(progress.track, label=path.stem, total=len(parts)),
         )  # fmt: skip
-        described = {**facts, "student": student, "protocol": settings.protocol, "split": settings.split}
-        described |= {"draws": len(sets), "seeds": settings.seeds, "precision": machine.precision}
+        described = {**facts, "student": student, "protocol": protocol, "split": grid.split}
+        described |= {"draws": len(sets), "seeds": grid.seeds, "precision": machine.precision}
         files.write_json(path, cell.summarise(runs, names, **described))
+        for part in parts.values():
+            work.keep(part)
         work.finish()
     mean = sum(run["last_top1"] for run in runs) / len(runs)
-    log.info("%s: %.2f %% on %s (mean of %d runs, last epoch)", path.stem, mean, settings.split, len(runs))
+    log.info("%s: %.2f %% on %s (mean of %d runs, last epoch)", path.stem, mean, grid.split, len(runs))

@@ -1,6 +1,5 @@
 """The command line: start-up cost, exit codes, rows, profiles, and the honesty of dvc.yaml."""
 
-import ast
 import json
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ims3core import cli, timings
+from ims3core import cli
+from ims3core.shell import timings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
@@ -75,38 +75,6 @@ def test_training_a_student_does_not_load_torchs_compiler():
     assert result.stdout.strip() == "[]"
 
 
-def imported(path, seen):
-    """All project files that ``path`` imports, directly or not."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            place = REPOSITORY / name.replace(".", "/")
-            for target in (place.with_suffix(".py"), place / "__init__.py"):
-                known = name.startswith(("ims3core.", "stages.")) and target.is_file()
-                if known and target not in seen and len(ast.parse(target.read_text()).body) > 1:
-                    seen.add(target)
-                    imported(target, seen)
-    return seen
-
-
-@pytest.mark.parametrize("name", DVC["stages"])
-def test_a_stage_declares_every_module_it_imports(name):
-    """A change of code that a stage uses makes DVC run it again; params is imported for types only."""
-    entry = DVC["stages"][name].get("do", DVC["stages"][name])
-    deps = [dep for dep in entry["deps"] if dep.startswith(("ims3core", "stages"))]
-    module = next(dep for dep in deps if dep.startswith("stages/"))
-    used = {p.relative_to(REPOSITORY).as_posix() for p in imported(REPOSITORY / module, set())} | {module}
-
-    undeclared = {p for p in used if not any(p == dep or p.startswith(dep + "/") for dep in deps)}
-    assert {p for p in undeclared if not p.startswith("ims3core/params/")} == set()
-    assert not any(p.startswith("stages/") and p != module for p in used)
-    assert all((REPOSITORY / dep).exists() for dep in deps)
-
-
 def test_every_stage_of_dvc_has_its_command():
     """dvc.yaml calls commands that exist, and every stage command is in dvc.yaml."""
     called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
@@ -130,7 +98,7 @@ def test_bad_parameters_end_in_one_line_and_exit_code_2(toy, tmp_path):
     ("arguments", "message"),
     [
         (["select", "magic"], "methods: 'magic' is unknown; known: random, k_center"),
-        (["students", "dit", "7"], "students: found dit 7 None; eval has methods"),
+        (["students", "dit", "7"], "students: found dit 7; eval has methods"),
         (["full-data", "resnet18"], "eval.students: 'resnet18' is unknown; known: convnet"),
         (["centroids", "real"], "data/features/real/manifest.json: no such file; `dvc repro` makes it"),
     ],

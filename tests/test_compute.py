@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ims3core import compute
-from ims3core.errors import ParameterError
+from ims3core.base import compute
+from ims3core.shell.errors import ParameterError
 
 SECTION = {"device": "auto", "precision": "fp32", "compile": False, "threads": 1}
 

@@ -6,8 +6,9 @@ import timm
 import torch
 from PIL import Image
 
-from ims3core import encoders, files
-from ims3core.errors import ArtifactError, ParameterError
+from ims3core import encoders
+from ims3core.base import files
+from ims3core.shell.errors import ArtifactError, ParameterError
 
 NAME = "test_resnet.r160_in1k"
 

@@ -3,15 +3,26 @@
 import pytest
 import torch
 
-from ims3core import cli, data, distilled, export, files
+from ims3core import cli, data, export
+from ims3core.base import files
+from ims3core.data import distilled
 from ims3core.diffusion import difffit, dit_layout, generator
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 
 @pytest.fixture(scope="module")
 def project(build, toy_text):
     """A toy project with an adapted generator and a distilled set of real images and of generated ones."""
-    upstream = ("prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im")
+    upstream = (
+        "prepare",
+        "generator",
+        "encoder",
+        "latents",
+        "finetune im",
+        "guides none",
+        "candidates im",
+        "features im",
+    )
     real = ("candidates real", "features real", "centroids real")
     return build(toy_text, *upstream, *real, "select ims3", "select random")
 

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from ims3core import files
-from ims3core.errors import ArtifactError
+from ims3core.base import files
+from ims3core.shell.errors import ArtifactError
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """The schema of params.yaml: every bad value is refused in one line that names its key."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ims3core.errors import ParameterError
 from ims3core.params import load, parse
+from ims3core.shell.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = (REPOSITORY / "profiles/digits.yaml").read_text()
@@ -47,9 +50,9 @@ def test_the_checked_out_params_are_a_profile():
         ({"s3__alpha": float("nan")}, r"s3\.alpha: found nan"),
         ({"s3__groups": 0}, r"s3\.groups: found 0, input should be greater than or equal to 1"),
         ({"s3__groups": True}, r"s3\.groups: found True, input should be a valid integer"),
-        ({"s3__groups": 100}, r"candidates\.per_class: 50 images.*eval\.ipc 10 x s3\.groups 100 wants at least 1000"),
+        ({"s3__groups": 100}, r"candidates\.per_class: 50 images per class and draw are too few for methods\.ims3; s3 wants 1000 for eval\.ipc 10"),
         ({"eval__methods": ["magic"]}, r"eval\.methods: 'magic' is unknown; known: dit, herding"),
-        ({"eval__students": ["vgg"]}, r"eval\.students\.0: found 'vgg'"),
+        ({"eval__students": ["vgg"]}, r"eval\.students: 'vgg' is unknown; known: convnet"),
         ({"encoder__network": "timm:resnet18"}, r"encoder\.network: found 'timm:resnet18'"),
         ({"eval__ipc": []}, r"eval\.ipc"),
         ({"eval__ipc": [1, 1]}, r"eval\.ipc: \[1, 1\] names an entry twice"),
@@ -65,11 +68,23 @@ def test_the_checked_out_params_are_a_profile():
         ({"data__test_fraction": 0.95}, r"nothing is left to train on"),
         ({"generator__dit__heads": 3}, r"generator\.dit: width 128 must be heads 3"),
         ({"generator__dit__width": 6, "generator__dit__heads": 3}, r"multiple of 4"),
-        ({"methods__dit": {"pool": "dit", "selection": "first", "centroids": "real", "labels": "soft"}}, r"methods\.dit\.labels"),
-        ({"pools__dit": {"source": "generated", "adaptation": "lora", "sampler": "ddpm", "purpose": "a"}}, "'lora' is unknown"),
-        ({"pools__dit": {"source": "generated", "adaptation": "none", "sampler": "none", "purpose": "a"}}, "does not go with"),
-        ({"methods__dit": {"pool": "real", "selection": "s3", "centroids": "real", "labels": "hard"}}, "holds real images"),
-        ({"adaptations__lora": {"loss": "im"}}, r"adaptations\.lora: no section of that name"),
+        ({"methods__dit__labels": "soft"}, r"methods\.dit\.labels: unknown key"),
+        ({"pools__dit__adaptation": "lora"}, r"pools\.dit\.adaptation: 'lora' is unknown; known: im, none"),
+        ({"pools__dit__sampler": "none"}, r"pools\.dit\.sampler: 'none' does not go with source 'generated'"),
+        ({"pools__dit__sampler": "euler"}, r"pools\.dit\.sampler: 'euler' is unknown; known: .*ddpm.*ims3core/samplers"),
+        ({"pools__dit__sized_by": "eval.ipc"}, r"pools\.dit\.sized_by: found 'eval\.ipc', guide 'none' wants 'candidates"),
+        ({"pools__dit__set": {"stepz": 3}}, r"pools\.dit\.set\.stepz: no section of this row has this key; known: .*steps"),
+        ({"pools__dit__set": {"steps": 0}}, r"pools\.dit\.set\.steps: found 0, input should be greater"),
+        ({"methods__s3__set": {"alpha": -1}}, r"methods\.s3\.set\.alpha: found -1"),
+        ({"methods__dit": {"pool": "real", "selection": "s3", "centroids": "real"}}, "holds real ones"),
+        ({"adaptations__lora": {"loss": "lora"}}, r"adaptations\.lora\.loss: 'lora' is unknown; known: .*im"),
+        ({"adaptations__plain": {"loss": "diffusion"}}, r"diffusion: missing; adaptations\.plain\.loss names 'diffusion'"),
+        ({"guides__none__adaptation": "lora"}, r"guides\.none\.adaptation: 'lora' is unknown"),
+        ({"refined": {"dit": {"start": "im", "by": "none"}}}, r"refined\.dit: methods has a row of this name too"),
+        ({"s4": {}}, r"s4: unknown key"),
+        ({"protocols__steps__augment": {"crop": 1}}, r"protocols\.steps\.augment\.crop: unknown key"),
+        ({"eval__protocols": ["magic"]}, r"eval\.protocols: 'magic' is unknown; known: minimax, paper, steps"),
+        ({"eval__protocol": "paper"}, r"eval\.protocol: unknown key \(found value 'paper'\)"),
         ({"protocols__steps__epochs": 3}, r"exactly one of epochs \(3\) and steps"),
         ({"report__tsne_method": "magic"}, r"report\.tsne_method"),
     ],
@@ -84,7 +99,64 @@ def test_a_bad_value_is_named(changes, message):
 
 def test_numbers_are_read_as_dvc_reads_them():
     """1e-3 is a number in YAML 1.2 and in DVC; PyYAML alone would give text."""
-    assert parse(DIGITS.replace("lambda_im: 0.002", "lambda_im: 2e-3")).im.lambda_im == 0.002
+    assert parse(DIGITS.replace("lambda_im: 0.002", "lambda_im: 2e-3")).adaptation("im").values["lambda_im"] == 0.002
+
+
+def test_checking_imports_only_the_entries_that_rows_name():
+    """Nothing heavy, and of each axis the named entries alone; a section that no row names may be missing."""
+    tree = yaml.safe_load(changed())
+    for name in ("k_center", "herding"):
+        del tree["methods"][name], tree[name]
+        tree["eval"]["methods"].remove(name)
+    code = (
+        "import sys; from ims3core.params import parse; parse(sys.stdin.read());"
+        "print(sorted(m for m in sys.modules if m.startswith('ims3core.selections.')),"
+        "[m for m in ('torch', 'numpy', 'timm', 'diffusers') if m in sys.modules])"
+    )
+    began = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        input=yaml.safe_dump(tree),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = [f"ims3core.selections.{name}" for name in ("first", "random", "s3")]
+    assert result.stdout.strip() == f"{wanted} []"
+    assert time.perf_counter() - began < 2
+
+
+def test_a_row_overrides_keys_of_its_sections():
+    """`set` reaches the sampler, the amount or the selection of this row and of no other."""
+    params = parse(changed(pools__im__set={"steps": 7, "per_class": 60}, methods__ims3__set={"alpha": 0.1}))
+
+    assert (params.pool("im").sampler.values["steps"], params.pool("im").per_class) == (7, 60)
+    assert (params.pool("dit").sampler.values["steps"], params.pool("dit").per_class) == (25, 50)
+    assert params.selection("ims3").values["alpha"] == 0.1
+    assert params.selection("s3").values["alpha"] == 0.4
+
+
+def test_a_file_of_the_first_version_is_understood(caplog):
+    """Keys that moved keep their meaning, and one line says so."""
+    tree = yaml.safe_load(changed())
+    tree["candidates"] |= {key: tree["ddpm"].pop(key) for key in ("steps", "guidance", "guided_channels")}
+    tree["candidates"]["steps"] = 9
+    del tree["ddpm"], tree["refined"], tree["guides"], tree["students"], tree["eval"]["protocols"]
+    tree["eval"] |= {"protocol": "paper", "side": 32}
+    for row in tree["methods"].values():
+        row["labels"] = "hard"
+    for row in tree["pools"].values():
+        del row["guide"], row["sized_by"]
+    for row in tree["protocols"].values():
+        del row["labels"], row["side"], row["augment"]
+    params = parse(yaml.safe_dump(tree))
+
+    assert params.pool("dit").sampler.values == {"steps": 9, "guidance": 2.5, "guided_channels": 1}
+    assert (params.eval.protocols, params.protocols["paper"].side) == (["paper"], 32)
+    assert len(caplog.messages) == 1
+    assert "candidates.steps -> ddpm.steps" in caplog.text
+    assert "eval.protocol -> eval.protocols" in caplog.text
 
 
 @pytest.mark.parametrize(

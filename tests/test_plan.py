@@ -8,10 +8,10 @@ import yaml
 
 from ims3core import cli
 from ims3core.diffusion.dit import DiT
-from ims3core.errors import ParameterError
 from ims3core.params import parse
 from ims3core.planning import costs as plan
 from ims3core.planning import rates, table
+from ims3core.shell.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ def test_imagenet_1k_is_planned_from_the_profile(tmp_path):
     pool = found["candidates@dit"]
     assert pool.images == 1000 * 250 * params.eval.draws
     assert pool.flops > pool.images * 50 * 2 * 2 * 118e9
-    assert pool.disk == pool.images * 3 * 256 * 256
+    assert pool.disk == pool.images * (3 * 256 * 256 + 4 * 4 * 32 * 32)  # pixels, and float32 latents
     assert found["candidates@real"].flops == found["finetune@none"].flops == 0
 
 

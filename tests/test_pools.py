@@ -2,15 +2,37 @@
 
 import torch
 
-from ims3core import files, pools
-from ims3core.data import ImageSet
+from ims3core.base import files
+from ims3core.data import ImageSet, pools
+
+
+def wanted(**changes):
+    return pools.Wanted(
+        **{"root_seed": 0, "purpose": "p", "draws": 1, "classes": 3, "per_class": 3, "batch_size": 4} | changes
+    )
 
 
 def test_more_images_per_class_change_no_earlier_shard():
-    """Raising per_class appends: every full shard keeps its composition."""
-    small, large = (list(pools.shards(draws=1, classes=3, per_class=n, batch_size=4)) for n in (4, 9))
+    """Raising per_class appends: every full shard keeps its composition and its name."""
+    small, large = (list(wanted(per_class=n).shards()) for n in (4, 9))
     assert small == large[: len(small)]
-    assert sum(len(members) for _, members in large) == 27
+    assert sum(map(len, large)) == 27
+    assert [pools.part_name(spots) for spots in small] == [pools.part_name(spots) for spots in large[: len(small)]]
+
+
+def test_names_of_parts_differ_by_all_that_a_shard_is():
+    """IPC, draw, first image and length; how many are wanted in all has no place in them."""
+    shards = [spots for ipcs in ((0,), (1, 5)) for spots in wanted(ipcs=ipcs, draws=2).shards()]
+    names = {pools.part_name(spots) for spots in shards}
+    assert len(names) == len(shards) == 2 * 3 + 2 * 1 + 2 * 4
+
+
+def test_a_pool_for_every_ipc_holds_as_many_images_as_the_ipc():
+    """And their seeds do not contain the IPC."""
+    few = wanted(ipcs=(1, 2))
+    spots = [spot for shard in few.shards() for spot in shard]
+    assert [(s.ipc, s.class_index, s.index) for s in spots if s.class_index == 0] == [(1, 0, 0), (2, 0, 0), (2, 0, 1)]
+    assert few.seed(spots[0]) == few.seed(next(s for s in spots if s.ipc == 2 and s[1:] == spots[0][1:]))
 
 
 def test_a_seed_depends_on_every_coordinate():
@@ -26,17 +48,29 @@ def test_a_seed_depends_on_every_coordinate():
 
 
 def test_images_of_a_pool_are_read_from_their_shards(tmp_path):
-    """Any rows in any order equal those of the images in memory."""
+    """Any rows in any order equal those of the images in memory; latents too."""
     images = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 1, 2, 2).contiguous()
-    for number, (draw, members) in enumerate(pools.shards(draws=1, classes=3, per_class=3, batch_size=4)):
-        first = 4 * number
-        part = images[first : first + len(members)]
-        pools.write_shard(tmp_path / f"shard-{number:05d}.safetensors", part, draw, members, [7] * len(members))
-    files.write_manifest(tmp_path, "pool", source="generated", images=9)
+    first = 0
+    for number, spots in enumerate(wanted().shards()):
+        part = images[first : first + len(spots)]
+        first += len(spots)
+        pools.write_shard(
+            tmp_path / f"shard-{number:05d}.safetensors", pools.Made(part, part.float() / 2), spots, [7] * len(spots)
+        )
+    files.write_manifest(tmp_path, "pool", source="generated", indexed=False, images=9)
 
     pool = pools.read_pool(tmp_path, ImageSet(images, torch.zeros(9, dtype=torch.int64)))
 
-    assert pool.images.shape == images.shape
+    assert pool.images.shape == pool.latents.shape == images.shape
+    assert pools.shard_ends(tmp_path) == [4, 8, 9]
     for rows in (torch.tensor([8, 0, 3, 3, 4]), slice(2, 7), torch.tensor(5), 5):
         assert torch.equal(pool.images[rows], images[rows])
+        assert torch.equal(pool.latents[rows], images[rows].float() / 2)
     assert pool.place.rows(0, 1).tolist() == [1, 4, 7]
+
+
+def test_a_pool_made_for_an_ipc_serves_that_ipc_alone():
+    """Rows of a pool for every IPC serve all; those made for one IPC only that one."""
+    for ipcs, found in (((0,), 3), ((1, 2), 2)):
+        spots = torch.tensor([spot for shard in wanted(ipcs=ipcs).shards() for spot in shard])
+        assert len(pools.Place(*spots.T).rows(0, 1, ipc=2)) == found

@@ -1,11 +1,13 @@
 """Scratch work: resumed under the same fingerprint, dropped under another, one writer at a time."""
 
 import multiprocessing
+import shutil
 import time
 
 import pytest
 
-from ims3core import files, scratch
+from ims3core.base import files
+from ims3core.shell import scratch
 
 
 def silent(line):
@@ -21,12 +23,13 @@ def source(tmp_path):
 
 def test_the_fingerprint_follows_parameters_and_inputs(source):
     """Equal facts give equal keys; another parameter or another input file another."""
-    key = scratch.fingerprint({"a": 1}, [source])
-    assert scratch.fingerprint({"a": 1}, [source]) == key
-    assert scratch.fingerprint({"a": 2}, [source]) != key
+    key = scratch.fingerprint({"a": 1}, [source], "code")
+    assert scratch.fingerprint({"a": 1}, [source], "code") == key
+    assert scratch.fingerprint({"a": 2}, [source], "code") != key
+    assert scratch.fingerprint({"a": 1}, [source], "other code") != key
     files.write_json(source / "x.json", 2)
     files.write_manifest(source, "input")
-    assert scratch.fingerprint({"a": 1}, [source]) != key
+    assert scratch.fingerprint({"a": 1}, [source], "code") != key
 
 
 def test_shards_of_an_interrupted_run_are_found_again(tmp_path):
@@ -48,6 +51,55 @@ def test_publishing_moves_the_output_and_leaves_no_work(tmp_path):
 
     assert files.read_manifest(tmp_path / "data/out", "thing") == {"n": 1}
     assert not work.path.exists()
+
+
+def publish(root, names, say=silent):
+    """A stage whose parts are ``names``; returns those it had to make."""
+    made = []
+    with scratch.workspace(root, "s", "k", say, extent=names) as work:
+        for name in names:
+            if not work.has(name):
+                files.write_json(work.path / name, f"{name} {len(names)}")
+                made.append(name)
+            work.use(name)
+        work.publish(root / "data/out", "thing")
+    return made
+
+
+def test_parts_serve_a_larger_output(tmp_path):
+    """Asked for more, only the new parts are made, and the old ones are the same files."""
+    assert publish(tmp_path, ["a", "b"]) == ["a", "b"]
+    shutil.rmtree(tmp_path / "data")  # as DVC does before a stage runs
+    assert publish(tmp_path, ["a", "b", "c"]) == ["c"]
+    assert [files.read_json(tmp_path / "data/out" / name) for name in "abc"] == ["a 2", "b 2", "c 3"]
+    assert (tmp_path / "data/out/a").stat().st_ino == (tmp_path / "scratch/s/k/a").stat().st_ino
+
+
+def test_parts_that_are_not_used_any_more_go(tmp_path):
+    """What a smaller output does not contain is dropped when it is published."""
+    publish(tmp_path, ["a", "b"])
+    assert publish(tmp_path, ["a"]) == []
+    assert publish(tmp_path, ["a", "b"]) == ["b"]
+
+
+def test_a_part_that_changed_is_made_again(tmp_path):
+    """One whose bytes are not those that were published is not trusted, and a line says so."""
+    publish(tmp_path, ["a", "b"])
+    lines = []
+    (tmp_path / "scratch/s/k/a").write_text("damaged")
+    assert publish(tmp_path, ["a", "b"], lines.append) == ["a"]
+    assert len(lines) == 1 and "changed since it was made" in lines[0]
+
+
+def test_a_folder_is_a_part_only_when_it_is_whole(tmp_path):
+    """Interrupted between two files of it, it is not there."""
+    with pytest.raises(KeyboardInterrupt), scratch.whole(tmp_path / "part") as staged:
+        (staged / "one").write_text("1")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "part").exists()
+    with scratch.whole(tmp_path / "part") as staged:
+        (staged / "two").write_text("2")
+    assert [p.name for p in (tmp_path / "part").iterdir()] == ["two"]
 
 
 def slow_writer(root):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.data.decode import decode, digest
-from ims3core.errors import ArtifactError, DataError
+from ims3core.shell.errors import ArtifactError, DataError
 
 SPLITS = ("train", "validation", "test")
 LABELS, PIXELS, INDEX, LOCATION = "labels.safetensors", "images.npy", "index.csv", "location.json"

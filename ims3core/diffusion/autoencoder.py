@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from ims3core.base.seeds import generator as seeded
+from ims3core.base.seeds import scoped_rng
 from ims3core.data import IndexedImages, batches, signed
-from ims3core.errors import ArtifactError, NumericsError
-from ims3core.seeds import generator as seeded
-from ims3core.seeds import scoped_rng
+from ims3core.shell.errors import ArtifactError, NumericsError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

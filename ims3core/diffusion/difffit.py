@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.diffusion.dit import DiT
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 TRAINABLE = ("bias", "norm", "gamma", "y_embedder")
 DELTA = "delta.safetensors"

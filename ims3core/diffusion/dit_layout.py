@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.diffusion.dit import DiT, DitConfig, sine_positions
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 EMBEDDINGS = {
     "t_embedder.linear_1.weight": "timestep_embedder.linear_1.weight",

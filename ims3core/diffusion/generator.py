@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.diffusion import difffit
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.dit_layout import read_transformer, write_transformer
 from ims3core.diffusion.schedule import Schedule, linear_schedule
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

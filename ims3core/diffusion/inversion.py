@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ims3core.diffusion.samplers import Network
+from ims3core.diffusion.sampling import Network
 from ims3core.diffusion.schedule import Schedule, at, predict_z0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ims3core import files
+from ims3core.base import files
 
 LABELS = "labels.safetensors"
 

@@ -1,4 +1,4 @@
-"""The loss terms of fine-tuning (Eq. 5-7) and of training a generator."""
+"""The loss terms of training and fine-tuning a generator (Eq. 5-7)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from ims3core.diffusion.schedule import Schedule, at, model_log_variance, posterior_mean, predict_z0
-from ims3core.errors import ParameterError
+from ims3core.diffusion.batches import Batch
+from ims3core.diffusion.dit import DiT
+from ims3core.diffusion.schedule import Schedule, add_noise, at, model_log_variance, posterior_mean, predict_z0
+from ims3core.shell.errors import ParameterError
 
 
 def diffusion_loss(eps_hat: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
@@ -84,3 +86,20 @@ def matching_loss(a: torch.Tensor, b: torch.Tensor, *, similarity: str, pairing:
         batch = len(a)
         a, b = a.repeat_interleave(batch, 0), b.repeat(batch, 1, 1, 1)
     return SIMILARITIES[similarity](a, b).mean()
+
+
+def denoise(
+    network: DiT, schedule: Schedule, batch: Batch, variational: bool
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The noised latents, the predicted noise, and the terms that both losses share."""
+    z_t = add_noise(schedule, batch.z0, batch.eps, batch.t)
+    eps_hat, v = network(z_t, batch.t, batch.dropped_label).float().chunk(2, 1)
+    terms = {"diffusion": diffusion_loss(eps_hat, batch.eps)}
+    if variational:
+        terms["variational"] = variational_loss(schedule, batch.z0, z_t, eps_hat, v, batch.t)
+    return z_t, eps_hat, terms
+
+
+def denoising_terms(network: DiT, schedule: Schedule, batch: Batch, *, variational: bool) -> dict[str, torch.Tensor]:
+    """``L_diff`` (Eq. 6), plus the variational term of the learned variance if ``variational`` (D7)."""
+    return denoise(network, schedule, batch, variational)[2]

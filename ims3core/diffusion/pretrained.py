@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import files
+from ims3core.base import files
 from ims3core.diffusion.autoencoder import read_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.dit_layout import assemble, read_transformer
-from ims3core.errors import ArtifactError, ParameterError
+from ims3core.shell.errors import ArtifactError, ParameterError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -7,130 +7,22 @@ and a resumed run equals an uninterrupted one bit for bit.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from ims3core import files
+from ims3core.base.processes import Team
+from ims3core.diffusion.batches import Batch, draw_batch
 from ims3core.diffusion.dit import DiT
-from ims3core.diffusion.inversion import invert, official_inversion
 from ims3core.diffusion.latents import Latents
-from ims3core.diffusion.losses import diffusion_loss, matching_loss, variational_loss
-from ims3core.diffusion.schedule import Schedule, add_noise, posterior_mean, predict_z0
-from ims3core.errors import ArtifactError, NumericsError, ParameterError
-from ims3core.processes import Team
-from ims3core.seeds import generator as seeded
-
-CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything random about one step, drawn on the CPU."""
-
-    z0: torch.Tensor
-    eps: torch.Tensor
-    t: torch.Tensor
-    label: torch.Tensor
-    dropped_label: torch.Tensor
-    dropped_label_inversion: torch.Tensor
-
-    def part(self, number: int, parts: int, device: torch.device) -> Batch:
-        """The ``number``-th of ``parts`` equal slices, on ``device``."""
-        size = len(self.t) // parts
-        return Batch(*(tensor[number * size : (number + 1) * size].to(device) for tensor in self.__dict__.values()))
-
-
-def draw_batch(
-    latents: Latents,
-    schedule: Schedule,
-    *,
-    step: int,
-    batch_size: int,
-    label_dropout: float,
-    null_label: int,
-    seed: int,
-) -> Batch:
-    """The batch of step ``step``: shuffled epochs of full batches, fresh posterior samples, timesteps and noise."""
-    count = len(latents.label)
-    batch_size = min(batch_size, count)
-    epoch, position = divmod(step, count // batch_size)
-    order = torch.randperm(count, generator=seeded(seed, "epoch-order", epoch))
-    rows = order[position * batch_size : (position + 1) * batch_size]
-    rng = seeded(seed, "training-step", step)
-    variant = torch.randint(len(latents.mean), (batch_size,), generator=rng)
-    shape = latents.mean.shape[2:]
-    z0 = latents.mean[variant, rows] + latents.std[variant, rows] * torch.randn(batch_size, *shape, generator=rng)
-    t = torch.randint(len(schedule), (batch_size,), generator=rng)
-    eps = torch.randn(batch_size, *shape, generator=rng)
-    label = latents.label[rows]
-    dropped = [torch.where(torch.rand(batch_size, generator=rng) < label_dropout, null_label, label) for _ in range(2)]
-    return Batch(z0, eps, t, label, *dropped)
-
+from ims3core.diffusion.schedule import Schedule
+from ims3core.shell.errors import NumericsError, ParameterError
 
 Objective = Callable[[DiT, Schedule, Batch], dict[str, torch.Tensor]]
 """Named loss terms whose weighted sum is minimised: ``(network, schedule, batch) -> {name: scalar}``."""
-
-
-def _denoise(
-    network: DiT, schedule: Schedule, batch: Batch, variational: bool
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The noised latents, the predicted noise, and the terms that both losses share."""
-    z_t = add_noise(schedule, batch.z0, batch.eps, batch.t)
-    eps_hat, v = network(z_t, batch.t, batch.dropped_label).float().chunk(2, 1)
-    terms = {"diffusion": diffusion_loss(eps_hat, batch.eps)}
-    if variational:
-        terms["variational"] = variational_loss(schedule, batch.z0, z_t, eps_hat, v, batch.t)
-    return z_t, eps_hat, terms
-
-
-def denoising_terms(network: DiT, schedule: Schedule, batch: Batch, *, variational: bool) -> dict[str, torch.Tensor]:
-    """``L_diff`` (Eq. 6), plus the variational term of the learned variance if ``variational`` (D7)."""
-    return _denoise(network, schedule, batch, variational)[2]
-
-
-def inversion_matching_terms(
-    network: DiT,
-    schedule: Schedule,
-    batch: Batch,
-    *,
-    variational: bool,
-    lambda_im: float,
-    form: str,
-    similarity: str,
-    inversion_steps: int,
-    pairing: str,
-    grad_through: str,
-    clip_x0: bool,
-) -> dict[str, torch.Tensor]:
-    """``L_diff`` and ``lambda_im * L_IM`` (Eq. 7), the paper's form or the public code's.
-
-    ``paper``: z_inv at t against z_t of the same image; gradients flow through the inversion, z_t has none.
-    ``official``: the posterior mean at t - 1 (with gradient) against one step of :func:`official_inversion`
-    (without), label dropout on both sides; D1-D5 of the README. The leading constant of its matching
-    term is dropped.
-    """
-    z_t, eps_hat, terms = _denoise(network, schedule, batch, variational)
-    if lambda_im == 0:
-        return terms
-    if form == "paper":
-        inverted = invert(
-            network, schedule, batch.z0, batch.t, batch.label,
-            steps=inversion_steps, through_all_steps=grad_through == "inversion",
-        )  # fmt: skip
-        other = z_t
-    else:
-        inverted = official_inversion(
-            network, schedule, batch.z0, batch.t, batch.dropped_label_inversion, clip_x0=clip_x0
-        )
-        other = posterior_mean(schedule, predict_z0(schedule, z_t, eps_hat, batch.t), z_t, batch.t)
-    terms["im"] = lambda_im * matching_loss(inverted, other, similarity=similarity, pairing=pairing)
-    return terms
 
 
 @dataclass
@@ -264,52 +156,6 @@ def norm(tensors: list[torch.Tensor]) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
 
 
-def save_checkpoint(directory: Path, state: State) -> None:
-    """Writes weights, EMA, both Adam moments and the log in one atomic step."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in state.weights.items():
-        moments = state.optimiser.state[parameter]
-        tensors |= {f"weight.{name}": parameter, f"ema.{name}": state.ema[name]}
-        if moments:
-            tensors |= {f"exp_avg.{name}": moments["exp_avg"], f"exp_avg_sq.{name}": moments["exp_avg_sq"]}
-    # Not files.write_json: the order of the columns must survive, or a resumed curve.csv would differ.
-    files.write_bytes(directory / f"curve-{state.step}.json", json.dumps(state.curve).encode())
-    files.write_tensors(directory / CHECKPOINT, tensors, {"step": str(state.step)})
-    for path in directory.glob("curve-*.json"):
-        if path.name != f"curve-{state.step}.json":
-            path.unlink()
-
-
-def load_checkpoint(directory: Path, state: State) -> None:
-    """Continues from the checkpoint in ``directory``, if there is one."""
-    path = directory / CHECKPOINT
-    if not path.is_file():
-        return
-    from safetensors import safe_open
-
-    tensors = files.read_tensors(path)
-    with safe_open(path, "pt") as stream:
-        state.step = int(stream.metadata()["step"])
-    state.curve = files.read_json(directory / f"curve-{state.step}.json")
-    for name, parameter in state.weights.items():
-        try:
-            parameter.data.copy_(tensors[f"weight.{name}"])
-            state.ema[name] = tensors[f"ema.{name}"].to(parameter.device)
-            state.optimiser.state[parameter] = {
-                "step": torch.tensor(float(state.step)),
-                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
-            }
-        except KeyError as error:
-            raise ArtifactError(f"{path}: {error.args[0]} is missing; delete {directory} to start afresh") from error
-
-
-def checkpoint_every(directory: Path, steps: int, state: State) -> None:
-    """Saves a checkpoint after every ``steps`` steps."""
-    if state.step % steps == 0:
-        save_checkpoint(directory, state)
-
-
 def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
     """Learning-rate factor in [0, 1]: linear warm-up, then half a cosine to zero."""
     if step < warmup_steps:
@@ -320,9 +166,3 @@ def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
 def epochs_to_steps(epochs: float, *, images: int, batch_size: int) -> int:
     """Optimiser steps of ``epochs`` epochs of full batches, at least one."""
     return max(1, round(epochs * (images // min(batch_size, images))))
-
-
-def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    """Writes the log as a table; a column that a step has no value for is left empty."""
-    columns = list(dict.fromkeys(name for row in curve for name in row))
-    files.write_csv(path, columns, [[row.get(name) for name in columns] for row in curve])

@@ -6,113 +6,95 @@ objects; stages pass them individual values.
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 
-from ims3core.errors import ParameterError
-from ims3core.params.sections import (
-    S3,
-    Adaptation,
-    Augment,
-    CandidatesSection,
-    Centroids,
-    Compute,
-    Data,
-    Ema,
-    Empty,
-    Encoder,
-    Eval,
-    Features,
-    Finetune,
-    Generator,
-    Im,
-    Index,
-    Latents,
-    Method,
-    Name,
-    Pool,
-    Protocol,
-    Report,
-    Section,
-)
+from ims3core.params import legacy, sections
+from ims3core.params.messages import described
+from ims3core.params.rows import Entry, PoolParts, Rows
+from ims3core.params.schema import Index, Name, Section
+from ims3core.shell.errors import ParameterError
+
+log = logging.getLogger(__name__)
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """All of params.yaml: the fixed sections, and through its rows those of the entries they name."""
 
     seed: Index
-    data: Data
-    generator: Generator
-    encoder: Encoder
-    latents: Latents
-    adaptations: dict[Name, Adaptation]
-    none: Empty
-    im: Im
-    finetune: Finetune
-    ema: Ema
-    pools: dict[Name, Pool]
-    candidates: CandidatesSection
-    features: Features
-    centroids: dict[Name, Centroids]
-    methods: dict[Name, Method]
-    first: Empty
-    random: Empty
-    herding: Empty
-    k_center: Empty
-    s3: S3
-    augment: Augment
-    protocols: dict[Name, Protocol]
-    eval: Eval
-    report: Report
-    compute: Compute
+    data: sections.Data
+    generator: sections.Generator
+    encoder: sections.Encoder
+    latents: sections.Latents
+    adaptations: dict[Name, sections.Adaptation]
+    finetune: sections.Finetune
+    ema: sections.Ema
+    guides: dict[Name, sections.Guide]
+    pools: dict[Name, sections.Pool]
+    candidates: sections.Candidates
+    features: sections.Features
+    centroids: dict[Name, sections.Centroids]
+    methods: dict[Name, sections.Method]
+    refined: dict[Name, sections.Refined]
+    students: dict[Name, sections.Student]
+    augment: sections.Augment
+    protocols: dict[Name, sections.Protocol]
+    eval: sections.Eval
+    report: sections.Report
+    compute: sections.Compute
+    _rows: Rows = PrivateAttr()
+
+    def adaptation(self, name: str) -> Entry:
+        """The entry of a row of ``adaptations``, with its values."""
+        return self._rows.adaptation(name)
+
+    def guide(self, name: str) -> Entry:
+        """The entry of a row of ``guides``, with its values."""
+        return self._rows.guide(name)
+
+    def pool(self, name: str) -> PoolParts:
+        """The entries of a row of ``pools``, with their values."""
+        return self._rows.pool(name)
+
+    def selection(self, name: str) -> Entry:
+        """The selection of a row of ``methods``, with its values."""
+        return self._rows.selection(name)
+
+    def refinement(self, name: str) -> Entry:
+        """The refinement of a row of ``refined``, with its values."""
+        return self._rows.refinement(name)
+
+    def network(self, student: str) -> str:
+        """The network behind an entry of ``eval.students``: a row of ``students``, or a network by its own name."""
+        return self.students[student].network if student in self.students else student
+
+    def augmentation(self, protocol: str) -> dict[str, Any]:
+        """The values of ``augment`` as the row ``protocol`` wants them."""
+        return self.augment.model_dump() | self.protocols[protocol].augment
 
     @model_validator(mode="after")
-    def _rows_agree(self) -> Params:
-        def known(key: str, value: str, table: dict) -> None:
-            if value not in table:
-                raise ValueError(f"{key}: {value!r} is unknown; known: {', '.join(sorted(table))}")
-
-        for name in self.adaptations:
-            if name not in type(self).model_fields:
-                raise ValueError(f"adaptations.{name}: no section of that name; known: im, none")
-        for name, pool in self.pools.items():
-            known(f"pools.{name}.adaptation", pool.adaptation, self.adaptations)
-            if (pool.source == "real") != (pool.sampler == "none"):
-                raise ValueError(
-                    f"pools.{name}.sampler: {pool.sampler!r} does not go with source {pool.source!r}; "
-                    "real images take 'none', generated ones 'ddpm' or 'ddim'"
-                )
-        for name, row in self.centroids.items():
-            known(f"centroids.{name}.pool", row.pool, self.pools)
-        for name, method in self.methods.items():
-            known(f"methods.{name}.pool", method.pool, self.pools)
-            known(f"methods.{name}.centroids", method.centroids, self.centroids)
-            if self.pools[method.pool].source == "generated":
-                groups = self.s3.groups if method.selection == "s3" else 1
-                ipc = max(self.eval.ipc)
-                if ipc * groups > self.candidates.per_class:
-                    raise ValueError(
-                        f"candidates.per_class: {self.candidates.per_class} images are too few for methods.{name}; "
-                        f"eval.ipc {ipc} x {'s3.groups' if groups > 1 else 'one group of'} {groups} "
-                        f"wants at least {ipc * groups}"
-                    )
-            elif method.selection in ("first", "s3"):
-                raise ValueError(
-                    f"methods.{name}.selection: {method.selection!r} selects among generated candidates, but pool "
-                    f"{method.pool!r} holds real images; allowed there: random, herding, k_center"
-                )
-        for name in self.eval.methods:
-            known("eval.methods", name, self.methods)
-        for field in ("methods", "ipc", "students"):
+    def _grid_is_known(self) -> Params:
+        for field in ("methods", "ipc", "students", "protocols"):
             values = getattr(self.eval, field)
             if len(set(values)) != len(values):
                 raise ValueError(f"eval.{field}: {values} names an entry twice")
-        known("eval.protocol", self.eval.protocol, self.protocols)
-        known("report.tsne_method", self.report.tsne_method, self.methods)
+        for name in self.eval.protocols:
+            if name not in self.protocols:
+                raise ValueError(f"eval.protocols: {name!r} is unknown; known: {', '.join(sorted(self.protocols))}")
+        for name in self.eval.students:
+            if name not in self.students and not sections.is_network(name):
+                known = ", ".join([*sorted(self.students), "convnet", "resnetap10", "resnet10..101", "timm:<name>"])
+                raise ValueError(f"eval.students: {name!r} is unknown; known: {known}")
+        for name, protocol in self.protocols.items():
+            try:
+                sections.Augment.model_validate(self.augment.model_dump() | protocol.augment)
+            except ValidationError as error:
+                raise ValueError(described(error.errors()[0], f"protocols.{name}.augment")) from error
         return self
 
 
@@ -140,10 +122,18 @@ def parse(text: str, *, name: str = "params.yaml") -> Params:
         raise ParameterError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ParameterError(f"{name}: found {type(tree).__name__}, wanted a mapping of sections")
+    if moved := legacy.updated(tree):
+        log.warning("%s: keys of an earlier version were understood: %s", name, "; ".join(moved))
+    fixed = {key: value for key, value in tree.items() if key in Params.model_fields}
     try:
-        return Params.model_validate(tree)
+        params = Params.model_validate(fixed)
+        params._rows = Rows(params, {str(key): value for key, value in tree.items() if key not in fixed})
+        params._rows.check()
     except ValidationError as error:
-        raise ParameterError(f"{name}: " + "; ".join(_describe(e) for e in error.errors()[:3])) from error
+        raise ParameterError(f"{name}: " + "; ".join(described(e) for e in error.errors()[:3])) from error
+    except ParameterError as error:
+        raise ParameterError(f"{name}: {error}") from error
+    return params
 
 
 def load(path: Path) -> Params:
@@ -152,20 +142,3 @@ def load(path: Path) -> Params:
         return parse(path.read_text(encoding="utf-8"), name=path.name)
     except FileNotFoundError as error:
         raise ParameterError(f"{path}: no such file; `ims3 use digits` writes one") from error
-
-
-def _describe(error: dict[str, Any]) -> str:
-    """One pydantic error as "key: found value, problem"."""
-    noise = ("constrained-", "literal[", "list[")
-    parts = [str(part) for part in error["loc"] if not str(part).startswith(noise)]
-    if len(parts) > 1 and parts[0] in ("generator", "encoder") and parts[1] in ("train", "pretrained", "timm"):
-        del parts[1]  # which of the two forms of the section it is
-    key = ".".join(parts)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key (found value {error['input']!r})"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: found {error['input']!r}, {message[0].lower()}{message[1:]}"

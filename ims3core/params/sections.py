@@ -1,27 +1,33 @@
-"""The sections of params.yaml: every key, its type and its range."""
+"""The sections of params.yaml that do not belong to an entry of an axis: every key, its type and its range."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+from ims3core.params.schema import (
+    Count,
+    Decay,
+    Fraction,
+    Index,
+    Name,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Section,
+)
+
 EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
+NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]+)$"
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
-StudentName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]+)$")]
+NetworkName = Annotated[str, Field(pattern=NETWORK)]
 
 
-class Section(BaseModel):
-    """A group of keys: unknown keys are errors, values are not converted, objects are frozen."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+def is_network(name: str) -> bool:
+    """Whether ``name`` is that of a student network."""
+    return re.match(NETWORK, name) is not None
 
 
 class Data(Section):
@@ -136,22 +142,43 @@ class Latents(Section):
     batch_size: Count
 
 
-class Adaptation(Section):
-    loss: Literal["none", "im", "diffusion"]
+class Row(Section):
+    """A row of a table: ``set`` overrides keys of the sections it uses."""
+
+    set: dict[str, Any] = Field(default_factory=dict)
 
 
-class Pool(Section):
-    source: Literal["real", "generated"]
+class Adaptation(Row):
+    loss: Name
+
+
+class Guide(Row):
+    by: Name
     adaptation: Name
-    sampler: Literal["none", "ddpm", "ddim"]
+
+
+class Pool(Row):
+    source: Name
+    adaptation: Name
+    guide: Name
+    sampler: Name
     purpose: Name
+    sized_by: Literal["candidates.per_class", "eval.ipc"]
 
 
-class Method(Section):
+class Method(Row):
     pool: Name
-    selection: Literal["first", "random", "herding", "k_center", "s3"]
+    selection: Name
     centroids: Name
-    labels: Literal["hard"]
+
+
+class Refined(Row):
+    start: Name
+    by: Name
+
+
+class Student(Section):
+    network: NetworkName
 
 
 class Finetune(Section):
@@ -174,36 +201,13 @@ class Finetune(Section):
         return self
 
 
-class Im(Section):
-    form: Literal["paper", "official"]
-    lambda_im: NonNegative
-    similarity: Literal["cosine", "l1", "l2"]
-    inversion_steps: Count
-    pairing: Literal["matched", "all"]
-    grad_through: Literal["inversion", "last_step", "denoiser"]
-    clip_x0: StrictBool
-
-    @model_validator(mode="after")
-    def _gradient_exists(self) -> Im:
-        allowed = {"paper": ("inversion", "last_step"), "official": ("denoiser",)}[self.form]
-        if self.grad_through not in allowed:
-            raise ValueError(
-                f"grad_through {self.grad_through!r} gives form {self.form!r} no gradient; "
-                f"allowed there: {', '.join(allowed)}"
-            )
-        return self
-
-
 class Ema(Section):
-    decay: Annotated[float, Field(ge=0, lt=1)]
+    decay: Decay
     use_for_sampling: StrictBool
 
 
-class CandidatesSection(Section):
+class Candidates(Section):
     per_class: Count
-    steps: Annotated[int, Field(ge=1, le=1000)]
-    guidance: Positive
-    guided_channels: Annotated[int, Field(ge=0)]
     batch_size: Count
 
 
@@ -216,21 +220,6 @@ class Centroids(Section):
     real_per_class: Count
 
 
-class Empty(Section):
-    """A selection or adaptation without parameters."""
-
-
-class S3(Section):
-    alpha: NonNegative
-    beta: NonNegative
-    groups: Count
-    normalisation: Literal["paper", "official"]
-    start: Literal["nearest", "random"]
-    restarts: Count
-    max_sweeps: Count
-    eps: NonNegative
-
-
 class Augment(Section):
     crop_scale: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None
     flip: Fraction
@@ -241,6 +230,7 @@ class Augment(Section):
 
 
 class Protocol(Section):
+    labels: Literal["hard"]
     epochs: Count | Literal["minimax"] | None
     steps: Count | None
     batch_size: Count
@@ -250,6 +240,8 @@ class Protocol(Section):
     schedule: Literal["cosine", "step"]
     cutmix: Fraction
     evaluations: Count
+    side: Count | None
+    augment: dict[str, Any]
 
     @model_validator(mode="after")
     def _one_length(self) -> Protocol:
@@ -257,15 +249,19 @@ class Protocol(Section):
             raise ValueError(f"exactly one of epochs ({self.epochs}) and steps ({self.steps}) must be set")
         return self
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The values that shape the optimisation (:func:`ims3core.students.protocols.plan`)."""
+        return self.model_dump(exclude={"labels", "side", "augment"})
+
 
 class Eval(Section):
     methods: Annotated[list[Name], Field(min_length=1)]
     ipc: Annotated[list[Count], Field(min_length=1)]
     draws: Count
     seeds: Count
-    students: Annotated[list[StudentName], Field(min_length=1)]
-    side: Count | None
-    protocol: Name
+    students: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[Name], Field(min_length=1)]
     split: Literal["test", "validation"]
 
 

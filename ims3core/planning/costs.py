@@ -5,19 +5,21 @@ Networks are built on the meta device and counted by torch's own FLOP counter.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ims3core import files
-from ims3core.data.classes import benchmark_lists
+from ims3core.base import files
+from ims3core.data import pools
 from ims3core.diffusion.autoencoder import build_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.training import epochs_to_steps
-from ims3core.errors import ParameterError
+from ims3core.intake.classes import benchmark_lists
+from ims3core.shell.errors import ParameterError
 from ims3core.students import protocols
 from ims3core.students.networks import build_student
 
@@ -191,12 +193,16 @@ def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
     stored = unit.pixels if params.data.storage == "pixels" else 120
     rows = [Cost("prepare", "decode", images=everything, disk=everything * stored)]
     rows += _once(params, count, unit)
-    rows += [_finetune(params, name, row.loss, count, unit) for name, row in params.adaptations.items()]
+    rows += [_finetune(params, name, count, unit) for name in params.adaptations]
+    rows += [_guide(params, name, count, unit) for name in params.guides]
     rows += _pools(params, config, count, unit)
     methods = len(params.methods)
     chosen = sum(params.eval.ipc) * count.classes * params.eval.draws * methods
     rows.append(Cost("centroids", "none", processes=len(params.centroids)))
     rows.append(Cost("select", "none", images=chosen, disk=chosen * unit.pixels, processes=methods))
+    if params.refined:
+        rows.append(Cost("refine", "none", processes=len(params.refined)))
+    rows.append(Cost("labels", "none", processes=len(params.eval.protocols)))
     rows += _students(params, count)
     rows.append(Cost("report", "none"))
     return rows, count
@@ -230,23 +236,26 @@ def _once(params: Params, count: Sizes, unit: Units) -> list[Cost]:
 
 def _pools(params: Params, config: DitConfig, count: Sizes, unit: Units) -> list[Cost]:
     """Candidates and features of every pool."""
-    wanted, drawn = params.candidates, count.classes * params.candidates.per_class
-    generated, shards = params.eval.draws * drawn, params.eval.draws * -(-drawn // wanted.batch_size)
-    sampled = shards * min(wanted.batch_size, drawn) if params.compute.compile else generated  # the last is padded
-    guided = 1 + (wanted.guidance != 1)
-    per_image = guided * unit.activations / config.depth + 16.0 * unit.pixels * 4
-    memory = BASE_MEMORY + _bytes(params) * unit.weights + unit.vae_bytes + wanted.batch_size * per_image
-    work = sampled * wanted.steps * guided * unit.dit + generated * unit.decode
-    calls = shards * wanted.steps
-    candidates, features = [], []
-    for name, pool in params.pools.items():
-        real = pool.source == "real"
-        images = count.train if real else generated
-        if real:
+    grid, candidates, features = params.eval, [], []
+    for name in params.pools:
+        parts = params.pool(name)
+        wanted = pools.wanted(
+            parts, seed=params.seed, draws=grid.draws, ipc=grid.ipc, classes=count.classes,
+            compiled=params.compute.compile,
+        )  # fmt: skip
+        images = count.train
+        if parts.source.module.maker is None:
             candidates.append(Cost(f"candidates@{name}", "none", images=images))
         else:
-            disk = images * unit.pixels
-            candidates.append(Cost(f"candidates@{name}", "dit_sample", calls, work, images, memory, disk))
+            drawn = [wanted.count(ipc) * count.classes for ipc in wanted.ipcs for _ in range(wanted.draws)]
+            images, shards = sum(drawn), sum(-(-each // wanted.batch_size) for each in drawn)
+            sampled = shards * wanted.fullest if wanted.compiled else images  # the last of a draw is padded
+            calls = parts.source.module.calls(wanted, **parts.source.values)
+            per_image = 2 * unit.activations / config.depth + 16.0 * unit.pixels * 4
+            memory = BASE_MEMORY + _bytes(params) * unit.weights + unit.vae_bytes + wanted.batch_size * per_image
+            work, disk = sampled * calls * unit.dit + images * unit.decode, images * (unit.pixels + 4.0 * unit.latent)
+            network_calls = shards * calls
+            candidates.append(Cost(f"candidates@{name}", "dit_sample", network_calls, work, images, memory, disk))
         batches, disk = -(-images // params.features.batch_size), 4.0 * images * unit.dim
         features.append(Cost(f"features@{name}", "student_eval", batches, images * unit.embed, images, disk=disk))
     return candidates + features
@@ -272,16 +281,12 @@ def student_network(name: str, classes: int, channels: int, side: int) -> tuple[
         return network, flops(network, torch.zeros(1, channels, side, side))
 
 
-def _finetune(params: Params, name: str, loss: str, count: Sizes, unit: Units) -> Cost:
+def _finetune(params: Params, name: str, count: Sizes, unit: Units) -> Cost:
     """Frozen weights need no gradient of their own: a pass forward and back costs twice a forward pass."""
-    wanted = params.finetune
-    if loss == "none":
+    wanted, adaptation = params.finetune, params.adaptation(name)
+    if adaptation.name == "none":
         return Cost(f"finetune@{name}", "none")
-    passes = 2.0
-    if loss == "im":
-        section = getattr(params, name)
-        inner = section.inversion_steps if section.form == "paper" else 1
-        passes += {"inversion": 2.0 * inner, "last_step": inner + 1.0, "denoiser": 1.0}[section.grad_through]
+    passes = adaptation.module.passes(**adaptation.values)
     steps = epochs_to_steps(wanted.epochs, images=count.train, batch_size=wanted.batch_size)
     batch = min(wanted.batch_size, count.train)
     kept = unit.activations * (0.1 if wanted.gradient_checkpointing else passes / 2)
@@ -290,30 +295,33 @@ def _finetune(params: Params, name: str, loss: str, count: Sizes, unit: Units) -
     return Cost(f"finetune@{name}", "dit_train", round(steps * passes / 2), work, steps * batch, memory, 4 * trainable)
 
 
-def _students(params: Params, count: Sizes) -> list[Cost]:
-    """All cells of one student together, and the upper bound."""
-    grid, protocol = params.eval, params.protocols[params.eval.protocol].model_dump()
-    rows = []
-    for student in grid.students:
-        _, forward = student_network(student, count.classes, params.data.channels, grid.side or params.data.side)
-        tested = count.test if grid.split == "test" else count.validation
+def _guide(params: Params, name: str, count: Sizes, unit: Units) -> Cost:
+    """What a guide prepares once per class."""
+    guide = params.guide(name)
+    if guide.name == "none":
+        return Cost(f"guides@{name}", "none")
+    calls = guide.module.calls(count.train // count.classes, **guide.values) * count.classes
+    return Cost(f"guides@{name}", "dit_sample" if calls else "none", calls, calls * unit.dit, count.train)
 
-        def run(images: int, ipc: int, forward: float = forward, tested: int = tested) -> tuple[int, float]:
-            plan = protocols.plan(ipc=ipc, classes=count.classes, images=images, **protocol)
+
+def _students(params: Params, count: Sizes) -> list[Cost]:
+    """All cells of one student and protocol together, and the upper bound."""
+    grid, tested = params.eval, count.test if params.eval.split == "test" else count.validation
+    rows = []
+    for student, protocol in itertools.product(grid.students, grid.protocols):
+        rules = params.protocols[protocol]
+        side = rules.side or params.data.side
+        _, forward = student_network(params.network(student), count.classes, params.data.channels, side)
+
+        def run(images: int, ipc: int, forward: float = forward, rules: Any = rules) -> tuple[int, float]:
+            plan = protocols.plan(ipc=ipc, classes=count.classes, images=images, **rules.plan)
             shown = plan.total_steps * min(plan.batch_size, images)
             return plan.total_steps, forward * (3.0 * shown + len(plan.evaluation_steps) * tested)
 
         cells = [run(ipc * count.classes, ipc) for ipc in grid.ipc for _ in grid.methods]
-        runs = grid.draws * grid.seeds
-        rows.append(
-            Cost(
-                f"students ({student})",
-                "student_train",
-                runs * sum(c for c, _ in cells),
-                runs * sum(f for _, f in cells),
-                processes=len(cells),
-            )
-        )
+        runs, (calls, work) = grid.draws * grid.seeds, (sum(column) for column in zip(*cells, strict=True))
+        what = student if len(grid.protocols) == 1 else f"{student}, {protocol}"
+        rows.append(Cost(f"students ({what})", "student_train", runs * calls, runs * work, processes=len(cells)))
         steps, work = run(count.train, count.train // count.classes)
-        rows.append(Cost(f"full_data ({student})", "student_train", grid.seeds * steps, grid.seeds * work))
+        rows.append(Cost(f"full_data ({what})", "student_train", grid.seeds * steps, grid.seeds * work))
     return rows

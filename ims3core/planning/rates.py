@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import compute
+from ims3core.base import compute
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
 from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_network
@@ -54,12 +54,13 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
     with torch.inference_mode():
         rates["dit_sample"] = batch * per_image / _seconds(lambda: frozen(*inputs), share)
 
-    side = params.eval.side or params.data.side
+    side = params.protocols[params.eval.protocols[0]].side or params.data.side
+    name = params.network(params.eval.students[0])
     with torch.device("meta"):
-        _, forward = student_network(params.eval.students[0], count.classes, params.data.channels, side)
-    student = build_student(
-        params.eval.students[0], classes=count.classes, channels=params.data.channels, side=side, seed=0
-    ).to(machine.device)
+        _, forward = student_network(name, count.classes, params.data.channels, side)
+    student = build_student(name, classes=count.classes, channels=params.data.channels, side=side, seed=0).to(
+        machine.device
+    )
     batch = _batch(64, 3 * forward)
     images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
 
@@ -67,7 +68,7 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
         with machine.autocast():
             student(images).float().square().mean().backward()
 
-    if cell.side_by_side(params.eval.students[0], side=side, device=machine.device):
+    if cell.side_by_side(name, side=side, device=machine.device):
         with compute.one_thread_each() as threads:
             at_once = min(threads, params.eval.draws * params.eval.seeds)
             rates["student_train"] = at_once * 3 * batch * forward / _seconds(learn, share)

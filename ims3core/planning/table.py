@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ims3core import compute
+from ims3core.base import compute
 from ims3core.planning.costs import costs
 from ims3core.planning.rates import calibrate, given, seconds
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 FULL = "full"  # the method and IPC of the upper bound: every real training image
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -117,9 +117,10 @@ class Results:
     cells: list[Cell]
     full: list[Cell]
 
-    def cell(self, method: str, ipc: int, student: str) -> Cell:
+    def cell(self, method: str, ipc: int, student: str, protocol: str) -> Cell:
         """One cell of the grid."""
-        return next(cell for cell in self.cells if (cell.method, cell.ipc, cell.student) == (method, ipc, student))
+        wanted = (method, ipc, student, protocol)
+        return next(cell for cell in self.cells if (cell.method, cell.ipc, cell.student, cell.protocol) == wanted)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def read_results(
     students: Sequence[str],
     draws: int,
     seeds: int,
-    protocol: str,
+    protocols: Sequence[str],
     split: str,
 ) -> Results:
     """The whole grid, in the order of its axes; files outside the grid are never looked at.
@@ -175,12 +176,18 @@ def read_results(
         read_selection(root, method=name, pool=pool, selection=selection, ipcs=ipc, draws=draws)
         for name, (pool, selection) in methods.items()
     ]
-    score = {"protocol": protocol, "split": split, "seeds": seeds}
-    grid = itertools.product(methods, ipc, students)
-    cells = [read_cell(root, method=m, ipc=k, student=student, draws=draws, **score) for m, k, student in grid]
-    full = [read_cell(root, method=FULL, ipc=FULL, student=student, draws=1, **score) for student in students]
+    score = {"split": split, "seeds": seeds}
+    grid = itertools.product(methods, ipc, students, protocols)
+    cells = [
+        read_cell(root, method=method, ipc=k, student=student, protocol=protocol, draws=draws, **score)
+        for method, k, student, protocol in grid
+    ]
+    full = [
+        read_cell(root, method=FULL, ipc=FULL, student=student, protocol=protocol, draws=1, **score)
+        for student, protocol in itertools.product(students, protocols)
+    ]
     for cell in [*cells, *full]:
-        path = _cell_path(cell.method, cell.ipc, cell.student)
+        path = _cell_path(cell.method, cell.ipc, cell.student, cell.protocol)
         if cell.classes != cells[0].classes:
             raise _stale(path, f"classes {cell.classes}, {cells[0].method} has {cells[0].classes}")
         if cell.precision != cells[0].precision:  # machines of two kinds shared the work
@@ -199,7 +206,7 @@ def read_cell(
     Raises:
         ArtifactError: file missing or malformed, written for other parameters, or not draws x seeds runs.
     """
-    path = _cell_path(method, ipc, student)
+    path = _cell_path(method, ipc, student, protocol)
     cell = _read_json(root, path, Cell)
     for key, wanted in {"method": method, "ipc": ipc, "student": student, "protocol": protocol, "split": split}.items():
         if getattr(cell, key) != wanted:
@@ -282,8 +289,9 @@ def read_curve(root: Path, path: Path) -> pd.DataFrame:
     return long.astype({"step": int}).reset_index(drop=True)
 
 
-def _cell_path(method: str, ipc: int | str, student: str) -> Path:
-    name = f"full_data/{student}.json" if ipc == FULL else f"cells/{method}-{ipc}-{student}.json"
+def _cell_path(method: str, ipc: int | str, student: str, protocol: str) -> Path:
+    rules = f"{student}-{protocol}.json"
+    name = f"full_data/{rules}" if ipc == FULL else f"cells/{method}-{ipc}-{rules}"
     return Path("metrics", name)
 
 

@@ -102,7 +102,11 @@ def _canvas(theme: Theme, *, height: float, width: float = WIDTH) -> Iterator[tu
 
 
 def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, *, theme: Theme) -> bytes:
-    """Accuracy of every method: one panel per student and IPC, or lines over IPC where there are many."""
+    """Accuracy of every method: one panel per student, protocol and IPC, or lines over IPC where there are many."""
+    if summary["protocol"].nunique() > 1:  # a student under each protocol is one more row of panels
+        runs, summary = (
+            frame.assign(student=frame["student"] + ", " + frame["protocol"], protocol="") for frame in (runs, summary)
+        )
     ipcs = [ipc for ipc in summary["ipc"].unique() if ipc != FULL]
     students = list(summary["student"].unique())
     if len(ipcs) > MAX_POINT_IPCS:

@@ -20,6 +20,7 @@ from ims3core.report.artifacts import FULL
 from ims3core.report.tables import label
 
 NOTHING = "–"
+Rows = dict[tuple[str, str, str, str], Any]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,31 @@ class Setting:
     draws: int
     seeds: int
     split: str
+    protocols: list[str]
+    protocol_values: dict[str, dict[str, Any]]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The student tables of the page, in order."""
+        return [Block(student, protocol, self) for protocol in self.protocols for student in self.students]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One student under one protocol."""
+
+    student: str
     protocol: str
-    protocol_values: dict[str, Any]
+    setting: Setting
+
+    @property
+    def title(self) -> str:
+        """The student, and the protocol where there are several."""
+        return self.student if len(self.setting.protocols) == 1 else f"{self.student}, protocol {self.protocol}"
+
+    def row(self, rows: Rows, method: str, ipc: int | str) -> Any:
+        """The summary of one method and IPC."""
+        return rows[method, str(ipc), self.student, self.protocol]
 
 
 @dataclass(frozen=True)
@@ -47,10 +71,10 @@ class Recipe:
     pool: str
     source: str
     adaptation: str
+    guide: str
     sampler: str
     selection: str
-    centroids: str
-    labels: str
+    refined: str
 
 
 @dataclass(frozen=True)
@@ -62,23 +86,30 @@ class Picture:
 
 
 def markdown_table(
-    summary: pd.DataFrame, *, methods: Sequence[str], ipcs: Sequence[int], students: Sequence[str]
+    summary: pd.DataFrame,
+    *,
+    methods: Sequence[str],
+    ipcs: Sequence[int],
+    students: Sequence[str],
+    protocols: Sequence[str],
 ) -> str:
-    """Mean and standard deviation of the last epoch, method x IPC per student, as a Markdown table.
+    """Mean and standard deviation of the last epoch, method x IPC per student and protocol, as a Markdown table.
 
     The best row of a column is bold; the row "Full data" repeats its value at every IPC.
     """
-    columns = [(student, ipc) for student in students for ipc in ipcs]
-    heads = [f"IPC {ipc}" if len(students) == 1 else f"{student}, IPC {ipc}" for student, ipc in columns]
+    columns = [(protocol, student, ipc) for protocol in protocols for student in students for ipc in ipcs]
+    many = (len(protocols) > 1, len(students) > 1)
+    heads = [", ".join([*([p] if many[0] else []), *([s] if many[1] else []), f"IPC {ipc}"]) for p, s, ipc in columns]
     lines = ["| method | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(columns)]
     rows = _rows(summary)
-    best = {(s, k): max(rows[m, str(k), s].mean for m in methods) for s, k in columns}
+    best = {(p, s, k): max(rows[m, str(k), s, p].mean for m in methods) for p, s, k in columns}
     for method in (*methods, FULL):
         texts = []
-        for student, ipc in columns:
-            row = rows[method, FULL if method == FULL else str(ipc), student]
+        for protocol, student, ipc in columns:
+            row = rows[method, FULL if method == FULL else str(ipc), student, protocol]
             text = plus_minus(row.mean, row.std)
-            texts.append(f"**{text}**" if method != FULL and row.mean == best[student, ipc] else text)
+            is_best = method != FULL and row.mean == best[protocol, student, ipc]
+            texts.append(f"**{text}**" if is_best else text)
         lines.append(f"| {label(method)} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
@@ -109,13 +140,11 @@ def html(
     source = files("ims3core.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         setting=setting,
-        protocol_text=protocol_text(setting.protocol_values),
+        protocol_texts={name: protocol_text(setting.protocol_values[name]) for name in setting.protocols},
         recipes=recipes,
-        student_tables=[_student_table(summary, setting, student) for student in setting.students],
+        student_tables=[_student_table(summary, setting, block) for block in setting.blocks],
         details=[
-            _detail(summary, setting, student=student, ipc=ipc, fixed=fixed)
-            for student in setting.students
-            for ipc in setting.ipc
+            _detail(summary, setting, block, ipc=ipc, fixed=fixed) for block in setting.blocks for ipc in setting.ipc
         ],
         tiles=_tiles(summary, setting),
         selection_rows=_selection_rows(selections),
@@ -147,34 +176,34 @@ def number(value: float, form: str) -> str:
     return NOTHING if math.isnan(value) else f"{value:{form}}".replace("-", "−")
 
 
-def _rows(summary: pd.DataFrame) -> dict[tuple[str, str, str], object]:
-    return {(row.method, row.ipc, row.student): row for row in summary.itertuples()}
+def _rows(summary: pd.DataFrame) -> Rows:
+    return {(row.method, row.ipc, row.student, row.protocol): row for row in summary.itertuples()}
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _student_table(summary: pd.DataFrame, setting: Setting, student: str) -> dict:
-    """The compact table of one student: method x IPC, with the length of each cell's bar in percent."""
+def _student_table(summary: pd.DataFrame, setting: Setting, block: Block) -> dict:
+    """The compact table of one student and protocol: method x IPC, with the length of each cell's bar in percent."""
     rows = _rows(summary)
-    best = {ipc: max(rows[m, str(ipc), student].mean for m in setting.methods) for ipc in setting.ipc}
+    best = {ipc: max(block.row(rows, m, ipc).mean for m in setting.methods) for ipc in setting.ipc}
     lines = []
     for method in setting.methods:
-        found = [rows[method, str(ipc), student] for ipc in setting.ipc]
+        found = [block.row(rows, method, ipc) for ipc in setting.ipc]
         cells = [
             {"text": plus_minus(row.mean, row.std), "bar": f"{row.mean:.1f}", "best": row.mean == best[ipc]}
             for row, ipc in zip(found, setting.ipc, strict=True)
         ]
         lines.append({"method": method, "cells": cells})
-    full = rows[FULL, FULL, student]
-    return {"student": student, "lines": lines, "full": plus_minus(full.mean, full.std)}
+    full = block.row(rows, FULL, FULL)
+    return {"student": block.title, "lines": lines, "full": plus_minus(full.mean, full.std)}
 
 
-def _detail(summary: pd.DataFrame, setting: Setting, *, student: str, ipc: int, fixed: Sequence[str]) -> dict:
-    """One student and IPC: score, differences, the two sources of spread, best epoch."""
+def _detail(summary: pd.DataFrame, setting: Setting, block: Block, *, ipc: int, fixed: Sequence[str]) -> dict:
+    """One student, protocol and IPC: score, differences, the two sources of spread, best epoch."""
     rows = _rows(summary)
-    mine = {method: rows[method, str(ipc), student] for method in setting.methods}
+    mine = {method: block.row(rows, method, ipc) for method in setting.methods}
     lines = [
         {
             "method": method,
@@ -187,7 +216,7 @@ def _detail(summary: pd.DataFrame, setting: Setting, *, student: str, ipc: int, 
         }
         for method, row in mine.items()
     ]
-    full = rows[FULL, FULL, student]
+    full = block.row(rows, FULL, FULL)
     nothing = {"text": NOTHING, "beyond": False}
     lines.append(
         {
@@ -200,7 +229,7 @@ def _detail(summary: pd.DataFrame, setting: Setting, *, student: str, ipc: int, 
             "best": plus_minus(full.best_mean, full.best_std),
         }
     )
-    return {"student": student, "ipc": ipc, "lines": lines}
+    return {"student": block.title, "ipc": ipc, "lines": lines}
 
 
 def _difference(row: object, other: object) -> dict:
@@ -212,16 +241,16 @@ def _difference(row: object, other: object) -> dict:
 
 
 def _tiles(summary: pd.DataFrame, setting: Setting) -> list[dict]:
-    """The headline: the featured method at each IPC for the first student, and the full-data bound."""
-    rows, student = _rows(summary), setting.students[0]
+    """The headline: the featured method at each IPC for the first student and protocol, and the full-data bound."""
+    rows, block = _rows(summary), setting.blocks[0]
     tiles = []
     for ipc in setting.ipc:
-        row = rows[setting.featured, str(ipc), student]
-        others = [rows[m, str(ipc), student] for m in ("random", "dit") if m in setting.methods]
+        row = block.row(rows, setting.featured, ipc)
+        others = [block.row(rows, m, ipc) for m in ("random", "dit") if m in setting.methods]
         notes = [f"{signed(row.mean - o.mean)} to {label(o.method)}" for o in others if o.method != row.method]
         head = f"{label(setting.featured)}, {ipc} image{'' if ipc == 1 else 's'} per class"
         tiles.append({"head": head, "mean": f"{row.mean:.1f}", "std": _std(row.std), "notes": notes})
-    full = rows[FULL, FULL, student]
+    full = block.row(rows, FULL, FULL)
     notes = ["trained on every real training image"]
     tiles.append({"head": label(FULL), "mean": f"{full.mean:.1f}", "std": _std(full.std), "notes": notes})
     return tiles

@@ -17,7 +17,7 @@ from ims3core.report.artifacts import FULL, Cell, Selection
 
 RUN_COLUMNS = ["method", "ipc", "student", "protocol", "draw", "seed", "last_top1", "best_top1"]
 REAL = "real"  # the pool, and the t-SNE group, of real training images
-_KEYS = ["method", "ipc", "student"]
+_KEYS = ["method", "ipc", "student", "protocol"]
 _LABELS = {
     "random": "Random",
     "k_center": "K-Center",
@@ -46,7 +46,7 @@ def runs(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean of the last epoch per method, IPC and student, and where its spread comes from.
+    """Mean of the last epoch per method, IPC, student and protocol, and where its spread comes from.
 
     Columns: ``mean`` and ``std`` over all runs; ``std_sets``, of the means of the drawn sets;
     ``std_seeds``, the mean over sets of the spread over student seeds; ``best_mean``, ``best_std``
@@ -66,12 +66,13 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def accuracy_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> "ipc-<K>" or "full" -> student -> mean of the last epoch, two decimals."""
-    tree: dict[str, dict[str, dict[str, float]]] = {}
+def accuracy_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Protocol -> method -> "ipc-<K>" or "full" -> student -> mean of the last epoch, two decimals."""
+    tree: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in summary.itertuples():
+        methods = tree.setdefault(row.protocol, {})
         column = FULL if row.ipc == FULL else f"ipc-{row.ipc}"
-        tree.setdefault(row.method, {}).setdefault(column, {})[row.student] = round(float(row.mean), 2)
+        methods.setdefault(row.method, {}).setdefault(column, {})[row.student] = round(float(row.mean), 2)
     return tree
 
 
@@ -92,7 +93,7 @@ def selections(records: Sequence[Selection], *, ipcs: Sequence[int]) -> pd.DataF
 def student_curves(cells: Sequence[Cell]) -> pd.DataFrame:
     """Top-1 at each evaluated step, mean over the runs of a cell."""
     rows = [
-        (cell.method, str(cell.ipc), cell.student, step, top1)
+        (cell.method, str(cell.ipc), cell.student, cell.protocol, step, top1)
         for cell in cells
         for run in cell.runs
         for step, _, top1 in run.curve

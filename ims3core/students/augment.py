@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ims3core.errors import ParameterError
-from ims3core.seeds import generator
+from ims3core.base.seeds import generator
+from ims3core.shell.errors import ParameterError
 
 Augmentation = Callable[[Tensor, int], Tensor]
 

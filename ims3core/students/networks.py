@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ims3core.errors import DataError, ParameterError
-from ims3core.seeds import derive_seed, scoped_rng
+from ims3core.base.seeds import derive_seed, scoped_rng
+from ims3core.shell.errors import DataError, ParameterError
 
 MIN_SIDE = 4
 STAGE_WIDTHS = (64, 128, 256, 512)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ims3core.errors import ParameterError
+from ims3core.shell.errors import ParameterError
 
 # Largest images per class and the epochs for it; beyond the last row, the last value (Minimax, IDC).
 MINIMAX_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (math.inf, 300))

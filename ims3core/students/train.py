@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import IndexedImages, batches, resized
-from ims3core.errors import NumericsError
-from ims3core.seeds import derive_seed, generator
+from ims3core.shell.errors import NumericsError
 from ims3core.students.augment import Augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.protocols import Plan

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ims3core import data
-from ims3core.errors import ArtifactError, DataError
+from ims3core.shell.errors import ArtifactError, DataError
 
 
 def test_images_and_labels_must_match():

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from ims3core import data
-from ims3core.data import classes, prepare, sources
 from ims3core.data.decode import decode
-from ims3core.errors import DataError
+from ims3core.intake import classes, prepare, sources
+from ims3core.shell.errors import DataError
 
 NAMES = ("ant", "bee", "cat")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ims3core.data import splits
-from ims3core.errors import DataError
+from ims3core.intake import splits
+from ims3core.shell.errors import DataError
 
 FRACTIONS = {"validation_fraction": 0.1, "test_fraction": 0.2}
 

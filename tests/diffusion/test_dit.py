@@ -8,7 +8,7 @@ import torch
 
 from ims3core.diffusion import dit_layout
 from ims3core.diffusion.dit import SHORT_SEQUENCE, DiT, DitConfig, initialise
-from ims3core.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError
 
 
 def diffusers_twin(network):
@@ -92,7 +92,7 @@ def broken(tiny_dit, directory, change):
     dit_layout.write_transformer(directory, tiny_dit)
     state = dit_layout.to_diffusers(tiny_dit.state_dict(), 2)
     change(state)
-    from ims3core import files
+    from ims3core.base import files
 
     files.write_tensors(directory / dit_layout.WEIGHTS, state)
     return directory

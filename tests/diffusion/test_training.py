@@ -5,9 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from ims3core.diffusion import difffit, training
+from ims3core.adaptations.im import inversion_matching_terms
+from ims3core.diffusion import batches, checkpoints, difffit, inversion, losses, training
+from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.errors import ArtifactError, NumericsError, ParameterError
+from ims3core.shell.errors import ArtifactError, NumericsError, ParameterError
 
 SCHEDULE = linear_schedule()
 PAPER = {
@@ -20,16 +22,18 @@ PAPER = {
 def latents():
     stream = torch.Generator().manual_seed(7)
     mean = torch.randn(2, 10, 4, 4, 4, generator=stream)
-    return training.Latents(mean, torch.full_like(mean, 0.1), torch.arange(10) % 3)
+    return Latents(mean, torch.full_like(mean, 0.1), torch.arange(10) % 3)
 
 
-def train(network, latents, *, steps, state=None, objective=None, on_step=lambda state: None, every=0, accumulate=1):
+def train(
+    network, latents, *, steps, state=None, objective=None, on_step=lambda state: None, every=0, accumulate=1, decay=0.5
+):
     weights = dict(network.named_parameters())
     state = state or training.start({n: p for n, p in weights.items() if p.requires_grad}, lr=1e-2, weight_decay=0.0)
     training.run(
-        network, state, SCHEDULE, latents, objective or partial(training.denoising_terms, variational=True),
+        network, state, SCHEDULE, latents, objective or partial(losses.denoising_terms, variational=True),
         steps=steps, batch_size=4, label_dropout=0.5, learning_rate=lambda step: 1e-2 / (1 + step),
-        ema_decay=lambda step: 0.5, grad_norm_every=every, seed=3, autocast=lambda: torch.autocast("cpu", enabled=False),
+        ema_decay=lambda step: decay, grad_norm_every=every, seed=3, autocast=lambda: torch.autocast("cpu", enabled=False),
         on_step=on_step, accumulate=accumulate,
     )  # fmt: skip
     return state
@@ -70,9 +74,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dit, latents, tmp_path):
     start = copy.deepcopy(tiny_dit)
     whole = train(tiny_dit, latents, steps=6)
 
-    train(copy.deepcopy(start), latents, steps=3, on_step=partial(training.checkpoint_every, tmp_path, 3))
+    train(copy.deepcopy(start), latents, steps=3, on_step=partial(checkpoints.checkpoint_every, tmp_path, 3))
     state = training.start(dict(start.named_parameters()), lr=1e-2, weight_decay=0.0)
-    training.load_checkpoint(tmp_path, state)
+    checkpoints.load_checkpoint(tmp_path, state)
     assert state.step == 3
     again = train(start, latents, steps=6, state=state)
 
@@ -84,17 +88,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_dit, latents, tmp_path):
 
 def test_a_checkpoint_of_other_weights_is_refused(tiny_dit, latents, tmp_path):
     """A missing weight names the file and what to do."""
-    train(tiny_dit, latents, steps=1, on_step=partial(training.checkpoint_every, tmp_path, 1))
+    train(tiny_dit, latents, steps=1, on_step=partial(checkpoints.checkpoint_every, tmp_path, 1))
     difffit.add_scales(tiny_dit, 1.0)
 
     with pytest.raises(ArtifactError, match=r"gamma.* is missing; delete"):
-        training.load_checkpoint(tmp_path, training.start(dict(tiny_dit.named_parameters()), lr=1.0, weight_decay=0.0))
+        checkpoints.load_checkpoint(
+            tmp_path, training.start(dict(tiny_dit.named_parameters()), lr=1.0, weight_decay=0.0)
+        )
 
 
 def test_an_epoch_shows_every_image_once(latents):
     """Batches of 5 of 10 images: two steps make an epoch, the next has another order."""
     steps = [
-        training.draw_batch(latents, SCHEDULE, step=s, batch_size=5, label_dropout=0.0, null_label=3, seed=0)
+        batches.draw_batch(latents, SCHEDULE, step=s, batch_size=5, label_dropout=0.0, null_label=3, seed=0)
         for s in range(4)
     ]
     means = latents.mean.flatten(2)
@@ -109,8 +115,8 @@ def test_an_epoch_shows_every_image_once(latents):
 
 def test_label_dropout_puts_the_null_class(latents):
     """At 1 every label is null, at 0 none; the inversion keeps the true label."""
-    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=1.0, null_label=3, seed=0)
-    kept = training.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=0.0, null_label=3, seed=0)
+    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=1.0, null_label=3, seed=0)
+    kept = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=8, label_dropout=0.0, null_label=3, seed=0)
 
     assert batch.dropped_label.tolist() == [3] * 8
     assert torch.equal(kept.dropped_label, kept.label)
@@ -119,15 +125,15 @@ def test_label_dropout_puts_the_null_class(latents):
 
 def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents):
     """D3: the matching term has a gradient of its own, and z_t contributes none."""
-    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
     weights = difffit.freeze_all_but_difffit(tiny_dit)
 
-    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
+    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
     norms = {name: training.norm(training.gradient(term, list(weights.values()))) for name, term in terms.items()}
 
     assert set(terms) == {"diffusion", "im"}
     assert norms["im"] > 0
-    half = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.25})
+    half = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.25})
     assert half["im"].item() == pytest.approx(terms["im"].item() / 2)
 
 
@@ -135,31 +141,31 @@ def test_the_paper_form_compares_the_same_timestep(tiny_dit, latents, monkeypatc
     """If the inversion returned z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
     from ims3core.diffusion.schedule import add_noise
 
-    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
     exact = add_noise(SCHEDULE, batch.z0, batch.eps, batch.t)
-    monkeypatch.setattr(training, "invert", lambda *a, **k: exact)
+    monkeypatch.setattr(inversion, "invert", lambda *a, **k: exact)
 
-    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
+    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
 
     assert terms["im"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_official_form_trains_through_the_denoiser(tiny_dit, latents):
     """Its matching term has a gradient although the inversion runs without one."""
-    batch = training.draw_batch(latents, SCHEDULE, step=1, batch_size=4, label_dropout=0.1, null_label=3, seed=0)
+    batch = batches.draw_batch(latents, SCHEDULE, step=1, batch_size=4, label_dropout=0.1, null_label=3, seed=0)
     official = PAPER | {"form": "official", "pairing": "all", "grad_through": "denoiser", "clip_x0": True}
     weights = difffit.freeze_all_but_difffit(tiny_dit)
 
-    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **official)
+    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **official)
 
     assert training.norm(training.gradient(terms["im"], list(weights.values()))) > 0
 
 
 def test_lambda_zero_is_plain_diffusion(tiny_dit, latents):
     """No matching term, no network call for it."""
-    batch = training.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
+    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
 
-    terms = training.inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.0})
+    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.0})
 
     assert set(terms) == {"diffusion"}
 
@@ -170,7 +176,7 @@ def test_training_lowers_the_loss_and_logs_gradient_norms(tiny_dit, latents, tmp
     first, last = (sum(row["diffusion"] for row in part) for part in (state.curve[:10], state.curve[-10:]))
 
     assert last < first
-    training.write_curve(tmp_path / "curve.csv", state.curve)
+    checkpoints.write_curve(tmp_path / "curve.csv", state.curve)
     lines = (tmp_path / "curve.csv").read_text().splitlines()
     assert lines[0] == "step,diffusion,variational,grad_norm_diffusion,grad_norm_variational"
     assert lines[2].endswith(",,")
@@ -207,3 +213,18 @@ def test_epochs_become_steps_of_full_batches():
     """9,025 images at batch 8 make 1,128 steps an epoch; a tiny fraction still makes one."""
     assert training.epochs_to_steps(8, images=9025, batch_size=8) == 9024
     assert training.epochs_to_steps(0.001, images=10, batch_size=64) == 1
+
+
+def test_the_average_keeps_its_decay_and_takes_the_rest(tiny_dit, latents):
+    """After each step: average = decay x average + (1 - decay) x weights, not the other way round."""
+    average = {name: p.detach().clone() for name, p in tiny_dit.named_parameters()}
+
+    def follow(state):
+        for name, p in state.weights.items():
+            average[name] = 0.9 * average[name] + 0.1 * p.detach()
+
+    state = train(tiny_dit, latents, steps=3, on_step=follow, decay=0.9)
+
+    for name, wanted in average.items():
+        torch.testing.assert_close(state.ema[name], wanted)
+    assert any((state.ema[n] - p).abs().max() > 1e-3 for n, p in state.weights.items())

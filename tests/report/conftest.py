@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,13 +30,14 @@ def params_text(
     draws: int = 2,
     seeds: int = 2,
     tsne_method: str = "ims3",
+    protocols: str = "[steps]",
 ) -> str:
     """params.yaml of the synthetic tree: the default profile with a small grid."""
     profile = (Path(__file__).parents[2] / "profiles" / "digits.yaml").read_text(encoding="utf-8")
     head = profile[: profile.index("\neval:")]
     return f"""{head}
 eval:
-  {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, side: null, protocol: steps, split: test}}
+  {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, protocols: {protocols}, split: test}}
 report: {{grid_images: 2, tsne_real: 4, tsne_method: {tsne_method}}}
 compute: {{device: cpu, precision: fp32, compile: false, threads: 1, launch: null}}
 """
@@ -66,18 +68,21 @@ def write_tree(root: Path, params: Params) -> None:
     grid = params.eval
     for place, method in enumerate(grid.methods):
         for ipc in grid.ipc:
-            for student in grid.students:
+            for student, protocol in itertools.product(grid.students, grid.protocols):
                 level = 60 + 4 * place + 6 * np.log(ipc)
                 cell = cell_record(
-                    rng, method=method, ipc=ipc, student=student, level=level, draws=grid.draws, seeds=grid.seeds
-                )
-                write_json(root / f"metrics/cells/{method}-{ipc}-{student}.json", cell)
+                    rng, method=method, ipc=ipc, student=student, protocol=protocol, level=level,
+                    draws=grid.draws, seeds=grid.seeds,
+                )  # fmt: skip
+                write_json(root / f"metrics/cells/{method}-{ipc}-{student}-{protocol}.json", cell)
         # The report opens one set per method; few files keep the tests fast on a slow disk.
         write_set(root, rng, method=method, ipc=max(grid.ipc), draw=0)
         write_json(root / f"metrics/selection/{method}.json", selection_record(rng, params, method))
-    for student in grid.students:
-        cell = cell_record(rng, method="full", ipc="full", student=student, level=94, draws=1, seeds=grid.seeds)
-        write_json(root / f"metrics/full_data/{student}.json", cell)
+    for student, protocol in itertools.product(grid.students, grid.protocols):
+        cell = cell_record(
+            rng, method="full", ipc="full", student=student, protocol=protocol, level=94, draws=1, seeds=grid.seeds
+        )
+        write_json(root / f"metrics/full_data/{student}-{protocol}.json", cell)
     for name, pool in params.pools.items():
         write_features(
             root / f"data/features/{name}/features.safetensors", rng, draws=1 if pool.source == "real" else grid.draws
@@ -87,8 +92,9 @@ def write_tree(root: Path, params: Params) -> None:
 
 
 def cell_record(
-    rng: np.random.Generator, *, method: str, ipc: int | str, student: str, level: float, draws: int, seeds: int
-) -> dict:
+    rng: np.random.Generator, *, method: str, ipc: int | str, student: str, protocol: str, level: float, draws: int,
+    seeds: int,
+) -> dict:  # fmt: skip
     """One result cell; the confusion matrix counts ten decisions per class and run."""
     runs = []
     for draw in range(draws):
@@ -106,7 +112,7 @@ def cell_record(
         "method": method,
         "ipc": ipc,
         "student": student,
-        "protocol": "steps",
+        "protocol": protocol,
         "split": "test",
         "precision": "fp32",
         "draws": draws,

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from ims3core.errors import ArtifactError
 from ims3core.report import artifacts
+from ims3core.shell.errors import ArtifactError
 
 GRID = {
     "methods": {"dit": ("dit", "first"), "ims3": ("im", "s3")},
@@ -20,10 +20,10 @@ GRID = {
     "students": ["convnet"],
     "draws": 2,
     "seeds": 2,
-    "protocol": "steps",
+    "protocols": ["steps"],
     "split": "test",
 }
-CELL = "metrics/cells/ims3-4-convnet.json"
+CELL = "metrics/cells/ims3-4-convnet-steps.json"
 FEATURES = "data/features/dit/features.safetensors"
 SET = "data/distilled/dit/ipc-4/draw-1"
 
@@ -37,14 +37,14 @@ def edit(path: Path, **changes) -> None:
 class TestResults:
     def test_follow_the_grid_and_nothing_else(self, tree):
         """Cells come in grid order; a broken file outside the grid is not even opened."""
-        (tree / "metrics/cells/old-1-convnet.json").write_text("{")
+        (tree / "metrics/cells/old-1-convnet-steps.json").write_text("{")
 
         found = artifacts.read_results(tree, **GRID)
 
         assert [(cell.method, cell.ipc) for cell in found.cells] == [("dit", 1), ("dit", 4), ("ims3", 1), ("ims3", 4)]
         assert [record.method for record in found.selections] == ["dit", "ims3"]
         assert found.full[0].ipc == "full"
-        assert found.cell("ims3", 4, "convnet") is found.cells[3]
+        assert found.cell("ims3", 4, "convnet", "steps") is found.cells[3]
 
     def test_missing_cell_is_named(self, tree):
         """The message names the missing file and the command that makes it."""
@@ -83,7 +83,7 @@ class TestResults:
 
     def test_every_draw_and_seed_is_wanted(self, tree):
         """A cell written for fewer runs is stale."""
-        with pytest.raises(ArtifactError, match="dit-1-convnet.json: 4 runs .* wanted 2 draws x 3 seeds"):
+        with pytest.raises(ArtifactError, match="dit-1-convnet-steps.json: 4 runs .* wanted 2 draws x 3 seeds"):
             artifacts.read_results(tree, **GRID | {"seeds": 3})
 
     @pytest.mark.parametrize(

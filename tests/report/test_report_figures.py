@@ -35,8 +35,8 @@ def grid_frames(
     keys = [(m, str(k), s) for s in students for m in ("random", "dit") for k in ipcs]
     keys += [("full", "full", s) for s in students]
     rows = [(*key, 50.0 + place + run) for place, key in enumerate(keys) for run in (0, 1)]
-    runs = pd.DataFrame(rows, columns=["method", "ipc", "student", "last_top1"])
-    grouped = runs.groupby(["method", "ipc", "student"], sort=False)["last_top1"]
+    runs = pd.DataFrame(rows, columns=["method", "ipc", "student", "last_top1"]).assign(protocol="steps")
+    grouped = runs.groupby(["method", "ipc", "student", "protocol"], sort=False)["last_top1"]
     return runs, pd.DataFrame({"mean": grouped.mean(), "std": grouped.std()}).reset_index()
 
 

@@ -14,10 +14,14 @@ PROTOCOL = {"epochs": None, "steps": 400, "batch_size": 64, "lr": 0.01, "schedul
 PNG = b"\x89PNG not really"
 
 
-def make_summary(values: dict[tuple[str, str], tuple[float, float]], *, student: str = "convnet") -> pd.DataFrame:
+def make_summary(
+    values: dict[tuple[str, str], tuple[float, float]], *, student: str = "convnet", protocol: str = "steps"
+) -> pd.DataFrame:
     """A summary from (method, ipc) -> (mean, std); the other columns follow from them."""
-    rows = [(m, k, student, mean, std, std / 2, std / 4, mean + 1, std) for (m, k), (mean, std) in values.items()]
-    columns = ["method", "ipc", "student", "mean", "std", "std_sets", "std_seeds", "best_mean", "best_std"]
+    rows = [
+        (m, k, student, protocol, mean, std, std / 2, std / 4, mean + 1, std) for (m, k), (mean, std) in values.items()
+    ]
+    columns = ["method", "ipc", "student", "protocol", "mean", "std", "std_sets", "std_seeds", "best_mean", "best_std"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -31,19 +35,23 @@ VALUES = {
 METHODS = ["random", "herding", "dit", "ims3"]
 
 
-def render(values=None, *, methods=None, dataset="digits", **changes) -> str:
+def render(values=None, *, methods=None, dataset="digits", protocols=None, **changes) -> str:
     """The page of a small grid."""
     values, methods = values or VALUES, methods or METHODS
     setting = page.Setting(
         dataset=dataset, classes=("ant", "bee"), featured="ims3", methods=methods, ipc=[10], students=["convnet"],
-        draws=3, seeds=3, split="test", protocol="steps", protocol_values=PROTOCOL,
+        draws=3, seeds=3, split="test", protocols=protocols or ["steps"],
+        protocol_values=dict.fromkeys(protocols or ["steps"], PROTOCOL),
     )  # fmt: skip
-    recipe = {"pool": "im", "source": "generated", "adaptation": "im", "sampler": "ddpm", "selection": "s3"}
+    recipe = {
+        "pool": "im", "source": "generated", "adaptation": "im", "guide": "none", "sampler": "ddpm", "selection": "s3",
+        "refined": "–",
+    }  # fmt: skip
     sets = [("s3", "10", d, -1.0 - d, -2.0, -3.0 - d, -3.5 - d, "dual", 0.25 * (d + 1), 3.0) for d in (0, 1)]
     columns = ["method", "ipc", "draw", "closeness", "separation", "objective", "bound", "bound_kind", "gap", "sweeps"]
     arguments = {
         "setting": setting,
-        "recipes": [page.Recipe(method=m, **recipe, centroids="real", labels="hard") for m in methods],
+        "recipes": [page.Recipe(method=m, **recipe) for m in methods],
         "summary": make_summary(values),
         "selections": pd.DataFrame(sets, columns=columns),
         "fixed": ["herding"],
@@ -90,7 +98,9 @@ class Rows(html.parser.HTMLParser):
 class TestMarkdown:
     def test_prints_the_main_table(self):
         """Methods in order, the best of a column bold, the upper bound last and never bold."""
-        found = page.markdown_table(make_summary(VALUES), methods=METHODS, ipcs=[10], students=["convnet"])
+        found = page.markdown_table(
+            make_summary(VALUES), methods=METHODS, ipcs=[10], students=["convnet"], protocols=["steps"]
+        )
 
         assert found == (
             "| method | IPC 10 |\n"
@@ -106,12 +116,30 @@ class TestMarkdown:
         """Two students make a column each."""
         two = pd.concat([make_summary(VALUES), make_summary(VALUES, student="resnet18")])
 
-        found = page.markdown_table(two, methods=["dit"], ipcs=[10], students=["convnet", "resnet18"])
+        found = page.markdown_table(
+            two, methods=["dit"], ipcs=[10], students=["convnet", "resnet18"], protocols=["steps"]
+        )
 
         assert found.splitlines()[0] == "| method | convnet, IPC 10 | resnet18, IPC 10 |"
 
+    def test_names_the_protocol_where_there_are_several(self):
+        """Two protocols make a column each."""
+        two = pd.concat([make_summary(VALUES), make_summary(VALUES, protocol="soft")])
+
+        found = page.markdown_table(two, methods=["dit"], ipcs=[10], students=["convnet"], protocols=["steps", "soft"])
+
+        assert found.splitlines()[0] == "| method | steps, IPC 10 | soft, IPC 10 |"
+
 
 class TestPage:
+    def test_has_a_table_for_every_protocol_and_says_what_it_is(self):
+        """With one protocol no table names it; with two each does."""
+        two = pd.concat([make_summary(VALUES), make_summary(VALUES, protocol="soft")])
+        text = render(summary=two, protocols=["steps", "soft"])
+
+        assert "Student convnet, protocol steps" in text and "Student convnet, protocol soft" in text
+        assert ", protocol steps" not in render()
+
     def test_loads_nothing(self):
         """Every picture is embedded, light and dark; there is no other address, script or style sheet."""
         text = render()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ims3core.errors import ArtifactError, ParameterError
+from ims3core.shell.errors import ArtifactError, ParameterError
 from stages import report
 
 OUTPUTS = {
@@ -63,7 +63,7 @@ class TestTables:
     def test_json_agrees_with_the_table(self, written):
         """What `dvc metrics diff` compares are the means of metrics/accuracy.csv."""
         runs = pd.read_csv(written / "metrics/accuracy.csv", dtype={"ipc": str})
-        tree = json.loads((written / "metrics/accuracy.json").read_text())
+        tree = json.loads((written / "metrics/accuracy.json").read_text())["steps"]
 
         rows = runs[(runs["method"] == "ims3") & (runs["ipc"] == "4") & (runs["student"] == "timm:resnet18")]
         assert tree["ims3"]["ipc-4"]["timm:resnet18"] == round(rows["last_top1"].mean(), 2)
@@ -87,7 +87,7 @@ class TestTables:
 
     def test_markdown_is_the_table_of_the_same_cells(self, written, make_params):
         """The Markdown table prints the means of the JSON."""
-        tree = json.loads((written / "metrics/accuracy.json").read_text())
+        tree = json.loads((written / "metrics/accuracy.json").read_text())["steps"]
 
         lines = report.markdown(make_params(), written).splitlines()
 
@@ -102,14 +102,14 @@ class TestTables:
         assert found[["method", "ipc", "student"]].drop_duplicates().to_numpy().tolist() == [
             ["dit", "4", "convnet"], ["ims3", "4", "convnet"], ["full", "full", "convnet"],
         ]  # fmt: skip
-        assert (written / "metrics/cells/random-1-convnet.json").is_file()
+        assert (written / "metrics/cells/random-1-convnet-steps.json").is_file()
 
 
 @pytest.mark.parametrize(
     "missing",
     [
-        "metrics/cells/dit-1-timm:resnet18.json",
-        "metrics/full_data/convnet.json",
+        "metrics/cells/dit-1-timm:resnet18-steps.json",
+        "metrics/full_data/convnet-steps.json",
         "metrics/selection/herding.json",
         "data/generator/curve.csv",
         "data/adapted/im/curve.csv",

@@ -93,7 +93,7 @@ def test_accuracy_tree_holds_rounded_means():
 
     tree = tables.accuracy_tree(tables.summary(tables.runs(cells)))
 
-    assert tree == {"dit": {"ipc-10": {"convnet": 50.17}}, "full": {"full": {"convnet": 99.0}}}
+    assert tree == {"steps": {"dit": {"ipc-10": {"convnet": 50.17}}, "full": {"full": {"convnet": 99.0}}}}
 
 
 def test_student_curves_average_over_runs_in_step_order():
@@ -101,10 +101,10 @@ def test_student_curves_average_over_runs_in_step_order():
     found = tables.student_curves([make_cell([[40.0, 60.0]], method="ims3"), make_cell([[10.0]], method="dit")])
 
     assert found.to_numpy().tolist() == [
-        ["ims3", "1", "convnet", 10, 25.0],
-        ["ims3", "1", "convnet", 20, 50.0],
-        ["dit", "1", "convnet", 10, 5.0],
-        ["dit", "1", "convnet", 20, 10.0],
+        ["ims3", "1", "convnet", "steps", 10, 25.0],
+        ["ims3", "1", "convnet", "steps", 20, 50.0],
+        ["dit", "1", "convnet", "steps", 10, 5.0],
+        ["dit", "1", "convnet", "steps", 20, 10.0],
     ]
 
 

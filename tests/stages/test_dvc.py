@@ -1,5 +1,6 @@
-"""The graph, run by DVC itself on the toy profile in a copy of this project: `make test-slow` (about 3 minutes)."""
+"""The graph, run by DVC itself on the toy profile in a copy of this project: `make test-slow`."""
 
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from ims3core.base import files
+
 REPOSITORY = Path(__file__).resolve().parents[2]
+POOLED = {"candidates@fresh", "features@fresh", "select@fresh"}
 pytestmark = pytest.mark.slow
 
 
@@ -83,9 +88,10 @@ def test_a_second_repro_runs_nothing(project):
         (("s3", "alpha"), 0.5, {"select@s3", "select@ims3"}, r"generator|encoder|finetune|candidates|features|centroids"),
         (("im", "lambda_im"), 0.01, {"finetune@im"}, r"generator|encoder|latents|finetune@none|candidates@(dit|real)|select@(dit|s3|random)$"),
         (("encoder", "lr"), 0.01, {"encoder"}, r"generator|latents|finetune|candidates"),
-        (("eval", "ipc"), [1, 2, 3], {"select@dit"}, r"generator|encoder|finetune|candidates|features|centroids|students@.*-[12]-"),
+        (("eval", "ipc"), [1, 2, 3], {"select@dit"}, r"prepare|generator|encoder|finetune|guides|candidates|features|centroids|students@.*-[12]-"),
+        (("eval", "seeds"), 3, {"students@dit-1-convnet-steps"}, r"prepare|generator|encoder|finetune|guides|candidates|features|centroids|select"),
     ],
-    ids=["alpha", "lambda", "encoder", "ipc"],
+    ids=["alpha", "lambda", "encoder", "ipc", "seeds"],
 )  # fmt: skip
 def test_one_knob_rebuilds_only_what_it_affects(project, path, value, first, untouched):
     """The stages that run include the first affected ones and none of the unaffected."""
@@ -103,10 +109,227 @@ def test_one_knob_rebuilds_only_what_it_affects(project, path, value, first, unt
     assert not [name for name in ran if re.match(untouched, name)]
 
 
+def outdated(project):
+    """The stages that `dvc status` calls outdated."""
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=project, capture_output=True, text=True, check=True,
+        env=environment(project),
+    )  # fmt: skip
+    return set(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize(
+    ("path", "stages"),
+    [
+        ("ims3core/selections/s3.py", {"select@s3", "select@ims3"}),
+        ("ims3core/selections/herding.py", {"select@herding"}),
+        ("ims3core/adaptations/im.py", {"finetune@im"}),
+        ("ims3core/samplers/ddpm.py", {"candidates@dit", "candidates@im"}),
+        ("ims3core/sources/generated.py", {"candidates@dit", "candidates@im"}),
+        ("ims3core/guides/none.py", {"guides@none"}),
+        ("ims3core/shell/errors.py", set()),
+        ("ims3core/shell/progress.py", set()),
+        ("ims3core/shell/timings.py", set()),
+        ("ims3core/shell/scratch.py", set()),
+    ],
+    ids=lambda value: value.split("/", 1)[1] if isinstance(value, str) else "",
+)
+def test_a_comment_outdates_only_what_uses_the_file(project, path, stages):
+    """And what the shell says can be reworded for nothing."""
+    dvc(project, "repro")
+    source = (project / path).read_text()
+    (project / path).write_text(source + "# a comment\n")
+    try:
+        assert outdated(project) == stages
+    finally:
+        (project / path).write_text(source)
+    assert outdated(project) == set()
+
+
+def parts(project):
+    """Every part in scratch by what it is: (inode, time of writing)."""
+    return {
+        path.relative_to(project): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted((project / "scratch").rglob("*"))
+        if path.is_file() and path.name not in ("lock", "published", "ledger.json", "timings.jsonl")
+    }
+
+
+def test_a_larger_grid_computes_only_what_is_new(project):
+    """More IPCs, draws and images per class: every image, set and student run that existed is the very same file."""
+    before = (project / "params.yaml").read_text()
+    shutil.rmtree(project / "scratch")
+    dvc(project, "repro", "--force", "--no-run-cache")
+    images = {path: files.read_tensors(project / path) for path in parts(project) if path.match("candidates-*/*/*")}
+    had = parts(project)
+    try:
+        change(project, "eval", "ipc", value=[1, 2, 3])
+        change(project, "eval", "draws", value=3)
+        change(project, "candidates", "per_class", value=7)
+        ran = dvc(project, "repro", "--no-run-cache")
+        has = parts(project)
+        assert not {"prepare", "generator", "encoder", "latents", "finetune@im", "guides@none"} & set(ran)
+        # A last shard that was not full is written again, with new images after the old ones.
+        kept = {path for path in had if not path.match("candidates-*/*/*") and not path.match("features-*/*/*")}
+        assert {path: has.get(path) for path in kept} == {path: had[path] for path in kept}
+        assert len(has) > len(had)
+        grown = [files.read_tensors(project / path) for path in has if path.match("candidates-dit/*/*")]
+        for path, shard in images.items():
+            if path.match("candidates-dit/*/*"):
+                same = next(g for g in grown if torch.equal(g["seed"][: len(shard["seed"])], shard["seed"]))
+                assert torch.equal(same["images"][: len(shard["images"])], shard["images"])
+    finally:
+        (project / "params.yaml").write_text(before)
+
+
+SELECTION = '''"""The last candidates."""
+
+from ims3core.params.schema import Empty as Section
+from ims3core.selections import ungrouped
+
+DETERMINISTIC, SOURCES = False, None
+
+
+def need(ipc):
+    return None
+
+
+def select(candidates, *, ipc, seed, draw):
+    import torch
+
+    return ungrouped([torch.arange(len(own) - ipc, len(own)) for own in candidates.features])
+'''
+SAMPLER = '''"""The start itself."""
+
+from ims3core.samplers import Steps as Section
+from ims3core.samplers import network_calls as calls
+
+TAKES = ("nothing", "targets")
+
+
+def sample(denoiser, label, streams, given, **section):
+    return streams() if given is None else given
+'''
+GUIDE = '''"""The mean latent."""
+
+from ims3core.params.schema import Empty as Section
+
+GIVES, PER_IPC, NETWORK = "targets", False, False
+
+
+def prepare(latents, denoiser, label):
+    return {"mean": latents.mean(0)}
+
+
+def start(prepared, ipc, generator):
+    return prepared["mean"].expand(ipc, -1, -1, -1)
+
+
+def calls(images):
+    return 0
+'''
+ADAPTATION = '''"""Half the diffusion loss."""
+
+from ims3core.params.schema import Empty as Section
+
+
+def objective(*, variational):
+    from ims3core.diffusion.losses import denoising_terms
+
+    return lambda *given: {"half": denoising_terms(*given, variational=variational)["diffusion"] / 2}
+
+
+def passes():
+    return 2.0
+'''
+SOURCE = '''"""Grey images."""
+
+from ims3core.params.schema import Empty as Section
+
+SAMPLED = False
+
+
+def maker(inputs, wanted, machine):
+    import torch
+
+    from ims3core.data.pools import Made
+
+    shape = inputs.train.images.shape[1:]
+    return lambda spots: Made(torch.stack([torch.full(shape, 10 * s.class_index, dtype=torch.uint8) for s in spots]))
+
+
+def calls(wanted):
+    return 0
+'''
+REFINEMENT = '''"""The negative."""
+
+from ims3core.params.schema import Empty as Section
+
+
+def refine(chosen, real, names, *, seed, machine, progress):
+    return 255 - chosen.images
+'''
+POOL = {"adaptation": "none", "guide": "none", "purpose": "new", "sized_by": "candidates.per_class"}
+METHOD = {"centroids": "real", "selection": "first", "pool": "fresh"}
+
+
+@pytest.mark.parametrize(
+    ("axis", "text", "rows", "stages"),
+    [
+        ("selections", SELECTION, {"methods": METHOD | {"pool": "dit", "selection": "new"}}, {"select@fresh"}),
+        ("samplers", SAMPLER, {"pools": POOL | {"source": "generated", "sampler": "new"}, "methods": METHOD}, POOLED),
+        (
+            "guides", GUIDE,
+            {"guides": {"by": "new", "adaptation": "none"}, "methods": METHOD,
+             "pools": POOL | {"source": "generated", "sampler": "steered", "guide": "fresh"}},
+            POOLED | {"guides@fresh"},
+        ),
+        (
+            "adaptations", ADAPTATION,
+            {"adaptations": {"loss": "new"}, "methods": METHOD,
+             "pools": POOL | {"source": "generated", "sampler": "ddpm", "adaptation": "fresh"}},
+            POOLED | {"finetune@fresh"},
+        ),
+        ("sources", SOURCE, {"pools": POOL | {"source": "new", "sampler": "none"}, "methods": METHOD | {"selection": "random"}}, POOLED),
+        ("refinements", REFINEMENT, {"refined": {"start": "dit", "by": "new"}}, {"refine@fresh"}),
+    ],
+    ids=["selection", "sampler", "guide", "adaptation", "source", "refinement"],
+)  # fmt: skip
+def test_a_new_module_runs_its_row_and_nothing_else(project, axis, text, rows, stages):
+    """One file and a few lines of params.yaml: only the row's own stages and the report run, and the row is scored."""
+    dvc(project, "repro")
+    before = (project / "params.yaml").read_text()
+    module = project / "ims3core" / axis / "new.py"
+    try:
+        module.write_text(text)
+        if axis == "guides":  # no sampler here takes targets yet
+            (project / "ims3core/samplers/steered.py").write_text(SAMPLER)
+            change(project, "steered", value={"steps": 2, "guidance": 1.5, "guided_channels": 1})
+        change(project, "new", value={"steps": 2, "guidance": 1.5, "guided_channels": 1} if axis == "samplers" else {})
+        for table, row in rows.items():
+            change(project, table, "fresh", value=row)
+        change(project, "eval", "methods", value=[*yaml.safe_load(before)["eval"]["methods"], "fresh"])
+        ran = dvc(project, "repro")
+
+        cells = {f"students@fresh-{ipc}-convnet-steps" for ipc in (1, 2)}
+        assert set(ran) == stages | cells | {"report"}
+        assert "fresh,2,convnet,steps,1,1," in (project / "metrics/accuracy.csv").read_text()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "ims3core", "stages", "dvc.yaml"], cwd=project, capture_output=True, text=True,
+            check=True,
+        ).stdout.split()  # fmt: skip
+        assert [name for name in changed if "steered" not in name][:2] == ["??", f"ims3core/{axis}/new.py"]
+    finally:
+        module.unlink(missing_ok=True)
+        (project / "ims3core/samplers/steered.py").unlink(missing_ok=True)
+        (project / "params.yaml").write_text(before)
+
+
 def test_a_forced_repro_changes_no_byte(project):
-    """All outputs are equal after everything ran again."""
+    """All outputs are equal after everything ran again, from nothing that earlier runs left in scratch."""
     dvc(project, "repro")
     before = tracked_bytes(project)
+    shutil.rmtree(project / "scratch")
     dvc(project, "repro", "--force")
 
     after = tracked_bytes(project)
@@ -120,8 +343,13 @@ def test_a_forced_repro_changes_no_byte(project):
     [
         ("generator", "generator", "checkpoint.safetensors", "data/generator"),
         ("finetune@im", "finetune-im", "checkpoint.safetensors", "data/adapted/im"),
-        ("candidates@dit", "candidates-dit", "out/shard-*.safetensors", "data/candidates/dit"),
-        ("students@dit-2-convnet", "students-dit-2-convnet", "run-*.json", "metrics/cells/dit-2-convnet.json"),
+        ("candidates@dit", "candidates-dit", "ipc*.safetensors", "data/candidates/dit"),
+        (
+            "students@dit-2-convnet-steps",
+            "students-dit-2-convnet-steps",
+            "run-*.json",
+            "metrics/cells/dit-2-convnet-steps.json",
+        ),
     ],
     ids=["generator", "finetune", "candidates", "students"],
 )
@@ -131,6 +359,7 @@ def test_a_kill_is_survived(project, stage, home, piece, output, victim):
     place = project / output
     wanted = sorted(place.rglob("*")) if place.is_dir() else [place]
     expected = {path: path.read_bytes() for path in wanted if path.is_file()}
+    shutil.rmtree(project / "scratch" / home)  # else the parts of the last run would serve again, and nothing be made
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage], cwd=project,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(project),

@@ -8,10 +8,12 @@ import torch
 import yaml
 from PIL import Image
 
-from ims3core import data, files
-from ims3core.data import sources
-from ims3core.diffusion import latents, samplers
-from ims3core.errors import Ims3Error
+from ims3core import data
+from ims3core.base import files
+from ims3core.diffusion import latents
+from ims3core.intake import sources
+from ims3core.samplers import ddpm
+from ims3core.shell.errors import Ims3Error
 
 LABELS = {"drei": 3, "eins": 1, "sieben": 7}
 
@@ -39,7 +41,8 @@ def write_project(generator, toy_text, **changes):
     tree["generator"] = {
         "source": "pretrained", "model": str(generator), "revision": None, "sha256": None, "heads": None, "vae": None,
     }  # fmt: skip
-    tree["eval"] |= {"methods": ["random", "dit", "ims3"], "side": 12}
+    tree["eval"]["methods"] = ["random", "dit", "ims3"]
+    tree["protocols"]["steps"]["side"] = 12
     for key, value in changes.items():
         section, name = key.split("__")
         tree[section][name] = value
@@ -52,14 +55,23 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
     asked = []
-    real_sample = samplers.sample
+    real_sample = ddpm.sample
 
-    def spy(network, schedule, labels, *args, **options):
+    def spy(denoiser, labels, *args, **options):
         asked.append(labels)
-        return real_sample(network, schedule, labels, *args, **options)
+        return real_sample(denoiser, labels, *args, **options)
 
-    monkeypatch.setattr(samplers, "sample", spy)
-    for line in ("prepare", "generator", "encoder", "latents", "finetune none", "finetune im"):
+    monkeypatch.setattr(ddpm, "sample", spy)
+    for line in (
+        "prepare",
+        "generator",
+        "encoder",
+        "latents",
+        "finetune none",
+        "finetune im",
+        "guides none",
+        "labels steps",
+    ):
         stage(*line.split())
     for pool in ("real", "dit", "im"):
         stage("candidates", pool)
@@ -68,8 +80,8 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     for method in ("random", "dit", "ims3"):
         stage("select", method)
         for ipc in (1, 2):
-            stage("students", method, ipc, "convnet")
-    stage("students", "convnet", function="run_full_data")
+            stage("students", method, ipc, "convnet", "steps")
+    stage("students", "convnet", "steps", function="run_full_data")
     stage("report")
 
     table = data.read_classes(Path("data/real/classes.json"))
@@ -83,7 +95,7 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     assert torch.equal(cached.label, wanted[train.class_index])
     assert torch.equal(torch.cat(asked).unique(), torch.tensor([1, 3, 7]))
     assert not list(Path("data/real").rglob("images.npy"))
-    cell = files.read_json(Path("metrics/cells/ims3-1-convnet.json"))
+    cell = files.read_json(Path("metrics/cells/ims3-1-convnet-steps.json"))
     assert cell["classes"] == ["sieben", "eins", "drei"]
     assert "<html" in Path("reports/index.html").read_text()
 

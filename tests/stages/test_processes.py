@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from ims3core import files
-from ims3core.errors import ParameterError
-from ims3core.processes import Team
+from ims3core.base import files
+from ims3core.base.processes import Team
+from ims3core.shell.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def built(build, toy_text):
     tree["finetune"] |= {"accumulate": 2, "batch_size": 16}
     tree["latents"] |= {"batch_size": 200, "flip": True}
     tree["features"]["batch_size"] = 50
-    lines = ("prepare", "generator", "encoder", "latents", "finetune im", "candidates im", "features im")
+    lines = ("prepare", "generator", "encoder", "latents", "finetune im", "guides none", "candidates im", "features im")
     return build(yaml.safe_dump(tree, sort_keys=False), *lines)
 
 

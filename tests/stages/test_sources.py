@@ -16,7 +16,7 @@ def stored(tmp_path_factory):
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 
-    from ims3core.data import sources
+    from ims3core.intake import sources
 
     listing = sources.load(source="digits", name=None, path="", revision=None)
     pixels, labels = np.asarray(listing.items), listing.labels

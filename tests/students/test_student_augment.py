@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ims3core.errors import ParameterError
+from ims3core.shell.errors import ParameterError
 from ims3core.students.augment import (
     CROP_RATIO,
     GREY_WEIGHTS,

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from ims3core import compute, files
+from ims3core.base import compute, files
 from ims3core.data import ImageSet
-from ims3core.errors import NumericsError
+from ims3core.shell.errors import NumericsError
 from ims3core.students import cell
 
 AUGMENT = {"crop_scale": [0.7, 1.0], "flip": 0.0, "rotate": 0.0, "translate": 0.0, "colour": 0.0, "lighting": 0.0}
@@ -22,15 +22,14 @@ def noise_images(count, seed):
     return ImageSet(torch.randint(256, (count, 1, 8, 8), generator=rng, dtype=torch.uint8), torch.arange(count) % 2)
 
 
-def run(directory, *, sets=3, seeds=2, **changes):
+def run(directory, *, sets=3, seeds=2, progress=iter, **changes):
     directory.mkdir(exist_ok=True)
-    arguments = {
-        "student": "convnet", "side": 8, "classes": 2, "seeds": seeds, "statistics": ([0.5], [0.25]),
+    recipe = cell.Recipe(**{
+        "student": "convnet", "network": "convnet", "side": 8, "classes": 2, "statistics": ([0.5], [0.25]),
         "protocol": PROTOCOL, "augment": AUGMENT, "device": torch.device("cpu"), "precision": "fp32", "root_seed": 7,
-    }  # fmt: skip
-    return cell.run_cell(
-        directory, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), **arguments | changes
-    )
+    } | changes)  # fmt: skip
+    paths = {(d, s): directory / f"run-{d}-{s}.json" for d in range(sets) for s in range(seeds)}
+    return cell.run_cell(recipe, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), paths, progress)
 
 
 @pytest.fixture

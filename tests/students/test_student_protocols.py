@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ims3core.errors import ParameterError
+from ims3core.shell.errors import ParameterError
 from ims3core.students.protocols import minimax_epochs, plan
 
 

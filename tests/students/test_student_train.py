@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import resized
-from ims3core.errors import NumericsError
-from ims3core.seeds import derive_seed, generator
+from ims3core.shell.errors import NumericsError
 from ims3core.students import train
 from ims3core.students.augment import build_augmentation
 from ims3core.students.augment import cutmix as cutmix_batch

@@ -1,0 +1,212 @@
+"""Reading and writing: the only module that knows file formats.
+
+Everything is written to a temporary sibling and renamed; a directory is an *artifact* once its
+``manifest.json`` exists, which is written last and holds the size and SHA-256 of every file in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ims3core.shell.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` so that ``path`` holds all of it or what it held before."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` with sorted keys and a final newline, so that equal values are equal bytes."""
+    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``; an ArtifactError names a missing or broken file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table; ``None`` becomes an empty cell, floats keep their shortest exact form."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary, dict(metadata or {}))
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(path)) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; an ArtifactError names a missing or truncated one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def read_weights(directory: Path, name: str) -> dict[str, torch.Tensor]:
+    """A state dictionary: the safetensors file ``name``, or the older ``.bin`` of the same name."""
+    older = directory / Path(name).with_suffix(".bin")
+    return (
+        read_tensors(directory / name) if (directory / name).is_file() or not older.is_file() else read_pickled(older)
+    )
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """The content of a foreign ``.pt`` or ``.bin`` file, memory-mapped; only tensors and plain values are allowed.
+
+    Raises:
+        ArtifactError: if the file is missing, truncated, or a pickle that would run code.
+    """
+    import argparse
+    import pickle
+
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training settings, kept by DiT's own script
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(f"{path}: holds more than weights, and loading it could run code; refused") from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a complete checkpoint ({' '.join(str(error).split())[:120]})") from error
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(directory: Path, kind: str, **facts: Any) -> None:
+    """Completes ``directory``: writes the manifest of every file in it, with ``facts`` about them."""
+    files = {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(directory / MANIFEST, {"format": 1, "kind": kind, "facts": facts, "files": files})
+
+
+def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
+    """The facts of the complete artifact ``directory``.
+
+    Raises:
+        ArtifactError: naming the file if it is missing, has another size or other content than the
+            manifest says, or if the artifact is of another kind.
+    """
+    manifest = read_json(directory / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(f"{directory}: found a {manifest.get('kind')!r} artifact, wanted {kind!r}")
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise ArtifactError(f"{path}: listed in the manifest but missing; `dvc repro` makes it")
+        if (size := path.stat().st_size) != entry["size"]:
+            raise ArtifactError(f"{path}: found {size} bytes, the manifest says {entry['size']}; truncated?")
+        if sha256(path) != entry["sha256"]:
+            raise ArtifactError(f"{path}: content differs from the SHA-256 in the manifest")
+    return manifest["facts"]
+
+
+def manifest_digest(directory: Path) -> str:
+    """A fingerprint of an artifact's content: the SHA-256 of its manifest."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it")
+    return sha256(path)
+
+
+def replace_directory(staged: Path, target: Path) -> None:
+    """Moves the finished directory ``staged`` to ``target``; what was there stays until the new one is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".{target.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if target.exists():
+        target.replace(old)
+    staged.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def png_bytes(image: torch.Tensor) -> bytes:
+    """The PNG of a uint8 image (channels, height, width) with one or three channels."""
+    from PIL import Image
+
+    array = image.cpu().numpy()
+    picture = Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def read_png(path: Path) -> torch.Tensor:
+    """The uint8 image (channels, height, width) in a PNG file."""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            array = np.array(picture)
+    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable PNG ({error})") from error
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

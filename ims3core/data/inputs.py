@@ -1,0 +1,70 @@
+"""The declared inputs of the stage that makes pools, opened when a source asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ims3core.base import files
+from ims3core.data import ClassRow, ImageSet, generator_labels, read_classes, read_split
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from ims3core.diffusion.dit import DiT
+    from ims3core.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders by what they hold; each is read, and its manifest checked, at first use."""
+
+    real: Path
+    generator: Path
+    adapted: Path
+    guide: Path
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The real training images."""
+        return read_split(self.real / "train")
+
+    @cached_property
+    def classes(self) -> list[ClassRow]:
+        """The class table, in the order of ``class_index``."""
+        return read_classes(self.real / "classes.json")
+
+    @cached_property
+    def network(self) -> DiT:
+        """The generator's transformer with its fine-tuned weights."""
+        from ims3core.diffusion.generator import read_adapted
+
+        files.read_manifest(self.generator, "generator")
+        return read_adapted(self.generator, self.adapted)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The generator's autoencoder."""
+        from ims3core.diffusion.autoencoder import read_autoencoder
+
+        return read_autoencoder(self.generator / "vae")
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The process the generator was trained on."""
+        from ims3core.diffusion.generator import read_schedule
+
+        return read_schedule(self.generator)
+
+    @cached_property
+    def labels(self) -> torch.Tensor:
+        """The generator's label of every class, int64 (C,)."""
+        return generator_labels(self.real / "classes.json", self.network.config.classes)
+
+    def prepared(self, class_index: int) -> dict[str, Any]:
+        """What the guide prepared for one class."""
+        return files.read_tensors(self.guide / f"class-{class_index:04d}.safetensors")

@@ -1,0 +1,1 @@
+"""From someone's images to ``data/real``: sources of images, class lists, splits; the stage ``prepare`` alone."""

@@ -1,0 +1,77 @@
+"""Train, validation and test: stratified, and no content on two sides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ims3core.data import SPLITS
+from ims3core.shell.errors import DataError
+
+
+def assign(
+    labels: np.ndarray,
+    digests: list[str],
+    names: list[str],
+    *,
+    brought: list[str],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Row numbers of every split; rows with equal pixels move together when we split.
+
+    A split that the source brings stays as it is: validation is then a share of its training images,
+    and only a source without a test split is divided in three.
+
+    Args:
+        brought: per row, the split its source puts it in, or ``all``.
+        validation_fraction: share, in (0, 1), of all images, or of the training images if a test split is brought.
+        test_fraction: share of all images, in (0, 1), where the source brings no test split.
+
+    Returns:
+        Sorted int64 row numbers of ``train``, ``validation`` and ``test``.
+    """
+    origin = np.array(brought)
+    kept = {name: np.flatnonzero(origin == name) for name in SPLITS}
+    if len(whole := np.flatnonzero(origin == "all")):
+        rest, kept["test"] = _halve(whole, labels, digests, names, test_fraction, seed, wanted=3)
+        share = validation_fraction / (1 - test_fraction)
+        kept["train"], kept["validation"] = _halve(rest, labels, digests, names, share, seed, wanted=2)
+    elif not len(kept["validation"]):
+        kept["train"], kept["validation"] = _halve(
+            kept["train"], labels, digests, names, validation_fraction, seed, wanted=2
+        )
+    return kept
+
+
+def leaks(digests: list[str], members: dict[str, np.ndarray]) -> int:
+    """How many test images have the same pixels as a training or validation image."""
+    seen = {digests[row] for name in ("train", "validation") for row in members[name]}
+    return sum(digests[row] in seen for row in members["test"])
+
+
+def _halve(
+    rows: np.ndarray, labels: np.ndarray, digests: list[str], names: list[str], share: float, seed: int, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stratified division of ``rows``; the second part has ``share`` of the distinct images."""
+    from sklearn.model_selection import train_test_split
+
+    first: dict[str, int] = {}
+    for row in rows.tolist():
+        first.setdefault(digests[row], row)
+    unique = np.array(list(first.values()))
+    counts = np.bincount(labels[unique], minlength=len(names))
+    if counts.min() < wanted:
+        raise DataError(
+            f"data: class {names[int(counts.argmin())]} has {counts.min()} distinct images, "
+            f"wanted at least {wanted} to fill every split"
+        )
+    try:
+        _, second = train_test_split(unique, test_size=share, stratify=labels[unique], random_state=seed % 2**32)
+    except ValueError as error:
+        raise DataError(
+            f"data.validation_fraction, data.test_fraction: cannot split {len(unique)} images: {error}"
+        ) from error
+    taken = {digests[row] for row in second.tolist()}
+    mask = np.fromiter((digests[row] in taken for row in rows.tolist()), bool, len(rows))
+    return rows[~mask], rows[mask]
