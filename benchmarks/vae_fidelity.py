@@ -35,8 +35,10 @@ def main() -> None:
     recipe = Recipe(
         student, params.network(student), side=rules.side or train.images.shape[-1],
         classes=int(train.class_index.max()) + 1,
-        statistics=data.read_statistics(Path("data/real") / data.STATISTICS), protocol=rules.plan,
-        augment=params.augmentation(protocol), device=machine.device, precision=machine.precision,
+        statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
+        protocol=rules.plan(params.network(student)),
+        augment=params.augmentation(protocol), norm=rules.norm, options={},
+        device=machine.device, precision=machine.precision,
         root_seed=params.seed,
     )  # fmt: skip
     scores = {}

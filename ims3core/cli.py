@@ -91,6 +91,12 @@ def encoder() -> None:
 
 
 @app.command()
+def teacher() -> None:
+    """Train (or take) the classifier that gives soft labels."""
+    run_stage("teacher", params=load(ROOT / "params.yaml"))
+
+
+@app.command()
 def latents() -> None:
     """Encode the real training images with the VAE, once."""
     run_stage("latents", params=load(ROOT / "params.yaml"))
@@ -182,6 +188,12 @@ def _chosen(known: list[str], wanted: str | None, key: str) -> list[str]:
     if wanted is not None and wanted not in known:
         raise ParameterError(f"{key}: {wanted!r} is unknown; known: {', '.join(known)}")
     return known if wanted is None else [wanted]
+
+
+@app.command()
+def coverage() -> None:
+    """Measure how pools and sets cover the real images."""
+    run_stage("coverage", params=load(ROOT / "params.yaml"))
 
 
 @app.command()

@@ -38,10 +38,13 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, C, S, S) as the network wants them: colour, size, mean and std."""
-        if images.shape[1] != len(self.mean):
-            images = images.expand(-1, len(self.mean), -1, -1)
-        x = images.float() / 255
+        """uint8 images (B, C, S, S) as the network wants them."""
+        return self.prepared(images.float() / 255)
+
+    def prepared(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, S, S) in [0, 1] as the network wants them: colour, size, mean and std."""
+        if x.shape[1] != len(self.mean):
+            x = x.expand(-1, len(self.mean), -1, -1)
         if self.resize is not None:
             from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
@@ -51,12 +54,14 @@ class Encoder(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Unit-norm float32 features (B, dim) of uint8 images (B, C, S, S)."""
+        return F.normalize(self.raw_features(images).float(), dim=1)
+
+    def raw_features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network's last linear layer sees, (B, dim), of uint8 images (B, C, S, S)."""
         x = self.preprocess(images)
         if hasattr(self.network, "features"):
-            raw = self.network.features(x)
-        else:
-            raw = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
-        return F.normalize(raw.float(), dim=1)
+            return self.network.features(x)
+        return self.network.forward_head(self.network.forward_features(x), pre_logits=True)
 
 
 def write_encoder(directory: Path, network: nn.Module, config: dict[str, Any]) -> None:
@@ -65,20 +70,21 @@ def write_encoder(directory: Path, network: nn.Module, config: dict[str, Any]) -
     files.write_json(directory / CONFIG, config)
 
 
-def read_encoder(directory: Path) -> Encoder:
-    """The frozen encoder written by :func:`write_encoder`, in eval mode.
+def read_encoder(directory: Path, kind: str = "encoder") -> Encoder:
+    """The frozen encoder written by :func:`write_encoder` in an artifact of ``kind``, in eval mode.
 
     Raises:
         ArtifactError: if the weights are missing, truncated or of another network.
     """
-    files.read_manifest(directory, "encoder")
+    files.read_manifest(directory, kind)
     config = files.read_json(directory / CONFIG)
     if config.get("library") == "timm":
         import timm
 
         network = timm.create_model(config["name"], pretrained=False, num_classes=config["classes"])
     else:
-        network = build_student(config["name"], **{key: config[key] for key in ("classes", "channels", "side")}, seed=0)
+        sizes = {key: config[key] for key in ("classes", "channels", "side", "norm") if key in config}
+        network = build_student(config["name"], **sizes, seed=0)
     try:
         network.load_state_dict(files.read_tensors(directory / WEIGHTS))
     except RuntimeError as error:
@@ -90,12 +96,13 @@ def read_encoder(directory: Path) -> Encoder:
     return encoder.eval().requires_grad_(False)
 
 
-def timm_encoder(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> tuple[nn.Module, dict[str, Any]]:
     """A pretrained timm model and the configuration of its own preprocessing (timm's data config).
 
     Args:
         name: a timm model, with its tag (``resnet18.a1_in1k``); ``hf-hub:`` and ``local-dir:`` names work too.
         weights: a local safetensors or state-dict file; None: from the hub or its local cache.
+        section: of params.yaml that asks for it, for the error message.
 
     Raises:
         ParameterError: for an unknown model, or weights that are missing or of another model.
@@ -109,10 +116,10 @@ def timm_encoder(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             network = timm.create_model(name, pretrained=False, checkpoint_path=str(weights))
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        where = f"encoder.weights: {weights}" if weights else "encoder.network"
+        where = f"{section}.weights: {weights}" if weights else f"{section}.network"
         raise ParameterError(
             f"{where}: cannot load {name} ({reason}); without a network, download its weights elsewhere "
-            "and name the file in encoder.weights"
+            f"and name the file in {section}.weights"
         ) from error
     wanted = timm.data.resolve_data_config(model=network)
     side = wanted["input_size"][-1]

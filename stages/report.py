@@ -9,8 +9,11 @@ import pandas as pd
 
 from ims3core.base import files
 from ims3core.params import Params
-from ims3core.report import artifacts, figures, page, tables
+from ims3core.report import artifacts, costs, figures, layouts, page, published, statistics, tables
 from ims3core.shell.errors import ParameterError
+
+OTHERS = ("random", "dit")  # every row is compared with these
+HIGHER = "higher"
 
 
 def run(params: Params, root: Path) -> None:
@@ -26,6 +29,13 @@ def run(params: Params, root: Path) -> None:
     runs = tables.runs([*results.cells, *results.full])
     summary, chosen = tables.summary(runs), tables.selections(results.selections, ipcs=grid.ipc)
     curves, plane = _curves(params, root), _plane(params, root, manifests, classes=shown.classes)
+    fixed = [name for name in grid.methods if _is_fixed(params, results, name)]
+    compared = statistics.comparisons(
+        runs[runs["method"] != artifacts.FULL], others=[name for name in OTHERS if name in grid.methods], fixed=fixed
+    )
+    made = _layouts(params, summary)
+    cost = costs.frame(params, root, classes=len(shown.classes))
+    coverage = artifacts.read_coverage(root)
 
     drawings: dict[str, Callable[[figures.Theme], bytes]] = {
         "accuracy": lambda theme: figures.accuracy(runs, summary, theme=theme),
@@ -42,32 +52,80 @@ def run(params: Params, root: Path) -> None:
             **grid.model_dump(), protocol_values={name: params.protocols[name].model_dump() for name in grid.protocols},
         ),
         recipes=[_recipe(params, name) for name in grid.methods],
-        summary=summary, selections=chosen, pictures=pictures,
-        fixed=[s.method for s in results.selections if s.deterministic and s.pool in params.pools
-               and params.pools[s.pool].source == "real"],
-        paper=tables.paper_rows(dataset="ImageWoof", ipc=10),
+        summary=summary, selections=chosen, comparisons=compared, coverage=coverage, costs=cost, layouts=made,
+        pictures=pictures, galleries=_galleries(params, root, manifests, shown.classes),
+        fixed=fixed, paper=tables.paper_rows(dataset="ImageWoof", ipc=10),
     )  # fmt: skip
     frames = {
         "accuracy": summary[summary["method"] != artifacts.FULL], "selection": chosen, "training": curves,
         "students": tables.student_curves([*results.cells, *results.full]),
         "confusion": tables.confusion_rows(shown), "tsne": plane,
     }  # fmt: skip
-    for name, frame in frames.items():
-        files.write_bytes(root / f"metrics/plots/{name}.csv", tables.csv_text(frame).encode())
-    for name, picture in pictures.items():
-        files.write_bytes(root / f"metrics/plots/{name}.png", picture.light)
-    files.write_bytes(root / "metrics/accuracy.csv", tables.csv_text(runs).encode())
+    written = {f"metrics/plots/{name}.csv": tables.csv_text(frame).encode() for name, frame in frames.items()}
+    written |= {f"metrics/plots/{name}.png": picture.light for name, picture in pictures.items()}
+    written["metrics/tables/accuracy.csv"] = tables.csv_text(layouts.csv_frame(list(made.values()))).encode()
+    for name, table in made.items():
+        written[f"metrics/tables/{name}.md"] = (layouts.markdown(table) + "\n").encode()
+        written[f"metrics/tables/{name}.tex"] = (layouts.latex(table) + "\n").encode()
+    written["metrics/comparisons.csv"] = tables.csv_text(compared).encode()
+    written["metrics/cost.csv"] = tables.csv_text(cost).encode()
+    written["metrics/accuracy.csv"] = tables.csv_text(runs).encode()
+    for path, content in written.items():
+        files.write_bytes(root / path, content)
     files.write_json(root / "metrics/accuracy.json", tables.accuracy_tree(summary))
     files.write_bytes(root / "reports/index.html", html.encode())
 
 
 def markdown(params: Params, root: Path) -> str:
-    """The main result table as Markdown."""
-    grid, results = params.eval, _results(params, root)
-    summary = tables.summary(tables.runs([*results.cells, *results.full]))
-    return page.markdown_table(
-        summary, methods=grid.methods, ipcs=grid.ipc, students=grid.students, protocols=grid.protocols
-    )
+    """The result tables as Markdown, one per protocol."""
+    results = _results(params, root)
+    made = _layouts(params, tables.summary(tables.runs([*results.cells, *results.full])))
+    made.pop(HIGHER, None)
+    texts = [layouts.markdown(table) for table in made.values()]
+    if len(made) > 1:
+        texts = [f"{name}:\n\n{text}" for name, text in zip(made, texts, strict=True)]
+    return "\n\n".join(texts)
+
+
+def _layouts(params: Params, summary: pd.DataFrame) -> dict[str, layouts.Layout]:
+    """The table of every protocol in the paper's shape, and the higher of them where there are several."""
+    grid = params.eval
+
+    def printed(student: str, ipc: int, method: str) -> tuple[str, str]:
+        return published.find(
+            dataset=params.data.classes, resolution=params.data.side, network=params.network(student), ipc=ipc,
+            method=method,
+        )  # fmt: skip
+
+    made = {
+        protocol: layouts.layout(
+            summary, protocol=protocol, methods=grid.methods, ipcs=grid.ipc, students=grid.students, published=printed
+        )
+        for protocol in grid.protocols
+    }
+    both = layouts.higher(made)
+    return made if both is None else made | {HIGHER: both}
+
+
+def _is_fixed(params: Params, results: artifacts.Results, name: str) -> bool:
+    """Whether all drawn sets of a row are one: a deterministic choice of real images."""
+    record = next(record for record in results.selections if record.method == name)
+    return record.deterministic and name in params.methods and params.pools[record.pool].source == "real"
+
+
+def _galleries(
+    params: Params, root: Path, manifests: dict[str, artifacts.Manifest], classes: list[str]
+) -> dict[str, page.Picture]:
+    """One picture per class with the images of every row (paper Fig. 9-20); none where there are many classes."""
+    if len(classes) > figures.MAX_CLASSES:
+        return {}
+    size = {"classes": len(classes), "count": params.report.gallery_images}
+    stacks = {name: artifacts.read_images(root, manifest, **size) for name, manifest in manifests.items()}
+    made = {}
+    for index, name in enumerate(classes):
+        own = {method: stack[index] for method, stack in stacks.items()}
+        made[name] = page.Picture(*(figures.gallery(own, theme=theme) for theme in figures.THEMES))
+    return made
 
 
 def _results(params: Params, root: Path) -> artifacts.Results:

@@ -14,6 +14,10 @@ from ims3core.shell import code, progress, scratch
 from ims3core.students import cell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
     from ims3core.params import Params
 
 log = logging.getLogger(__name__)
@@ -51,11 +55,13 @@ def _train_and_write(
     names = [row.name for row in data.read_classes(root / "data/real/classes.json")]
     recipe = cell.Recipe(
         student, params.network(student), side=wanted.side or held_out.images.shape[-1], classes=len(names),
-        statistics=statistics, protocol=wanted.plan, augment=params.augmentation(protocol),
+        statistics=statistics, protocol=wanted.plan(params.network(student)) | {"name": protocol},
+        augment=params.augmentation(protocol), norm=wanted.norm, options=params.network_options(student),
         device=machine.device, precision=machine.precision, root_seed=params.seed,
+        teacher=_teacher(root, protocol, machine) if wanted.labels == "teacher" else None,
     )  # fmt: skip
     tracked = [params.seed, student, recipe.network, recipe.side, statistics, wanted.model_dump(), recipe.augment]
-    tracked += [machine.precision]
+    tracked += [machine.precision, recipe.options]
     held = [root / "data/real" / grid.split, root / "data/labels" / protocol]
     key = scratch.fingerprint(tracked, held, code.digest("students"))
     digests = [files.manifest_digest(folder)[:16] for folder in inputs]
@@ -78,3 +84,17 @@ def _train_and_write(
         work.finish()
     mean = sum(run["last_top1"] for run in runs) / len(runs)
     log.info("%s: %.2f %% on %s (mean of %d runs, last epoch)", path.stem, mean, grid.split, len(runs))
+
+
+def _teacher(root: Path, protocol: str, machine: compute.Machine) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The teacher of a protocol, in the precision of its students."""
+    from ims3core.students.teachers import read_teacher
+
+    files.read_manifest(root / "data/labels" / protocol, "teacher")
+    teacher = read_teacher(root / "data/labels" / protocol).to(machine.device)
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        with machine.autocast():
+            return teacher(images)
+
+    return ask

@@ -35,8 +35,8 @@ def toy_parameters(**changes) -> dict:
         for part in path:
             section = section[part]
         section[last] = value
-    tree["protocols"]["steps"]["steps"] = 3
-    tree["protocols"]["steps"]["evaluations"] = 2
+    for name in ("steps", "steps_soft"):
+        tree["protocols"][name] |= {"steps": 3, "evaluations": 2}
     return tree
 
 

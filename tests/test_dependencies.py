@@ -21,10 +21,10 @@ ITEM = {
     "key": "row", "pool": "dit", "adaptation": "im",
 }  # fmt: skip
 RUNS = {
-    "prepare": "prepare", "generator": "generator", "encoder": "encoder", "latents": "latents",
+    "prepare": "prepare", "generator": "generator", "encoder": "encoder", "teacher": "teacher", "latents": "latents",
     "finetune": "finetune im", "guides": "guides none", "candidates": "candidates dit", "features": "features dit",
-    "centroids": "centroids real", "select": "select s3", "labels": "labels steps",
-    "students": "students s3 1 convnet steps", "full_data": "full-data convnet steps",
+    "centroids": "centroids real", "select": "select s3", "labels": "labels steps_soft",
+    "students": "students s3 1 convnet steps_soft", "full_data": "full-data convnet steps_soft", "coverage": "coverage",
 }  # fmt: skip
 BEFORE = {"finetune": ["finetune none"], "candidates": ["candidates real"], "features": ["features real"]}
 RECORD = """if True:
@@ -51,7 +51,13 @@ RECORD = """if True:
 def loaded(tmp_path_factory, toy_text):
     """Per stage: the project's files that were loaded when it ran, and those loaded to check the parameters."""
     folder = tmp_path_factory.mktemp("loaded")
-    (folder / "params.yaml").write_text(toy_text)
+    tree = yaml.safe_load(toy_text)
+    tree["eval"]["protocols"] = ["steps_soft"]
+    tree["eval"]["methods"], tree["report"]["tsne_method"] = ["s3"], "s3"
+    tree["methods"] = {"s3": tree["methods"]["s3"]}
+    del tree["pools"]["im"]
+    tree["teacher"] = tree["encoder"] | {"norm": "batch"}  # trained: loads the most
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     found = {}
     for name, command in RUNS.items():
         for line in [*BEFORE.get(name, []), command]:

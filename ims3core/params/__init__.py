@@ -30,6 +30,7 @@ class Params(Section):
     data: sections.Data
     generator: sections.Generator
     encoder: sections.Encoder
+    teacher: sections.Teacher
     latents: sections.Latents
     adaptations: dict[Name, sections.Adaptation]
     finetune: sections.Finetune
@@ -45,6 +46,7 @@ class Params(Section):
     augment: sections.Augment
     protocols: dict[Name, sections.Protocol]
     eval: sections.Eval
+    coverage: sections.Coverage
     report: sections.Report
     compute: sections.Compute
     _rows: Rows = PrivateAttr()
@@ -72,6 +74,10 @@ class Params(Section):
     def network(self, student: str) -> str:
         """The network behind an entry of ``eval.students``: a row of ``students``, or a network by its own name."""
         return self.students[student].network if student in self.students else student
+
+    def network_options(self, student: str) -> dict[str, Any]:
+        """Further arguments of that network."""
+        return self.students[student].options if student in self.students else {}
 
     def augmentation(self, protocol: str) -> dict[str, Any]:
         """The values of ``augment`` as the row ``protocol`` wants them."""

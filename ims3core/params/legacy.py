@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+PROTOCOL = {
+    "labels": "hard", "temperature": None, "optimiser": "sgd", "lr_for": {}, "decay_matrices_only": False,
+    "warm_statistics": False, "norm": "instance", "side": None, "test_crop": 1.0, "augment": {},
+}  # fmt: skip
 SAMPLER_KEYS = ("steps", "guidance", "guided_channels")
 
 
@@ -46,15 +50,22 @@ def updated(tree: dict[str, Any]) -> list[str]:
             moved.append("eval.side -> protocols.<name>.side")
     for row in table("protocols").values():
         if isinstance(row, dict):
-            row.setdefault("labels", "hard")
-            row.setdefault("side", None)
-            row.setdefault("augment", {})
+            for key, value in PROTOCOL.items():
+                row.setdefault(key, value if not isinstance(value, dict) else {})
+    if "augment" in tree:
+        for key, value in {"patch_shuffle": 1, "randaugment": None}.items():
+            table("augment").setdefault(key, value)
+    if "encoder" in tree:
+        tree.setdefault("teacher", {"source": "encoder"})
     for row in table("pools").values():
         if isinstance(row, dict):
             row.setdefault("guide", "none")
             row.setdefault("sized_by", "candidates.per_class")
     if "pools" in tree and "guides" not in tree:
         tree["guides"] = {"none": {"by": "none", "adaptation": "none"}}
+    tree.setdefault("coverage", {"k": 5, "real_images": 10000})
+    if "report" in tree:
+        table("report").setdefault("gallery_images", 10)
     for name in ("refined", "students"):
         tree.setdefault(name, {})
     return moved

@@ -137,6 +137,25 @@ class TimmEncoder(Section):
 Encoder = Annotated[TrainedEncoder | TimmEncoder, Field(discriminator="source")]
 
 
+class OwnTeacher(Section):
+    """The encoder and its own head."""
+
+    source: Literal["encoder"]
+
+
+class TrainedTeacher(TrainedEncoder):
+    """A network of its own, trained on the real training images."""
+
+    norm: Literal["instance", "batch"]
+
+
+class TimmTeacher(TimmEncoder):
+    """A timm model whose head knows our classes, or ImageNet's."""
+
+
+Teacher = Annotated[OwnTeacher | TrainedTeacher | TimmTeacher, Field(discriminator="source")]
+
+
 class Latents(Section):
     flip: StrictBool
     batch_size: Count
@@ -179,6 +198,7 @@ class Refined(Row):
 
 class Student(Section):
     network: NetworkName
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Finetune(Section):
@@ -227,32 +247,54 @@ class Augment(Section):
     translate: Annotated[float, Field(ge=0, lt=1)]
     colour: Annotated[float, Field(ge=0, lt=1)]
     lighting: NonNegative
+    patch_shuffle: Count
+    randaugment: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+
+
+class BatchRule(Section):
+    """A batch size by IPC, as RDED has it."""
+
+    by_ipc: dict[Count, Count]
+    full: Count
+    many_classes: Count
 
 
 class Protocol(Section):
-    labels: Literal["hard"]
+    labels: Literal["hard", "teacher"]
+    temperature: Positive | None
     epochs: Count | Literal["minimax"] | None
     steps: Count | None
-    batch_size: Count
+    batch_size: Count | BatchRule
+    optimiser: Literal["sgd", "adamw"]
     lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    lr_for: dict[str, Positive]
+    momentum: Decay
     weight_decay: NonNegative
-    schedule: Literal["cosine", "step"]
+    decay_matrices_only: StrictBool
+    schedule: Literal["cosine", "half_cosine", "step", "constant"]
     cutmix: Fraction
+    warm_statistics: StrictBool
     evaluations: Count
+    norm: Literal["instance", "batch"]
     side: Count | None
+    test_crop: Annotated[float, Field(gt=0, le=1)]
     augment: dict[str, Any]
 
     @model_validator(mode="after")
     def _one_length(self) -> Protocol:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"exactly one of epochs ({self.epochs}) and steps ({self.steps}) must be set")
+        if (self.labels == "teacher") != (self.temperature is not None):
+            raise ValueError(f"temperature: found {self.temperature}; labels {self.labels!r} want "
+                             f"{'a number' if self.labels == 'teacher' else 'null'}")  # fmt: skip
         return self
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """The values that shape the optimisation (:func:`ims3core.students.protocols.plan`)."""
-        return self.model_dump(exclude={"labels", "side", "augment"})
+    def plan(self, network: str) -> dict[str, Any]:
+        """The values that shape the optimisation of one network (:func:`ims3core.students.protocols.plan`)."""
+        values = self.model_dump(exclude={"labels", "norm", "side", "augment", "lr_for", "batch_size"})
+        rule = self.batch_size if isinstance(self.batch_size, int) else self.batch_size.model_dump()
+        lr = next((lr for part, lr in self.lr_for.items() if part in network), self.lr)
+        return {**values, "batch_size": rule, "lr": lr}
 
 
 class Eval(Section):
@@ -265,8 +307,14 @@ class Eval(Section):
     split: Literal["test", "validation"]
 
 
+class Coverage(Section):
+    k: Count
+    real_images: Count
+
+
 class Report(Section):
     grid_images: Count
+    gallery_images: Count
     tsne_real: Count
     tsne_method: Name
 

@@ -313,8 +313,12 @@ def _students(params: Params, count: Sizes) -> list[Cost]:
         side = rules.side or params.data.side
         _, forward = student_network(params.network(student), count.classes, params.data.channels, side)
 
-        def run(images: int, ipc: int, forward: float = forward, rules: Any = rules) -> tuple[int, float]:
-            plan = protocols.plan(ipc=ipc, classes=count.classes, images=images, **rules.plan)
+        network = params.network(student)
+
+        def run(
+            images: int, ipc: int, forward: float = forward, rules: Any = rules, network: str = network
+        ) -> tuple[int, float]:
+            plan = protocols.plan(ipc=ipc, classes=count.classes, images=images, **rules.plan(network))
             shown = plan.total_steps * min(plan.batch_size, images)
             return plan.total_steps, forward * (3.0 * shown + len(plan.evaluation_steps) * tested)
 

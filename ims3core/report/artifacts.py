@@ -277,6 +277,19 @@ def read_features(root: Path, *, pool: str) -> PoolFeatures:
     return PoolFeatures(features, *labels)
 
 
+def read_coverage(root: Path) -> pd.DataFrame:
+    """The table of the stage ``coverage``; an IPC is missing where a pool serves every IPC."""
+    path = Path("metrics/coverage.csv")
+    try:
+        frame = pd.read_csv(io.BytesIO(_read_bytes(root, path)), dtype={"kind": str, "name": str})
+    except ValueError as error:
+        raise _stale(path, f"not a table ({' '.join(str(error).split())})") from error
+    wanted = ["kind", "name", "ipc", "draw", "precision", "recall", "density", "coverage", "boundary", "recognised"]
+    if list(frame) != wanted:
+        raise _stale(path, f"columns {list(frame)}, wanted {wanted}")
+    return frame
+
+
 def read_curve(root: Path, path: Path) -> pd.DataFrame:
     """The loss curve of one training as long rows: step, series, value; cells not logged are left out."""
     try:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ims3core.report.artifacts import FULL
-from ims3core.report.tables import label
+from ims3core.report.published import label
 
 DPI = 160
 WIDTH = 10.0  # inches
@@ -274,6 +274,26 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], theme: 
             axes.spines[:].set_visible(False)
         for axes in panels.flat[len(images) :]:
             axes.set_axis_off()
+    return target.getvalue()
+
+
+def gallery(images: Mapping[str, np.ndarray], *, theme: Theme) -> bytes:
+    """The images of one class: a row for each method.
+
+    Args:
+        images: method -> uint8 (count, H, W, 3).
+    """
+    count = max(len(stack) for stack in images.values())
+    tile = min(0.8, (WIDTH - 1.2) / count)
+    with _canvas(theme, height=len(images) * tile * 1.15 + 0.2, width=count * tile + 1.2) as (figure, target):
+        panels = figure.subplots(len(images), 1, squeeze=False)[:, 0]
+        for axes, (method, stack) in zip(panels, images.items(), strict=True):
+            axes.imshow(_montage(stack[None], surface=theme.surface), interpolation="nearest", aspect="equal")
+            axes.set_ylabel(label(method), rotation=0, ha="right", va="center", color=theme.ink)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            axes.set_anchor("W")
     return target.getvalue()
 
 

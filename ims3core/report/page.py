@@ -17,7 +17,8 @@ import jinja2
 import pandas as pd
 
 from ims3core.report.artifacts import FULL
-from ims3core.report.tables import label
+from ims3core.report.layouts import Layout
+from ims3core.report.published import label
 
 NOTHING = "–"
 Rows = dict[tuple[str, str, str, str], Any]
@@ -85,43 +86,19 @@ class Picture:
     dark: bytes
 
 
-def markdown_table(
-    summary: pd.DataFrame,
-    *,
-    methods: Sequence[str],
-    ipcs: Sequence[int],
-    students: Sequence[str],
-    protocols: Sequence[str],
-) -> str:
-    """Mean and standard deviation of the last epoch, method x IPC per student and protocol, as a Markdown table.
-
-    The best row of a column is bold; the row "Full data" repeats its value at every IPC.
-    """
-    columns = [(protocol, student, ipc) for protocol in protocols for student in students for ipc in ipcs]
-    many = (len(protocols) > 1, len(students) > 1)
-    heads = [", ".join([*([p] if many[0] else []), *([s] if many[1] else []), f"IPC {ipc}"]) for p, s, ipc in columns]
-    lines = ["| method | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(columns)]
-    rows = _rows(summary)
-    best = {(p, s, k): max(rows[m, str(k), s, p].mean for m in methods) for p, s, k in columns}
-    for method in (*methods, FULL):
-        texts = []
-        for protocol, student, ipc in columns:
-            row = rows[method, FULL if method == FULL else str(ipc), student, protocol]
-            text = plus_minus(row.mean, row.std)
-            is_best = method != FULL and row.mean == best[protocol, student, ipc]
-            texts.append(f"**{text}**" if is_best else text)
-        lines.append(f"| {label(method)} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
-
-
 def html(
     *,
     setting: Setting,
     recipes: Sequence[Recipe],
     summary: pd.DataFrame,
     selections: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    coverage: pd.DataFrame,
+    costs: pd.DataFrame,
+    layouts: Mapping[str, Layout],
     fixed: Sequence[str],
     pictures: Mapping[str, Picture],
+    galleries: Mapping[str, Picture],
     paper: pd.DataFrame,
 ) -> str:
     """The whole page.
@@ -129,8 +106,13 @@ def html(
     Args:
         summary: as from ``tables.summary``, full data included.
         selections: as from ``tables.selections``.
+        comparisons: as from ``statistics.comparisons``, against Random and DiT.
+        coverage: the table of the stage ``coverage``.
+        costs: as from ``costs.frame``.
+        layouts: the table of every protocol, in the paper's shape, and ``higher`` where there are several.
         fixed: methods whose drawn sets are all the same, so that their means differ by the students alone.
         pictures: by the names the template asks for: accuracy, selection, training, confusion, samples, tsne.
+        galleries: by class.
         paper: as from ``tables.paper_rows``.
     """
     environment = jinja2.Environment(
@@ -144,11 +126,17 @@ def html(
         recipes=recipes,
         student_tables=[_student_table(summary, setting, block) for block in setting.blocks],
         details=[
-            _detail(summary, setting, block, ipc=ipc, fixed=fixed) for block in setting.blocks for ipc in setting.ipc
+            _detail(summary, comparisons, setting, block, ipc=ipc, fixed=fixed)
+            for block in setting.blocks
+            for ipc in setting.ipc
         ],
         tiles=_tiles(summary, setting),
         selection_rows=_selection_rows(selections),
+        coverage_rows=_coverage_rows(coverage),
+        cost_rows=costs.to_dict("records"),
+        layouts=layouts,
         pictures=pictures,
+        galleries=galleries,
         paper=_paper_table(paper),
     )
 
@@ -200,16 +188,24 @@ def _student_table(summary: pd.DataFrame, setting: Setting, block: Block) -> dic
     return {"student": block.title, "lines": lines, "full": plus_minus(full.mean, full.std)}
 
 
-def _detail(summary: pd.DataFrame, setting: Setting, block: Block, *, ipc: int, fixed: Sequence[str]) -> dict:
+def _detail(
+    summary: pd.DataFrame, comparisons: pd.DataFrame, setting: Setting, block: Block, *, ipc: int, fixed: Sequence[str]
+) -> dict:
     """One student, protocol and IPC: score, differences, the two sources of spread, best epoch."""
     rows = _rows(summary)
     mine = {method: block.row(rows, method, ipc) for method in setting.methods}
+    keys = ["method", "ipc", "student", "protocol", "other"]
+    found = {tuple(getattr(row, key) for key in keys): row for row in comparisons.itertuples()}
+
+    def against(method: str, other: str) -> dict:
+        return _difference(found.get((method, str(ipc), block.student, block.protocol, other)))
+
     lines = [
         {
             "method": method,
             "score": plus_minus(row.mean, row.std),
-            "over_random": _difference(row, mine.get("random")),
-            "over_dit": _difference(row, mine.get("dit")),
+            "over_random": against(method, "random"),
+            "over_dit": against(method, "dit"),
             "sets": "one fixed set" if method in fixed else number(row.std_sets, ".2f"),
             "seeds": number(row.std_seeds, ".2f"),
             "best": plus_minus(row.best_mean, row.best_std),
@@ -217,7 +213,7 @@ def _detail(summary: pd.DataFrame, setting: Setting, block: Block, *, ipc: int, 
         for method, row in mine.items()
     ]
     full = block.row(rows, FULL, FULL)
-    nothing = {"text": NOTHING, "beyond": False}
+    nothing = {"text": NOTHING, "verdict": "", "beyond": False}
     lines.append(
         {
             "method": FULL,
@@ -232,12 +228,23 @@ def _detail(summary: pd.DataFrame, setting: Setting, block: Block, *, ipc: int, 
     return {"student": block.title, "ipc": ipc, "lines": lines}
 
 
-def _difference(row: object, other: object) -> dict:
-    """Difference of two means; "beyond" when it exceeds both standard deviations added in quadrature."""
-    if other is None or other.method == row.method:
-        return {"text": NOTHING, "beyond": False}
-    spread = math.hypot(*(0.0 if math.isnan(r.std) else r.std for r in (row, other)))
-    return {"text": signed(row.mean - other.mean), "beyond": abs(row.mean - other.mean) > spread}
+def _difference(row: Any) -> dict:
+    """A paired difference with the half-width of its interval and the verdict; "beyond" when 0 is outside."""
+    if row is None:
+        return {"text": NOTHING, "verdict": "", "beyond": False}
+    text = signed(row.difference) if math.isnan(row.half_width) else f"{signed(row.difference)} ± {row.half_width:.1f}"
+    return {"text": text, "verdict": row.verdict, "beyond": row.verdict in ("better", "worse")}
+
+
+def _coverage_rows(coverage: pd.DataFrame) -> list[dict]:
+    """One line per pool, and per set and IPC: means over the draws."""
+    measures = ["precision", "recall", "density", "coverage", "boundary", "recognised"]
+    means = coverage.groupby(["kind", "name", "ipc"], sort=False, dropna=False)[measures].mean().reset_index()
+    return [
+        {"kind": row.kind, "name": row.name, "ipc": NOTHING if pd.isna(row.ipc) else f"{row.ipc:.0f}",
+         **{name: number(getattr(row, name), ".1f" if name == "recognised" else ".3f") for name in measures}}
+        for row in means.itertuples(index=False)
+    ]  # fmt: skip
 
 
 def _tiles(summary: pd.DataFrame, setting: Setting) -> list[dict]:

@@ -6,33 +6,18 @@ Accuracies are percentages. Standard deviations divide by n - 1 and are empty fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from ims3core.report import published
 from ims3core.report.artifacts import FULL, Cell, Selection
 
 RUN_COLUMNS = ["method", "ipc", "student", "protocol", "draw", "seed", "last_top1", "best_top1"]
 REAL = "real"  # the pool, and the t-SNE group, of real training images
 _KEYS = ["method", "ipc", "student", "protocol"]
-_LABELS = {
-    "random": "Random",
-    "k_center": "K-Center",
-    "herding": "Herding",
-    "dit": "DiT",
-    "im": "IM",
-    "s3": "S3",
-    "ims3": "IMS3",
-    FULL: "Full data",
-}
-
-
-def label(method: str) -> str:
-    """The name the paper prints for ``method``; rows it does not know keep their own."""
-    return _LABELS.get(method, method)
 
 
 def runs(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -152,8 +137,7 @@ def tsne(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, classes: Sequen
 
 def paper_rows(*, dataset: str, ipc: int) -> pd.DataFrame:
     """The paper's Table 1 for one data set and IPC: method, model, mean, std, in printed order."""
-    with files("ims3core.report").joinpath("paper_results.csv").open(encoding="utf-8") as handle:
-        frame = pd.read_csv(handle, dtype={"table": str, "ipc": str})
+    frame = published.results()
     chosen = frame[(frame["table"] == "1") & (frame["dataset"] == dataset) & (frame["ipc"] == str(ipc))]
     return chosen[["method", "model", "mean", "std"]].reset_index(drop=True)
 

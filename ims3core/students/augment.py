@@ -12,17 +12,19 @@ seed and on i only: not on the images beside or behind it, nor on which other op
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ims3core.base.seeds import generator
+from ims3core.base.seeds import derive_seed, generator, scoped_rng
 from ims3core.shell.errors import ParameterError
 
 Augmentation = Callable[[Tensor, int], Tensor]
 
+_GLOBAL_STREAM = threading.Lock()
 CROP_ATTEMPTS = 10
 CROP_RATIO = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -41,10 +43,13 @@ def build_augmentation(
     lighting: float,
     side: int,
     channels: int,
+    patch_shuffle: int = 1,
+    randaugment: list[int] | None = None,
 ) -> Augmentation:
     """A function (images (B, C, side, side), seed) -> augmented images; what is off is not built.
 
-    Order: crop, flip, rotate, translate, colour jitter, PCA lighting (IDC). Values are not clamped.
+    Order: patch shuffle (RDED), crop, flip, rotate, translate, RandAugment (IMS3's code), colour jitter, PCA lighting
+    (IDC). Values are not clamped.
     Pixels from outside the image are 0 where rotation or translation is on, else its border.
 
     Args:
@@ -54,6 +59,8 @@ def build_augmentation(
         translate: largest shift along each axis as a fraction of the side; 0: off.
         colour: strength of brightness, contrast and saturation jitter; 0: off. RGB only.
         lighting: standard deviation of PCA lighting; 0: off. RGB only.
+        patch_shuffle: patches along each side that change places; 1: off.
+        randaugment: number of operations and their magnitude (Cubuk et al. 2020), torchvision's; None: off.
 
     Raises:
         ParameterError: if colour operations are asked for on images that are not RGB.
@@ -75,8 +82,14 @@ def build_augmentation(
         maps.append(partial(_translation_maps, fraction=translate))
 
     operations: list[Augmentation] = []
+    if patch_shuffle > 1:
+        if side % patch_shuffle:
+            raise ParameterError(f"augment.patch_shuffle: {patch_shuffle} does not divide images of {side} px")
+        operations.append(partial(_shuffle_patches, parts=patch_shuffle))
     if maps:
         operations.append(partial(_warp, maps=maps, padding="zeros" if rotate or translate else "border"))
+    if randaugment:
+        operations.append(partial(_randaugment, count=randaugment[0], magnitude=randaugment[1]))
     if colour:
         operations.append(partial(_jitter_colours, strength=colour))
     if lighting:
@@ -182,6 +195,36 @@ def _warp(images: Tensor, seed: int, *, maps: list[Callable[[int, int], Tensor]]
     pixels = torch.cat([linear, side * shift + centre - linear @ centre], dim=2)  # (B, 2, 3)
     pixels = pixels.to(images.device, images.dtype)
     return warp_affine(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _shuffle_patches(images: Tensor, seed: int, *, parts: int) -> Tensor:
+    """Each image cut into ``parts`` x ``parts`` patches, which are put together in an order of its own (RDED)."""
+    batch, channels, side, _ = images.shape
+    order = _uniform(batch, parts**2, seed, "patches").argsort(1).to(images.device)
+    size = side // parts
+    cut = images.view(batch, channels, parts, size, parts, size).permute(0, 2, 4, 1, 3, 5)  # (B, row, column, C, s, s)
+    cut = cut.reshape(batch, parts**2, channels, size, size)
+    cut = cut.gather(1, order[:, :, None, None, None].expand_as(cut)).view(batch, parts, parts, channels, size, size)
+    return cut.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+
+
+def _randaugment(images: Tensor, seed: int, *, count: int, magnitude: int) -> Tensor:
+    """torchvision's RandAugment on 8-bit images, each from a stream of its own.
+
+    It draws from torch's global stream alone, so runs side by side take turns.
+    """
+    from torchvision.transforms.v2 import RandAugment
+
+    operation = RandAugment(num_ops=count, magnitude=magnitude)
+    grey = images.shape[1] == 1
+    pictures = images.clamp(0, 1).mul(255).round().to(torch.uint8)
+    done = []
+    with _GLOBAL_STREAM:
+        for n, picture in enumerate(pictures.expand(-1, 3, -1, -1) if grey else pictures):
+            with scoped_rng(derive_seed(seed, "randaugment", n)):
+                done.append(operation(picture))
+    stacked = torch.stack(done).to(images) / 255
+    return stacked[:, :1] if grey else stacked
 
 
 def _jitter_colours(images: Tensor, seed: int, *, strength: float) -> Tensor:

@@ -32,6 +32,8 @@ class Recipe:
         side: image size the student looks at.
         statistics: mean and std per channel of the real training images.
         protocol, augment: the values of a row of ``protocols`` that shape the plan, and of its augmentation.
+        norm, options: of the network, see :func:`ims3core.students.networks.build_student`.
+        teacher: of a protocol with soft labels; images (B, C, side, side) in [0, 1] to logits.
     """
 
     student: str
@@ -41,9 +43,12 @@ class Recipe:
     statistics: tuple[list[float], list[float]]
     protocol: dict[str, Any]
     augment: dict[str, Any]
+    norm: str
+    options: dict[str, Any]
     device: torch.device
     precision: str
     root_seed: int
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None
     _building: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def run(
@@ -54,15 +59,16 @@ class Recipe:
         count, channels = len(images.images), held_out.images.shape[1]
         with self._building:  # initialisers draw from torch's global stream
             network = build_student(
-                self.network, classes=self.classes, channels=channels, side=self.side, seed=run_seed
-            )
+                self.network, classes=self.classes, channels=channels, side=self.side, seed=run_seed,
+                norm=self.norm, options=self.options,
+            )  # fmt: skip
         result = train_student(
             network, images.images, images.class_index, side=self.side,
             test_images=held_out.images, test_class_index=held_out.class_index,
             plan=plan(ipc=count // self.classes, classes=self.classes, images=count, **self.protocol),
             augmentation=build_augmentation(**self.augment, side=self.side, channels=channels),
             mean=self.statistics[0], std=self.statistics[1],
-            seed=run_seed, device=self.device, precision=self.precision, on_progress=on_progress,
+            seed=run_seed, device=self.device, precision=self.precision, teacher=self.teacher, on_progress=on_progress,
         )  # fmt: skip
         return {
             "draw": draw,

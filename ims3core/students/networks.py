@@ -1,6 +1,7 @@
-"""Student networks of the hard-label protocol, sized by the image: ConvNet-D, ResNetAP-10 and ResNets.
+"""Student networks, sized by the image: ConvNet-D, ResNetAP-10 and ResNets.
 
-All use instance normalisation, written as group normalisation with one channel per group (IDC).
+They use instance normalisation, written as group normalisation with one channel per group (IDC), or batch
+normalisation (RDED), as the protocol says. timm's networks keep their own.
 The ResNets look at 224 px images through the ImageNet stem; smaller images get a smaller stem, and
 no stage halves a map below 2 px, because the instance norm of a single pixel is a constant.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +32,27 @@ RESNET_BLOCKS = {
 }
 
 
-def build_student(name: str, *, classes: int, channels: int, side: int, seed: int) -> nn.Module:
+Norm = Callable[[int], nn.Module]
+
+
+def instance_norm(channels: int) -> nn.GroupNorm:
+    """Instance normalisation of ``channels``, affine (IDC)."""
+    return nn.GroupNorm(channels, channels, eps=1e-5)
+
+
+NORMS: dict[str, Norm] = {"instance": instance_norm, "batch": nn.BatchNorm2d}
+
+
+def build_student(
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    side: int,
+    seed: int,
+    norm: str = "instance",
+    options: dict[str, Any] | None = None,
+) -> nn.Module:
     """A freshly initialised student that maps (B, channels, side, side) images to (B, classes) logits.
 
     Own networks also have ``features(x)``, the (B, dim) input of their last linear layer ``head``.
@@ -37,6 +60,8 @@ def build_student(name: str, *, classes: int, channels: int, side: int, seed: in
 
     Args:
         name: ``convnet``, ``resnetap10``, ``resnet10|18|34|50|101`` or ``timm:<model>``.
+        norm: ``instance`` or ``batch``, of own networks.
+        options: further arguments of a timm model, for example its patch size.
 
     Raises:
         ParameterError: if the network is unknown or cannot take images of this shape.
@@ -44,15 +69,16 @@ def build_student(name: str, *, classes: int, channels: int, side: int, seed: in
     """
     with scoped_rng(derive_seed(seed, "student-weights")):
         if name.startswith("timm:"):
-            return _build_timm(name, classes=classes, channels=channels, side=side)
+            return _build_timm(name, classes=classes, channels=channels, side=side, options=options or {})
         if side < MIN_SIDE:
             raise DataError(f"images of {side} px are too small for student {name!r}, which wants at least {MIN_SIDE}")
+        sizes, make = {"classes": classes, "channels": channels, "side": side}, NORMS[norm]
         if name == "convnet":
-            return ConvNet(classes=classes, channels=channels, side=side)
+            return ConvNet(**sizes, norm=make)
         if name == "resnetap10":
-            return resnet_ap10(classes=classes, channels=channels, side=side)
+            return resnet_ap10(**sizes, norm=make)
         if name in RESNET_BLOCKS:
-            return resnet(name, classes=classes, channels=channels, side=side)
+            return resnet(name, **sizes, norm=make)
     known = ", ".join(["convnet", "resnetap10", *RESNET_BLOCKS, "timm:<model>"])
     raise ParameterError(f"eval.students: {name!r} is unknown; known: {known}")
 
@@ -63,12 +89,12 @@ class ConvNet(nn.Module):
     D halves the image until 3 px or a little more are left (224 px: 6, 32 px: 3), but is at least 2.
     """
 
-    def __init__(self, *, classes: int, channels: int, side: int, width: int = 128) -> None:
+    def __init__(self, *, classes: int, channels: int, side: int, norm: Norm = instance_norm, width: int = 128) -> None:
         super().__init__()
         self.depth = max(2, math.floor(math.log2(side / 3)))
         layers: list[nn.Module] = []
         for level in range(self.depth):
-            layers += [nn.Conv2d(width if level else channels, width, 3, padding=1), _instance_norm(width)]
+            layers += [nn.Conv2d(width if level else channels, width, 3, padding=1), norm(width)]
             layers += [nn.ReLU(), nn.AvgPool2d(2)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width * (side >> self.depth) ** 2, classes)
@@ -117,10 +143,10 @@ class Residual(nn.Module):
         return F.relu(self.branch(x) + self.shortcut(x))
 
 
-def resnet_ap10(*, classes: int, channels: int, side: int) -> ResNet:
+def resnet_ap10(*, classes: int, channels: int, side: int, norm: Norm = instance_norm) -> ResNet:
     """ResNetAP-10: four basic blocks in which average pooling does what strides do elsewhere (IDC)."""
     kernel, pooling = _stem_size(side)
-    stem = [_conv(channels, 64, kernel), _instance_norm(64), nn.ReLU()]
+    stem = [_conv(channels, 64, kernel), norm(64), nn.ReLU()]
     if pooling > 1:
         stem.append(nn.AvgPool2d(pooling))
     side //= pooling
@@ -129,15 +155,15 @@ def resnet_ap10(*, classes: int, channels: int, side: int) -> ResNet:
     fan_in = 64
     for width in STAGE_WIDTHS:
         halve = _halves(width, side)
-        blocks.append(_pooled_block(fan_in, width, halve=halve))
+        blocks.append(_pooled_block(fan_in, width, halve=halve, norm=norm))
         fan_in, side = width, side // 2 if halve else side
     return ResNet(stem=nn.Sequential(*stem), blocks=blocks, dim=fan_in, classes=classes)
 
 
-def resnet(name: str, *, classes: int, channels: int, side: int) -> ResNet:
-    """ResNet-10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks) with instance norm (He et al. 2016, IDC)."""
+def resnet(name: str, *, classes: int, channels: int, side: int, norm: Norm = instance_norm) -> ResNet:
+    """ResNet-10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks) (He et al. 2016, IDC)."""
     kernel, pooling = _stem_size(side)
-    stem = [_conv(channels, 64, kernel, stride=2 if pooling == 4 else 1), _instance_norm(64), nn.ReLU()]
+    stem = [_conv(channels, 64, kernel, stride=2 if pooling == 4 else 1), norm(64), nn.ReLU()]
     if pooling == 4:
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
     elif pooling == 2:
@@ -151,7 +177,7 @@ def resnet(name: str, *, classes: int, channels: int, side: int) -> ResNet:
     for width, count in zip(STAGE_WIDTHS, RESNET_BLOCKS[name], strict=True):
         for index in range(count):
             halve = index == 0 and _halves(width, side)
-            blocks.append(block(fan_in, width, stride=2 if halve else 1))
+            blocks.append(block(fan_in, width, stride=2 if halve else 1, norm=norm))
             fan_in, side = width * expansion, -(-side // 2) if halve else side
     return ResNet(stem=nn.Sequential(*stem), blocks=blocks, dim=fan_in, classes=classes)
 
@@ -168,45 +194,41 @@ def _halves(width: int, side: int) -> bool:
     return width != STAGE_WIDTHS[0] and side >= MIN_SIDE
 
 
-def _pooled_block(fan_in: int, width: int, *, halve: bool) -> Residual:
+def _pooled_block(fan_in: int, width: int, *, halve: bool, norm: Norm) -> Residual:
     """A basic block of ResNetAP: pools after the first norm and ReLU instead of striding."""
     pool = [nn.AvgPool2d(2)] if halve else []
-    before = [_conv(fan_in, width, 3), _instance_norm(width), nn.ReLU()]
-    after = [_conv(width, width, 3), _instance_norm(width)]
-    shortcut = [_conv(fan_in, width, 1), *pool, _instance_norm(width)] if halve or fan_in != width else []
+    before = [_conv(fan_in, width, 3), norm(width), nn.ReLU()]
+    after = [_conv(width, width, 3), norm(width)]
+    shortcut = [_conv(fan_in, width, 1), *pool, norm(width)] if halve or fan_in != width else []
     return Residual(nn.Sequential(*before, *pool, *after), nn.Sequential(*shortcut))
 
 
-def _basic_block(fan_in: int, width: int, *, stride: int) -> Residual:
+def _basic_block(fan_in: int, width: int, *, stride: int, norm: Norm) -> Residual:
     """Two 3x3 convolutions."""
-    first = [_conv(fan_in, width, 3, stride=stride), _instance_norm(width), nn.ReLU()]
-    second = [_conv(width, width, 3), _instance_norm(width)]
-    return Residual(nn.Sequential(*first, *second), _strided_shortcut(fan_in, width, stride))
+    first = [_conv(fan_in, width, 3, stride=stride), norm(width), nn.ReLU()]
+    second = [_conv(width, width, 3), norm(width)]
+    return Residual(nn.Sequential(*first, *second), _strided_shortcut(fan_in, width, stride, norm))
 
 
-def _bottleneck(fan_in: int, width: int, *, stride: int) -> Residual:
+def _bottleneck(fan_in: int, width: int, *, stride: int, norm: Norm) -> Residual:
     """1x1, 3x3 and 1x1 convolutions; the last has four times the filters."""
-    narrow = [_conv(fan_in, width, 1), _instance_norm(width), nn.ReLU()]
-    middle = [_conv(width, width, 3, stride=stride), _instance_norm(width), nn.ReLU()]
-    widen = [_conv(width, 4 * width, 1), _instance_norm(4 * width)]
-    return Residual(nn.Sequential(*narrow, *middle, *widen), _strided_shortcut(fan_in, 4 * width, stride))
+    narrow = [_conv(fan_in, width, 1), norm(width), nn.ReLU()]
+    middle = [_conv(width, width, 3, stride=stride), norm(width), nn.ReLU()]
+    widen = [_conv(width, 4 * width, 1), norm(4 * width)]
+    return Residual(nn.Sequential(*narrow, *middle, *widen), _strided_shortcut(fan_in, 4 * width, stride, norm))
 
 
-def _strided_shortcut(fan_in: int, fan_out: int, stride: int) -> nn.Module:
+def _strided_shortcut(fan_in: int, fan_out: int, stride: int, norm: Norm) -> nn.Module:
     if stride == 1 and fan_in == fan_out:
         return nn.Identity()
-    return nn.Sequential(_conv(fan_in, fan_out, 1, stride=stride), _instance_norm(fan_out))
+    return nn.Sequential(_conv(fan_in, fan_out, 1, stride=stride), norm(fan_out))
 
 
 def _conv(fan_in: int, fan_out: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(fan_in, fan_out, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _instance_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels, channels, eps=1e-5)
-
-
-def _build_timm(name: str, *, classes: int, channels: int, side: int) -> nn.Module:
+def _build_timm(name: str, *, classes: int, channels: int, side: int, options: dict[str, Any]) -> nn.Module:
     """An untrained timm model for this image shape; told the image size where its constructor asks for it."""
     import timm
 
@@ -216,10 +238,13 @@ def _build_timm(name: str, *, classes: int, channels: int, side: int) -> nn.Modu
         hint = f"; close matches: {', '.join(f'timm:{match}' for match in close)}" if close else ""
         raise ParameterError(f"eval.students: timm has no model {model_name!r}{hint}")
 
-    options = {"pretrained": False, "num_classes": classes, "in_chans": channels}
+    options = {**options, "pretrained": False, "num_classes": classes, "in_chans": channels}
     # Which models take img_size is known only from the class behind the name; on "meta" building it costs no memory.
-    with torch.device("meta"):
-        kind = type(timm.create_model(model_name, **options))
+    try:
+        with torch.device("meta"):
+            kind = type(timm.create_model(model_name, **options))
+    except TypeError as error:
+        raise ParameterError(f"students: {name!r} does not take {sorted(options)}: {error}") from error
     if "img_size" in inspect.signature(kind.__init__).parameters:
         options["img_size"] = side
     try:

@@ -1,4 +1,4 @@
-"""Training a classifier on a small labelled set and scoring it: the hard-label protocol of IDC."""
+"""Training a classifier on a small labelled set, by classes or by a teacher, and scoring it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import IndexedImages, batches, resized
 from ims3core.shell.errors import NumericsError
 from ims3core.students.augment import Augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
+from ims3core.students.optimisers import optimiser
 from ims3core.students.protocols import Plan
 
 # Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
@@ -25,6 +25,7 @@ from ims3core.students.protocols import Plan
 CHUNK_VALUES = 2**20
 
 Images = Tensor | IndexedImages
+Teacher = Callable[[Tensor], Tensor]
 
 
 class Evaluation(NamedTuple):
@@ -73,13 +74,13 @@ def train_student(
     seed: int,
     device: torch.device | str,
     precision: Literal["fp32", "bf16"],
+    teacher: Teacher | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> StudentRun:
-    """The training curve and last confusion matrix of ``network``, trained in place by ``plan`` (IDC).
+    """The training curve and last confusion matrix of ``network``, trained in place by ``plan``.
 
-    SGD with momentum on the cross-entropy. The order of the images is drawn per epoch, CutMix per
-    step, augmentation per chunk of steps, each from its own stream of ``seed``. The network is left
-    on ``device`` in eval mode.
+    The order of the images is drawn per epoch, CutMix per step, augmentation per chunk of steps, each from its own
+    stream of ``seed``. The network is left on ``device`` in eval mode.
 
     Args:
         images, test_images: uint8 (N, C, S, S).
@@ -87,6 +88,8 @@ def train_student(
         class_index, test_class_index: (N,) int64.
         mean, std: per channel, of images in [0, 1].
         precision: bf16 is autocast around the network, weights stay float32.
+        teacher: gives the soft labels where the plan has a temperature; images (B, C, side, side) in [0, 1], augmented
+            and mixed, to logits (B, classes). Labels depend on image, seed and step alone, so none is stored.
         on_progress: called after each step with the number of steps done.
 
     Raises:
@@ -97,11 +100,19 @@ def train_student(
     normalise = _normalisation(mean, std, device)
     images, class_index = _resident(images, device), class_index.to(device)
     test_images, test_class_index = _resident(test_images, device), test_class_index.to(device)
-    momenta = {weight: torch.zeros_like(weight) for weight in network.parameters()}
+    descend = optimiser(network, plan)
     curve: list[Evaluation] = []
     losses: list[float] = []
-    for step, (batch, labels) in enumerate(_batches(images, class_index, side, plan, augmentation, normalise, seed)):
-        loss = _loss(network, batch, labels, plan.cutmix, generator(seed, "cutmix", step), precision)
+
+    def logits(batch: Tensor) -> Tensor:
+        return _logits(network, normalise(batch), precision)
+
+    for step, (batch, labels) in enumerate(_batches(images, class_index, side, plan, augmentation, seed)):
+        mixed = _mixed(batch, labels, plan.cutmix, generator(seed, "cutmix", step))
+        if plan.warm_statistics:
+            with torch.no_grad():
+                logits(mixed.images)
+        loss = mixed.loss(logits) if plan.temperature is None else soft_loss(logits, teacher, mixed.images, plan)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise NumericsError(
@@ -109,13 +120,11 @@ def train_student(
                 f"(lr {plan.lr_at(step):g}, seed {seed})"
             )
         loss.backward()
-        _descend(momenta, plan, plan.lr_at(step))
+        descend(plan.lr_at(step))
 
         done = step + 1
         if done in plan.evaluation_steps:
-            confusion = _confusion(
-                network, test_images, test_class_index, side, normalise, batch_size=plan.batch_size, precision=precision
-            )
+            confusion = _confusion(network, test_images, test_class_index, side, normalise, plan, precision=precision)
             top1 = 100 * confusion.trace().item() / len(test_images)
             curve.append(Evaluation(done, sum(losses) / len(losses), top1))
             losses.clear()
@@ -125,31 +134,37 @@ def train_student(
     return StudentRun(curve=curve, confusion=confusion)
 
 
-@torch.no_grad()
-def _descend(momenta: dict[nn.Parameter, Tensor], plan: Plan, lr: float) -> None:
-    """One step of SGD with momentum on the weights that ``momenta`` lists; forgets their gradients.
+class _Mixed(NamedTuple):
+    """A batch after CutMix: classes weigh by their area; ``share`` 0 without it."""
 
-    torch's functional form: creating an optimiser object imports torch's compiler, 1 to 3 seconds per cell.
-    """
-    used = [weight for weight in momenta if weight.grad is not None]
-    gradients, buffers = [weight.grad for weight in used], [momenta[weight] for weight in used]
-    sgd(
-        used, gradients, buffers, fused=True, lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay,
-        dampening=0.0, nesterov=False, maximize=False,
-    )  # fmt: skip
-    for weight in used:
-        weight.grad = None
+    images: Tensor
+    labels: Tensor
+    others: Tensor
+    share: float
+
+    def loss(self, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean cross-entropy."""
+        found = logits(self.images)
+        if not self.share:
+            return F.cross_entropy(found, self.labels)
+        own, other = F.cross_entropy(found, self.labels), F.cross_entropy(found, self.others)
+        return (1 - self.share) * own + self.share * other
 
 
-def _loss(
-    network: nn.Module, batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator, precision: str
-) -> Tensor:
-    """Mean cross-entropy of a batch, with probability ``mixing`` after CutMix; classes weigh by their area."""
+def _mixed(batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator) -> _Mixed:
+    """The batch, with probability ``mixing`` after CutMix."""
     if torch.rand((), generator=stream).item() >= mixing:
-        return F.cross_entropy(_logits(network, batch, precision), labels)
+        return _Mixed(batch, labels, labels, 0.0)
     mixed, partners, share = cutmix_batch(batch, stream=stream)
-    logits = _logits(network, mixed, precision)
-    return (1 - share) * F.cross_entropy(logits, labels) + share * F.cross_entropy(logits, labels[partners])
+    return _Mixed(mixed, labels, labels[partners], share)
+
+
+def soft_loss(logits: Callable[[Tensor], Tensor], teacher: Teacher, images: Tensor, plan: Plan) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor of T squared (RDED)."""
+    with torch.no_grad():
+        wanted = F.softmax(teacher(images).float() / plan.temperature, dim=1)
+    found = F.log_softmax(logits(images) / plan.temperature, dim=1)
+    return F.kl_div(found, wanted, reduction="batchmean")
 
 
 def _logits(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
@@ -164,10 +179,9 @@ def _batches(
     side: int,
     plan: Plan,
     augmentation: Augmentation,
-    normalise: Callable[[Tensor], Tensor],
     seed: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The augmented, normalised batch and its classes for each step of the plan."""
+    """The augmented batch in [0, 1] and its classes for each step of the plan."""
     orders = islice(_orders(plan, seed), plan.total_steps)
     steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.shape[1] * side**2))
     for chunk_index in count():
@@ -179,7 +193,7 @@ def _batches(
         augmented = augmentation(batch, derive_seed(seed, "augment", chunk_index))
         sizes = [len(part) for part in chunk]
         labels = class_index[rows.to(class_index.device)]
-        yield from zip(normalise(augmented).split(sizes), labels.split(sizes), strict=True)
+        yield from zip(augmented.split(sizes), labels.split(sizes), strict=True)
 
 
 def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
@@ -195,17 +209,20 @@ def _confusion(
     class_index: Tensor,
     side: int,
     normalise: Callable[[Tensor], Tensor],
+    plan: Plan,
     *,
-    batch_size: int,
     precision: str,
 ) -> Tensor:
     """(classes, classes) counts of true class (rows) by predicted class (columns), in eval mode."""
     network.eval()
-    device = class_index.device
-    logits = torch.cat(
-        [_logits(network, normalise(_unit(batch, side, device)), precision) for batch in batches(images, batch_size)]
-    )
+    device, seen = class_index.device, round(side / plan.test_crop)
+    margin = (seen - side) // 2
+    found = []
+    for batch in batches(images, plan.batch_size):
+        whole = _unit(batch, seen, device)[:, :, margin : margin + side, margin : margin + side]
+        found.append(_logits(network, normalise(whole), precision))
     network.train()
+    logits = torch.cat(found)
     classes = logits.shape[1]
     cells = (class_index * classes + logits.argmax(1)).cpu()
     return torch.bincount(cells, minlength=classes**2).view(classes, classes)

@@ -38,7 +38,8 @@ def params_text(
     return f"""{head}
 eval:
   {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, protocols: {protocols}, split: test}}
-report: {{grid_images: 2, tsne_real: 4, tsne_method: {tsne_method}}}
+coverage: {{k: 2, real_images: 100}}
+report: {{grid_images: 2, gallery_images: 3, tsne_real: 4, tsne_method: {tsne_method}}}
 compute: {{device: cpu, precision: fp32, compile: false, threads: 1, launch: null}}
 """
 
@@ -88,6 +89,17 @@ def write_tree(root: Path, params: Params) -> None:
             root / f"data/features/{name}/features.safetensors", rng, draws=1 if pool.source == "real" else grid.draws
         )
     write_set(root, rng, method="dit", ipc=max(grid.ipc), draw=grid.draws - 1)
+    write_json(root / "data/real/train/manifest.json", {"facts": {"images": 24}})
+    rows = [("pool", "dit", "", 0, 0.5, 0.25, 1, 0.75, "", "")]
+    rows += [
+        ("set", m, k, d, 0.5, "", 1, 0.75, 0.1 * d, 90)
+        for m in grid.methods
+        for k in grid.ipc
+        for d in range(grid.draws)
+    ]
+    with (root / "metrics/coverage.csv").open("w", newline="") as stream:
+        names = ("kind", "name", "ipc", "draw", "precision", "recall", "density", "coverage", "boundary", "recognised")
+        csv.writer(stream).writerows([names, *rows])
     write_curves(root, params)
 
 

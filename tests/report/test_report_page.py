@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from ims3core.report import page, tables
+from ims3core.report import costs, layouts, page, tables
 
 PROTOCOL = {"epochs": None, "steps": 400, "batch_size": 64, "lr": 0.01, "schedule": "cosine", "cutmix": 0.5}
 PNG = b"\x89PNG not really"
@@ -35,6 +35,35 @@ VALUES = {
 METHODS = ["random", "herding", "dit", "ims3"]
 
 
+COVERAGE_COLUMNS = [
+    "kind",
+    "name",
+    "ipc",
+    "draw",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "boundary",
+    "recognised",
+]
+COVERAGE = [
+    ("pool", "dit", float("nan"), 0, 0.5, 0.25, 1.0, 0.75, float("nan"), float("nan")),
+    ("set", "ims3", 10, 0, 0.9, 0.1, 1.5, 0.625, 0.5, 90.0),
+    ("set", "ims3", 10, 1, 0.7, 0.1, 1.5, 0.875, 0.5, 80.0),
+]
+
+
+def compared(methods, **verdicts) -> pd.DataFrame:
+    """Differences to Random and DiT, all of 3 points but for DiT's own 0.5."""
+    rows = [
+        (m, "10", "convnet", "steps", o, 0.5 if m == "dit" else 3.0, 1.5, 3, "undecided" if m == "dit" else "better")
+        for m in methods for o in ("random", "dit") if o != m and o in methods
+    ]  # fmt: skip
+    columns = ["method", "ipc", "student", "protocol", "other", "difference", "half_width", "sets", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def render(values=None, *, methods=None, dataset="digits", protocols=None, **changes) -> str:
     """The page of a small grid."""
     values, methods = values or VALUES, methods or METHODS
@@ -54,6 +83,16 @@ def render(values=None, *, methods=None, dataset="digits", protocols=None, **cha
         "recipes": [page.Recipe(method=m, **recipe) for m in methods],
         "summary": make_summary(values),
         "selections": pd.DataFrame(sets, columns=columns),
+        "comparisons": compared(methods),
+        "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
+        "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
+        "layouts": {
+            name: layouts.layout(
+                make_summary(values, protocol=name), protocol=name, methods=methods, ipcs=[10], students=["convnet"]
+            )
+            for name in protocols or ["steps"]
+        },
+        "galleries": {"ant": page.Picture(light=PNG, dark=PNG[::-1])},
         "fixed": ["herding"],
         "pictures": {
             name: page.Picture(light=PNG, dark=PNG[::-1])
@@ -95,42 +134,6 @@ class Rows(html.parser.HTMLParser):
             self.rows[-1][-1] += data.strip()
 
 
-class TestMarkdown:
-    def test_prints_the_main_table(self):
-        """Methods in order, the best of a column bold, the upper bound last and never bold."""
-        found = page.markdown_table(
-            make_summary(VALUES), methods=METHODS, ipcs=[10], students=["convnet"], protocols=["steps"]
-        )
-
-        assert found == (
-            "| method | IPC 10 |\n"
-            "| :-- | --: |\n"
-            "| Random | 80.0 ± 1.0 |\n"
-            "| Herding | 80.4 ± 0.8 |\n"
-            "| DiT | 82.0 ± 0.4 |\n"
-            "| IMS3 | **85.1 ± 0.6** |\n"
-            "| Full data | 96.0 ± 0.2 |"
-        )
-
-    def test_names_the_student_where_there_are_several(self):
-        """Two students make a column each."""
-        two = pd.concat([make_summary(VALUES), make_summary(VALUES, student="resnet18")])
-
-        found = page.markdown_table(
-            two, methods=["dit"], ipcs=[10], students=["convnet", "resnet18"], protocols=["steps"]
-        )
-
-        assert found.splitlines()[0] == "| method | convnet, IPC 10 | resnet18, IPC 10 |"
-
-    def test_names_the_protocol_where_there_are_several(self):
-        """Two protocols make a column each."""
-        two = pd.concat([make_summary(VALUES), make_summary(VALUES, protocol="soft")])
-
-        found = page.markdown_table(two, methods=["dit"], ipcs=[10], students=["convnet"], protocols=["steps", "soft"])
-
-        assert found.splitlines()[0] == "| method | steps, IPC 10 | soft, IPC 10 |"
-
-
 class TestPage:
     def test_has_a_table_for_every_protocol_and_says_what_it_is(self):
         """With one protocol no table names it; with two each does."""
@@ -145,7 +148,7 @@ class TestPage:
         text = render()
         parsed = Rows(text)
 
-        assert len(parsed.loaded) == 12
+        assert len(parsed.loaded) == 14
         assert all(address.startswith("data:image/png;base64,") for address in parsed.loaded)
         assert parsed.open == []
         assert not re.search(r"<script|<link|@import|url\(|https?:", text)
@@ -161,21 +164,39 @@ class TestPage:
         """A row holds score, difference to Random and DiT, both spreads and the best epoch."""
         rows = Rows(render()).rows
 
-        assert ["IMS3", "85.1 ± 0.6", "+5.1", "+3.0", "0.30", "0.15", "86.1 ± 0.6"] in rows
-        assert ["DiT", "82.0 ± 0.4", "+2.0", "–", "0.20", "0.10", "83.0 ± 0.4"] in rows
-        assert ["Herding", "80.4 ± 0.8", "+0.4", "−1.6", "one fixed set", "0.20", "81.4 ± 0.8"] in rows
+        assert ["IMS3", "85.1 ± 0.6", "+3.0 ± 1.5better", "+3.0 ± 1.5better", "0.30", "0.15", "86.1 ± 0.6"] in rows
+        assert ["DiT", "82.0 ± 0.4", "+0.5 ± 1.5undecided", "–", "0.20", "0.10", "83.0 ± 0.4"] in rows
+        assert [
+            "Herding",
+            "80.4 ± 0.8",
+            "+3.0 ± 1.5better",
+            "+3.0 ± 1.5better",
+            "one fixed set",
+            "0.20",
+            "81.4 ± 0.8",
+        ] in rows
         assert ["Full data", "96.0 ± 0.2", "–", "–", "–", "0.05", "97.0 ± 0.2"] in rows
 
     def test_best_epoch_is_labelled(self):
         """The column says that it is not the score."""
         assert "best epoch on the test split (not the score)" in Rows(render()).rows[6]
 
-    def test_marks_differences_beyond_the_spread(self):
-        """+0.4 within spreads of 0.8 and 1.0 is faint, +5.1 is not."""
+    def test_marks_differences_that_are_decided(self):
+        """An interval without 0 is bold, one with it faint; both say their verdict."""
         text = render()
 
-        assert '<td class="faint">+0.4</td>' in text
-        assert '<td class="beyond">+5.1</td>' in text
+        assert '<td class="faint">+0.5 ± 1.5<small class="verdict">undecided</small></td>' in text
+        assert '<td class="beyond">+3.0 ± 1.5<small class="verdict">better</small></td>' in text
+
+    def test_coverage_is_a_mean_over_draws(self):
+        """One line per pool, and per set and IPC; what a pool has not is a dash."""
+        rows = Rows(render()).rows
+        assert ["pooldit", "–", "0.500", "0.250", "1.000", "0.750", "–", "–"] in rows
+        assert ["IMS3", "10", "0.800", "0.100", "1.500", "0.750", "0.500", "85.0"] in rows
+
+    def test_costs_stand_beside_accuracies(self):
+        """Network calls, steps and real images of every row."""
+        assert ["DiT", "30", "1,500", "200", "0", "12"] in Rows(render()).rows
 
     def test_selection_shows_means_and_the_worst_gap(self):
         """Terms are means over the sets; the gap and the sweeps are the largest."""
@@ -197,7 +218,7 @@ class TestPage:
         text = render({key: (mean, float("nan")) for key, (mean, _) in VALUES.items()})
 
         assert "nan" not in re.sub(r"base64,[^\"]*", "", text)
-        assert ["IMS3", "85.1", "+5.1", "+3.0", "–", "–", "86.1"] in Rows(text).rows
+        assert ["IMS3", "85.1", "+3.0 ± 1.5better", "+3.0 ± 1.5better", "–", "–", "86.1"] in Rows(text).rows
 
     def test_without_random_and_dit_there_is_nothing_to_compare_with(self):
         """A grid of one row has no differences."""

@@ -16,6 +16,9 @@ from stages import report
 OUTPUTS = {
     "metrics/accuracy.csv",
     "metrics/accuracy.json",
+    "metrics/comparisons.csv",
+    "metrics/cost.csv",
+    *(f"metrics/tables/{n}" for n in ("accuracy.csv", "steps.md", "steps.tex")),
     "reports/index.html",
     *(f"metrics/plots/{n}.csv" for n in ("accuracy", "selection", "training", "students", "confusion", "tsne")),
     *(f"metrics/plots/{n}.png" for n in ("accuracy", "selection", "training", "confusion", "samples", "tsne")),
@@ -45,7 +48,7 @@ class TestTables:
     @pytest.fixture
     def written(self, tree, make_params, monkeypatch):
         """The tree after a run whose figures are not drawn."""
-        for name in ("accuracy", "samples", "tsne", "selection", "training", "confusion"):
+        for name in ("accuracy", "samples", "tsne", "selection", "training", "confusion", "gallery"):
             monkeypatch.setattr(report.figures, name, lambda *args, **kwargs: b"")
         report.run(make_params(), tree)
         return tree

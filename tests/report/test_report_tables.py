@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ims3core.report import tables
+from ims3core.report import published, tables
 from ims3core.report.artifacts import Cell, Choice, Run, Selection
 
 percents = st.floats(0, 100, allow_nan=False).map(lambda value: round(value, 4))
@@ -196,4 +196,4 @@ def test_paper_rows_are_those_of_table_1():
 
 def test_labels_leave_unknown_rows_alone():
     """Known rows print as in the paper; a row of the user's own keeps its name."""
-    assert [tables.label(name) for name in ("k_center", "dit", "my_row")] == ["K-Center", "DiT", "my_row"]
+    assert [published.label(name) for name in ("k_center", "dit", "my_row")] == ["K-Center", "DiT", "my_row"]

@@ -312,7 +312,7 @@ def test_a_new_module_runs_its_row_and_nothing_else(project, axis, text, rows, s
         ran = dvc(project, "repro")
 
         cells = {f"students@fresh-{ipc}-convnet-steps" for ipc in (1, 2)}
-        assert set(ran) == stages | cells | {"report"}
+        assert set(ran) == stages | cells | {"coverage", "report"}
         assert "fresh,2,convnet,steps,1,1," in (project / "metrics/accuracy.csv").read_text()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "ims3core", "stages", "dvc.yaml"], cwd=project, capture_output=True, text=True,

@@ -70,6 +70,7 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
         "finetune none",
         "finetune im",
         "guides none",
+        "teacher",
         "labels steps",
     ):
         stage(*line.split())
@@ -82,6 +83,7 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
         for ipc in (1, 2):
             stage("students", method, ipc, "convnet", "steps")
     stage("students", "convnet", "steps", function="run_full_data")
+    stage("coverage")
     stage("report")
 
     table = data.read_classes(Path("data/real/classes.json"))

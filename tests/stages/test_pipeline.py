@@ -24,7 +24,18 @@ def digest(*folders):
 
 
 UPSTREAM = (
-    *("prepare", "generator", "encoder", "latents", "finetune none", "finetune im", "guides none", "labels steps"),
+    *(
+        "prepare",
+        "generator",
+        "encoder",
+        "latents",
+        "finetune none",
+        "finetune im",
+        "guides none",
+        "teacher",
+        "labels steps",
+        "labels steps_soft",
+    ),
     *(f"{name} {pool}" for pool in ("real", "dit", "im") for name in ("candidates", "features")),
     "centroids real",
 )
@@ -56,6 +67,7 @@ def test_the_whole_grid_ends_in_tables_and_a_page(project, stage):
             for ipc in params.eval.ipc:
                 stage("students", method, ipc, "convnet", "steps")
         stage("students", "convnet", "steps", function="run_full_data")
+        stage("coverage")
         stage("report")
 
     run()

@@ -26,7 +26,7 @@ def run(directory, *, sets=3, seeds=2, progress=iter, **changes):
     directory.mkdir(exist_ok=True)
     recipe = cell.Recipe(**{
         "student": "convnet", "network": "convnet", "side": 8, "classes": 2, "statistics": ([0.5], [0.25]),
-        "protocol": PROTOCOL, "augment": AUGMENT, "device": torch.device("cpu"), "precision": "fp32", "root_seed": 7,
+        "protocol": PROTOCOL, "augment": AUGMENT, "norm": "instance", "options": {}, "device": torch.device("cpu"), "precision": "fp32", "root_seed": 7,
     } | changes)  # fmt: skip
     paths = {(d, s): directory / f"run-{d}-{s}.json" for d in range(sets) for s in range(seeds)}
     return cell.run_cell(recipe, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), paths, progress)

@@ -16,6 +16,7 @@ from ims3core.students import train
 from ims3core.students.augment import build_augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.networks import build_student
+from ims3core.students.optimisers import optimiser
 from ims3core.students.protocols import plan
 from ims3core.students.train import train_student
 
@@ -278,25 +279,148 @@ def test_non_finite_loss_stops_the_run(bad):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True) if b.isfinite().all())
 
 
-def test_a_step_is_that_of_torchs_sgd():
-    """Five steps with momentum and weight decay end in the bits of torch.optim.SGD; unused weights stay."""
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("matrices_only", [False, True])
+def test_a_step_is_that_of_torchs_optimiser(kind, matrices_only):
+    """Five steps of momentum, moments and weight decay end in the bits of torch's own; unused weights stay."""
     images, labels = bars(2, seed=0)
     ours, reference, unused = small(), small(), nn.Parameter(torch.ones(3))
     ours.register_parameter("unused", unused)
-    wanted = make_plan(len(images), steps=5)
-    optimiser = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
-    momenta = {weight: torch.zeros_like(weight) for weight in ours.parameters()}
+    wanted = make_plan(len(images), steps=5, optimiser=kind, decay_matrices_only=matrices_only, weight_decay=0.05)
+    descend = optimiser(ours, wanted)
+    groups = [
+        {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0 if matrices_only else 0.05},
+    ]
+    settings = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}[kind]
+    torchs = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[kind](groups, lr=0.05, fused=True, **settings)
     for step in range(5):
         batch = images[step : step + 3].float() / 255
         F.cross_entropy(ours(batch), labels[step : step + 3]).backward()
-        train._descend(momenta, wanted, lr=0.05 / (1 + step))
-        optimiser.zero_grad()
+        descend(0.05 / (1 + step))
+        torchs.zero_grad()
         F.cross_entropy(reference(batch), labels[step : step + 3]).backward()
-        optimiser.param_groups[0]["lr"] = 0.05 / (1 + step)
-        optimiser.step()
+        for group in torchs.param_groups:
+            group["lr"] = 0.05 / (1 + step)
+        torchs.step()
 
     for (name, found), expected in zip(small().named_parameters(), reference.parameters(), strict=True):
         assert torch.equal(ours.get_parameter(name), expected)
         assert not torch.equal(found, expected)
     assert torch.equal(unused, torch.ones(3))
-    assert all(weight.grad is None for weight in momenta)
+    assert all(weight.grad is None for weight in ours.parameters())
+
+
+def rded_plan(images, **changes):
+    """RDED's protocol (methods f.1) for three steps."""
+    return make_plan(images, **{
+        "steps": 3, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.01, "optimiser": "adamw", "cutmix": 1.0,
+        "decay_matrices_only": True, "temperature": 20.0, "schedule": "half_cosine", "warm_statistics": True,
+        "evaluations": 1,
+    } | changes)  # fmt: skip
+
+
+def test_rdeds_protocol_equals_a_plain_version(monkeypatch):
+    """Three steps of student, teacher and optimiser, written plainly in torch, give the same weights to 1e-6."""
+    images, labels = bars(4, seed=0)
+    build = {"classes": 3, "channels": 1, "side": 8, "norm": "batch"}
+    ours, plain, teacher = (build_student("convnet", **build, seed=n) for n in (0, 0, 1))
+    teacher.eval()
+    wanted = rded_plan(len(images))
+
+    train_student(
+        ours, images, labels, side=8, test_images=images, test_class_index=labels, plan=wanted,
+        augmentation=augmentation(), mean=MEAN, std=STD, seed=5, device="cpu", precision="fp32",
+        teacher=lambda x: teacher((x - MEAN[0]) / STD[0]),
+    )  # fmt: skip
+
+    groups = [{"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.01},
+              {"params": [p for p in plain.parameters() if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
+    adam = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), fused=True)
+    order = torch.randperm(12, generator=generator(5, "order", 0)).split(4)
+    for step in range(3):
+        x = images[order[step]].float() / 255
+        stream = generator(5, "cutmix", step)
+        torch.rand((), generator=stream)  # whether to mix: always
+        x = (cutmix_batch(x, stream=stream)[0] - MEAN[0]) / STD[0]
+        with torch.no_grad():
+            plain(x)
+            soft = F.softmax(teacher(x) / 20, dim=1)
+        loss = (soft * (soft.log() - F.log_softmax(plain(x) / 20, dim=1))).sum(1).mean()
+        adam.zero_grad()
+        loss.backward()
+        for group in adam.param_groups:
+            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / (2 * 3)))
+        adam.step()
+
+    for found, expected in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_labels_made_anew_equal_labels_stored_once():
+    """A second run with the teacher's logits of the first, by step, ends in the same weights: nothing need be stored."""
+    images, labels = bars(4, seed=0)
+    teacher = build_student("convnet", classes=3, channels=1, side=8, seed=1).eval()
+    stored = []
+
+    def keeping(x):
+        stored.append(teacher(x))
+        return stored[-1]
+
+    settings = {"steps": 7, "cutmix": 0.5, "temperature": 4.0, "batch_size": 5}
+    arguments = {
+        "side": 8, "test_images": images, "test_class_index": labels, "plan": make_plan(len(images), **settings),
+        "augmentation": augmentation(crop_scale=[0.5, 1], flip=0.5), "mean": MEAN, "std": STD, "seed": 3,
+        "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    networks = [small() for _ in range(3)]
+    train_student(networks[0], images, labels, **arguments, teacher=keeping)
+    replay = iter(stored)
+    train_student(networks[1], images, labels, **arguments, teacher=lambda x: next(replay))
+    train_student(networks[2], images, labels, **arguments, teacher=teacher)
+
+    for one, two, three in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, two) and torch.equal(one, three)
+
+
+def test_a_teacher_that_knows_the_classes_helps_a_student_of_one_image():
+    """Soft labels of a good teacher are worth more than the class alone."""
+    many, classes = bars(40, seed=1)
+    teacher = small()
+    run(many, classes, network=teacher, steps=200)
+    images, labels = bars(1, seed=0)
+
+    def score(**changes):
+        student = small(seed=2)
+        held_out = bars(60, seed=99)
+        return train_student(
+            student, images, labels, side=8, test_images=held_out[0], test_class_index=held_out[1],
+            plan=make_plan(3, **{"steps": 60, "cutmix": 1.0} | changes), augmentation=augmentation(rotate=20.0, translate=0.2),
+            mean=MEAN, std=STD, seed=0, device="cpu", precision="fp32", teacher=lambda x: teacher((x - MEAN[0]) / STD[0]),
+        ).last_top1  # fmt: skip
+
+    assert score(temperature=4.0) > 50
+
+
+def test_test_images_are_cropped_where_the_protocol_says(monkeypatch):
+    """Resized to side / test_crop, then the centre: a bright border is not seen."""
+    images = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
+    images[:, :, :4] = images[:, :, -4:] = 255
+    images[:, :, :, :4] = images[:, :, :, -4:] = 255
+    seen = []
+    network = small()
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    arguments = {
+        "augmentation": augmentation(),
+        "mean": [0.0],
+        "std": [1.0],
+        "seed": 0,
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    plan_ = make_plan(4, steps=1, evaluations=1, batch_size=4, test_crop=0.5)
+    train_student(
+        network, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), side=8, plan=plan_,
+        test_images=images, test_class_index=torch.tensor([0, 1, 2, 0]), **arguments,
+    )  # fmt: skip
+    assert seen[-1].shape == (4, 1, 8, 8) and seen[-1].max() == 0

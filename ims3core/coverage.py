@@ -1,0 +1,54 @@
+"""How well images cover the real ones in feature space, and how far they are from the classes' boundaries.
+
+Precision and recall are those of Kynkaanniemi et al. (2019), density and coverage those of Naeem et al. (2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ims3core.shell.errors import DataError
+
+
+def radii(features: Tensor, k: int) -> Tensor:
+    """Distance (N,) of every point of ``features`` (N, dim) to its ``k``-th nearest other point."""
+    if len(features) <= k:
+        raise DataError(f"coverage.k: found {k}, {len(features)} images have too few neighbours; wanted less")
+    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k + 1, dim=1).values
+
+
+def manifold_measures(real: Tensor, fake: Tensor, *, k: int) -> dict[str, float]:
+    """Precision, recall, density and coverage of ``fake`` (M, dim) over ``real`` (N, dim).
+
+    precision: share of fake points in a ball around a real one that reaches its k-th neighbour; density: how many such
+    balls, divided by k; coverage: share of real balls with a fake point in them; recall: share of real points in a
+    ball around a fake one, with fewer neighbours than k where there are fewer fake points.
+    """
+    distance = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist")
+    inside = distance < radii(real, k)[:, None]  # (N, M)
+    measures = {
+        "precision": inside.any(0).float().mean().item(),
+        "density": inside.float().sum(0).mean().item() / k,
+        "coverage": inside.any(1).float().mean().item(),
+        "recall": float("nan"),
+    }
+    if len(fake) > 1:
+        reach = radii(fake, min(k, len(fake) - 1))
+        measures["recall"] = (distance < reach[None]).any(1).float().mean().item()
+    return measures
+
+
+def boundary_distance(features: Tensor, class_index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Distance (N,) to the nearest boundary of its class of a linear head, negative on the wrong side.
+
+    Args:
+        features: (N, dim), the inputs of the head.
+        weight, bias: of the head, (classes, dim) and (classes,).
+    """
+    logits = features @ weight.T + bias
+    own = logits.gather(1, class_index[:, None])
+    apart = torch.cdist(weight, weight)[class_index]  # (N, classes)
+    distance = (own - logits) / apart.clamp_min(1e-12)
+    distance.scatter_(1, class_index[:, None], torch.inf)
+    return distance.min(1).values

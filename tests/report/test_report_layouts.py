@@ -1,0 +1,104 @@
+"""The tables in the paper's shape, in every format, with the paper's numbers beside ours."""
+
+import pandas as pd
+import pytest
+
+from ims3core.report import layouts, published
+
+
+def summary(protocol="steps", shift=0.0, students=("convnet",)):
+    """Two methods and full data at two IPCs."""
+    values = {
+        ("random", "1"): 50.0,
+        ("random", "10"): 80.0,
+        ("ims3", "1"): 60.0,
+        ("ims3", "10"): 79.0,
+        ("full", "full"): 97.0,
+    }
+    rows = [(m, k, s, protocol, v + shift, 1.0) for s in students for (m, k), v in values.items()]
+    return pd.DataFrame(rows, columns=["method", "ipc", "student", "protocol", "mean", "std"])
+
+
+def table(**changes):
+    arguments = {"protocol": "steps", "methods": ["random", "ims3"], "ipcs": [1, 10], "students": ["convnet"]}
+    return layouts.layout(summary(), **arguments | changes)
+
+
+def test_markdown_bolds_the_best_of_a_column_and_repeats_full_data():
+    """Methods in order; the upper bound last and never bold."""
+    assert layouts.markdown(table()) == (
+        "| method | IPC 1 | IPC 10 |\n| :-- | --: | --: |\n"
+        "| Random | 50.0 ± 1.0 | **80.0 ± 1.0** |\n| IMS3 | **60.0 ± 1.0** | 79.0 ± 1.0 |\n"
+        "| Full data | 97.0 ± 1.0 | 97.0 ± 1.0 |"
+    )
+
+
+def test_students_are_named_where_there_are_several():
+    """A column for each student and IPC."""
+    two = layouts.layout(
+        summary(students=("convnet", "resnet18")),
+        protocol="steps",
+        methods=["ims3"],
+        ipcs=[10],
+        students=["convnet", "resnet18"],
+    )
+    assert two.heads == ["convnet, IPC 10", "resnet18, IPC 10"]
+
+
+def test_published_numbers_stand_in_brackets_with_their_footnote():
+    """In Markdown and LaTeX; where the paper has none there is no bracket."""
+    found = table(
+        published=lambda student, ipc, method: ("41.8 ± 0.3", "odd") if (method, ipc) == ("ims3", 10) else ("", "")
+    )
+    assert "| IMS3 | **60.0 ± 1.0** | 79.0 ± 1.0 (41.8 ± 0.3) [1] |" in layouts.markdown(found)
+    assert layouts.markdown(found).endswith("[1] odd")
+    assert r"79.0 $\pm$ 1.0 (41.8 $\pm$ 0.3) [1]" in layouts.latex(found)
+    assert found.compared and not table().compared
+
+
+def test_latex_escapes_names_and_has_a_line_for_each_row():
+    """Booktabs, one line per method."""
+    text = layouts.latex(
+        layouts.layout(
+            summary().replace("ims3", "my_row"), protocol="steps", methods=["my_row"], ipcs=[1], students=["convnet"]
+        )
+    )
+    assert r"my\_row & \textbf{60.0 $\pm$ 1.0} \\" in text
+    assert text.startswith(r"\begin{tabular}{lr}")
+
+
+def test_the_higher_of_two_is_taken_cell_by_cell():
+    """The paper's rule, only where there are two protocols."""
+    soft = layouts.layout(
+        summary("soft", shift=-5), protocol="soft", methods=["random", "ims3"], ipcs=[1, 10], students=["convnet"]
+    )
+    soft.rows[1][1][0] = layouts.Entry(70.0, 1.0, True)
+    both = layouts.higher({"steps": table(), "soft": soft})
+    assert [[e.mean for e in entries] for _, entries in both.rows] == [[50, 80], [70, 79], [97, 97]]
+    assert layouts.higher({"steps": table()}) is None
+
+
+def test_a_name_cannot_break_the_markdown_table():
+    """Pipes, newlines and backslashes of row names are escaped."""
+    assert layouts.escaped("a|b\nc\\") == "a\\|b c\\\\"
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        (("imagewoof", 256, "resnetap10", 10, "ims3"), "41.8 ± 0.3"), (("imagewoof", 256, "convnet", 50, "herding"), "40.3 ± 0.7"),
+        (("imagewoof", 256, "resnet18", 10, "full"), "89.3 ± 1.2"), (("imagewoof", 256, "resnet101", 50, "sre2l"), "21.2 ± 0.2"),
+        (("imagewoof", 256, "timm:efficientnet_b0", 10, "mgd3"), "32.3 ± 0.3"), (("imagewoof", 512, "resnetap10", 50, "ims3"), "59.6 ± 0.3"),
+        (("imagenet1k", 256, "resnet18", 10, "rded"), "42.0 ± 0.1"), (("imagewoof", 256, "resnet18", 3, "ims3"), ""), ((None, 8, "convnet", 10, "ims3"), ""),
+    ],
+)  # fmt: skip
+def test_the_papers_number_of_a_cell_is_found(cell, number):
+    """By data set, size, network, IPC and row."""
+    names = ("dataset", "resolution", "network", "ipc", "method")
+    assert published.find(**dict(zip(names, cell, strict=True)))[0] == number
+
+
+def test_inconsistent_cells_have_a_footnote():
+    """IMS3 at IPC 50 has three values in the paper."""
+    found = published.find(dataset="imagewoof", resolution=256, network="resnetap10", ipc=50, method="ims3")
+    assert found[0] == "60.1 ± 0.7" and "61.0 in Table 4" in found[1]

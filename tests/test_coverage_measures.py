@@ -1,0 +1,63 @@
+"""Precision, recall, density, coverage and distance to boundaries, against plain loops."""
+
+import pytest
+import torch
+
+from ims3core import coverage
+from ims3core.shell.errors import DataError
+
+
+def plain(real, fake, k):
+    """The definitions of Naeem et al. (2020), point by point."""
+
+    def radius(points, i, k):
+        return sorted((points[i] - p).norm().item() for p in points)[k]
+
+    balls = [radius(real, i, k) for i in range(len(real))]
+    fakes = [radius(fake, j, min(k, len(fake) - 1)) for j in range(len(fake))]
+    inside = [[(real[i] - fake[j]).norm().item() < balls[i] for j in range(len(fake))] for i in range(len(real))]
+    return {
+        "precision": sum(any(row[j] for row in inside) for j in range(len(fake))) / len(fake),
+        "density": sum(map(sum, inside)) / (k * len(fake)),
+        "coverage": sum(any(row) for row in inside) / len(real),
+        "recall": sum(any((real[i] - fake[j]).norm().item() < fakes[j] for j in range(len(fake))) for i in range(len(real))) / len(real),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_measures_are_their_definitions(seed):
+    """On random points, with more and with fewer fake points than neighbours."""
+    stream = torch.Generator().manual_seed(seed)
+    real, fake = torch.randn(30, 3, generator=stream), 0.7 * torch.randn(3 + 8 * (seed % 2), 3, generator=stream)
+    assert coverage.manifold_measures(real, fake, k=5) == pytest.approx(plain(real, fake, 5))
+
+
+def test_a_copy_of_the_real_images_covers_everything_and_far_points_nothing():
+    """The two ends of the scale."""
+    real = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    same, far = coverage.manifold_measures(real, real, k=5), coverage.manifold_measures(real, real + 100, k=5)
+    assert same["precision"] == same["coverage"] == same["recall"] == 1
+    assert far["precision"] == far["coverage"] == far["density"] == far["recall"] == 0
+
+
+def test_fewer_images_than_neighbours_are_refused():
+    """The key and both numbers."""
+    with pytest.raises(DataError, match=r"coverage\.k: found 5, 4 images have too few neighbours"):
+        coverage.manifold_measures(torch.zeros(4, 2), torch.zeros(4, 2), k=5)
+
+
+def test_distance_to_the_boundary_is_how_far_one_must_move():
+    """Moved by that distance towards the nearest class, the two logits are equal; the sign says which side it was."""
+    stream = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(4, 6, generator=stream), torch.randn(4, generator=stream)
+    features, classes = torch.randn(20, 6, generator=stream), torch.arange(20) % 4
+    found = coverage.boundary_distance(features, classes, weight, bias)
+    for x, c, distance in zip(features, classes, found, strict=True):
+        logits = weight @ x + bias
+        others = [j for j in range(4) if j != c]
+        away = [(logits[c] - logits[j]) / (weight[c] - weight[j]).norm() for j in others]
+        nearest = others[int(torch.stack(away).argmin())]
+        direction = (weight[nearest] - weight[c]) / (weight[nearest] - weight[c]).norm()
+        moved = weight @ (x + distance * direction) + bias
+        assert moved[c].item() == pytest.approx(moved[nearest].item(), abs=1e-4)
+        assert (distance > 0) == (logits.argmax() == c)
