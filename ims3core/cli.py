@@ -300,6 +300,19 @@ def export_set(
     typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}")
 
 
+@exports.command("ddranking")
+def export_ddranking(
+    method: Annotated[str, typer.Argument(help="Row of methods or refined, for example ims3.")],
+    ipc: Annotated[int, typer.Argument(help="Images per class.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    draw: Annotated[int, typer.Option(help="Which of the drawn sets.")] = 0,
+) -> None:
+    """A distilled set as DD-Ranking reads it: an image folder in the order of the classes, and a configuration."""
+    load(ROOT / "params.yaml")
+    importlib.import_module("ims3core.export").export_ddranking(ROOT, method, ipc, draw, target)
+    typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}; LabelRobustScoreHard(Config('{target}/config.yaml'))")
+
+
 def _one_line(error: Exception) -> str:
     """What is printed for an expected failure."""
     if isinstance(error, OSError):

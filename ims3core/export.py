@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ims3core.base import files
 from ims3core.data import read_classes
+from ims3core.data.distilled import read_set
 from ims3core.shell.errors import ArtifactError
 
 GENERATOR_CARD = """---
@@ -118,6 +121,31 @@ def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> No
         table=_table(rows, ("class_index", "name", "human_name")),
     )  # fmt: skip
     files.write_bytes(staged / "README.md", card.encode())
+    files.replace_directory(staged, target)
+
+
+def export_ddranking(root: Path, method: str, ipc: int, draw: int, target: Path) -> None:
+    """Writes one distilled set as the package ``ddranking`` reads it: ``images/<class>/*.png`` and ``config.yaml``.
+
+    Folders begin with the class index, so that an image folder numbers the classes as we do.
+
+    Raises:
+        ArtifactError: if ``target`` exists, the set is missing, or an image has changed since.
+    """
+    _refuse_existing(target)
+    folder, staged = root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}", _staged(target)
+    entries = files.read_json(folder / files.MANIFEST)["images"]
+    shape = read_set(folder).images.shape
+    for entry in entries:
+        name = f"images/{entry['class_index']:04d}-{entry['class']}/{Path(entry['file']).name}"
+        files.write_bytes(staged / name, (folder / entry["file"]).read_bytes())
+    settings = {
+        "dataset": "ImageFolder", "ipc": ipc, "im_size": list(shape[-2:]), "model_name": "ConvNet-3",
+        "num_eval": 5, "num_epochs": 300, "optimizer": "sgd", "lr_scheduler": "cosine", "use_zca": False,
+        "real_data_path": "./dataset", "random_data_format": "image", "random_data_path": "./random",
+        "save_path": f"{method}-{ipc}.csv",
+    }  # fmt: skip
+    files.write_bytes(staged / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     files.replace_directory(staged, target)
 
 

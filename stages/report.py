@@ -9,7 +9,7 @@ import pandas as pd
 
 from ims3core.base import files
 from ims3core.params import Params
-from ims3core.report import artifacts, costs, figures, layouts, page, published, statistics, tables
+from ims3core.report import artifacts, costs, ddranking, figures, layouts, page, published, statistics, tables
 from ims3core.shell.errors import ParameterError
 
 OTHERS = ("random", "dit")  # every row is compared with these
@@ -64,6 +64,8 @@ def run(params: Params, root: Path) -> None:
     written = {f"metrics/plots/{name}.csv": tables.csv_text(frame).encode() for name, frame in frames.items()}
     written |= {f"metrics/plots/{name}.png": picture.light for name, picture in pictures.items()}
     written["metrics/tables/accuracy.csv"] = tables.csv_text(layouts.csv_frame(list(made.values()))).encode()
+    kinds = {name: params.protocols[name].labels for name in grid.protocols}
+    written["metrics/tables/ddranking.csv"] = tables.csv_text(ddranking.frame(summary, kinds)).encode()
     for name, table in made.items():
         written[f"metrics/tables/{name}.md"] = (layouts.markdown(table) + "\n").encode()
         written[f"metrics/tables/{name}.tex"] = (layouts.latex(table) + "\n").encode()

@@ -1,5 +1,7 @@
 """Exports: others read them without this project, and they hold what we hold."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -107,3 +109,18 @@ def test_the_commands_write_where_they_are_told(project, tmp_path, monkeypatch, 
     assert "holds ims3, IPC 1, draw 0" in capsys.readouterr().out
     with pytest.raises(cli.ParameterError, match="'nope' is unknown; known: none, im"):
         cli.app(["export", "generator", "nope", str(tmp_path / "h")], standalone_mode=False)
+
+
+def test_a_set_for_dd_ranking_keeps_the_numbers_of_the_classes(project, tmp_path, monkeypatch):
+    """An image folder of its own numbers the classes as we do, and the package reads its configuration."""
+    from torchvision.datasets import ImageFolder
+
+    monkeypatch.chdir(project)
+    export.export_ddranking(Path(), "ims3", 2, 0, tmp_path / "out")
+    manifest = files.read_json(Path("data/distilled/ims3/ipc-2/draw-0/manifest.json"))["images"]
+    folder = ImageFolder(tmp_path / "out/images")
+
+    assert len(folder) == 20
+    assert [label for _, label in folder.samples] == sorted(entry["class_index"] for entry in manifest)
+    config = pytest.importorskip("ddranking.config", reason="wants numpy below 2, so not beside this project")
+    assert config.Config(str(tmp_path / "out/config.yaml")).get("ipc") == 2

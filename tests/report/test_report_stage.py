@@ -18,7 +18,7 @@ OUTPUTS = {
     "metrics/accuracy.json",
     "metrics/comparisons.csv",
     "metrics/cost.csv",
-    *(f"metrics/tables/{n}" for n in ("accuracy.csv", "steps.md", "steps.tex")),
+    *(f"metrics/tables/{n}" for n in ("accuracy.csv", "ddranking.csv", "steps.md", "steps.tex")),
     "reports/index.html",
     *(f"metrics/plots/{n}.csv" for n in ("accuracy", "selection", "training", "students", "confusion", "tsne")),
     *(f"metrics/plots/{n}.png" for n in ("accuracy", "selection", "training", "confusion", "samples", "tsne")),
