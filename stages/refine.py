@@ -7,14 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ims3core import data
 from ims3core.base import compute, files
 from ims3core.base.seeds import derive_seed
 from ims3core.data import distilled
+from ims3core.refinements import Start
 from ims3core.shell import code, progress, scratch
 from ims3core.shell.errors import NumericsError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ims3core.params import Params
 
 log = logging.getLogger(__name__)
@@ -24,9 +29,10 @@ def run(params: Params, root: Path, row: str) -> None:
     """Writes data/distilled/<row> from data/distilled/<start>, and metrics/selection/<row>.json."""
     refined, refinement = params.refined[row], params.refinement(row)
     machine = compute.machine(**params.compute.model_dump())
-    real, names = data.read_split(root / "data/real/train"), _names(root)
+    names = [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
+    facts = [params.seed, row, refinement.facts, params.augment.model_dump(), machine.precision]
     key = scratch.fingerprint(
-        [params.seed, row, refinement.facts, machine.precision], [root / "data/real/train"],
+        facts, [root / "data/real/train", root / refined.reads],
         code.digest("refine", **refined.model_dump()),
     )  # fmt: skip
     grid = [(ipc, draw) for ipc in params.eval.ipc for draw in range(params.eval.draws)]
@@ -37,13 +43,10 @@ def run(params: Params, root: Path, row: str) -> None:
         parts = [f"ipc-{k}-draw-{d}-{files.manifest_digest(s)[:16]}" for (k, d), s in zip(grid, starts, strict=True)]
         for n in machine.team.mine(len(grid)):
             if not work.has(parts[n]):
-                ipc, draw = grid[n]
-                label = f"{row} ipc {ipc} draw {draw}"
+                label = f"{row} ipc {grid[n][0]} draw {grid[n][1]}"
+                start = _start(params, root, starts[n], *grid[n], machine, label)
                 try:
-                    images = refinement.module.refine(
-                        distilled.read_set(starts[n]), real, names, seed=derive_seed(params.seed, "refine", draw, ipc),
-                        machine=machine, progress=partial(progress.track, label=label), **refinement.values,
-                    )  # fmt: skip
+                    images = refinement.module.refine(start, **refinement.values)
                 except NumericsError as error:
                     raise NumericsError(f"refined.{row}, {label}: {error}; {starts[n]} is kept") from error
                 with scratch.whole(work.path / parts[n]) as staged:
@@ -63,5 +66,32 @@ def run(params: Params, root: Path, row: str) -> None:
         machine.team.barrier()
 
 
-def _names(root: Path) -> list[str]:
-    return [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
+def _start(
+    params: Params, root: Path, folder: Path, ipc: int, draw: int, machine: compute.Machine, label: str
+) -> Start:
+    """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
+    classes = data.read_classes(root / "data/real/classes.json")
+
+    def teacher() -> torch.nn.Module:
+        from ims3core.students.teachers import read_teacher
+
+        files.read_manifest(root / "data/teacher", "teacher")
+        return read_teacher(root / "data/teacher").to(machine.device)
+
+    def generator() -> tuple[torch.nn.Module, Any, torch.nn.Module]:
+        from ims3core.diffusion import autoencoder, dit_layout
+        from ims3core.diffusion.generator import read_schedule
+
+        folder = root / "data/generator"
+        files.read_manifest(folder, "generator")
+        network = dit_layout.read_transformer(folder / "transformer").float().to(machine.device)
+        vae = autoencoder.read_autoencoder(folder / "vae").to(machine.device)
+        return network.eval().requires_grad_(False), read_schedule(folder), vae
+
+    return Start(
+        chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
+        real=data.read_split(root / "data/real/train"),
+        statistics=data.read_statistics(root / "data/real" / data.STATISTICS), augment=params.augment.model_dump(),
+        seed=derive_seed(params.seed, "refine", draw, ipc), machine=machine, teacher=teacher, generator=generator,
+        labels=torch.tensor([row.generator_label for row in classes]), progress=partial(progress.track, label=label),
+    )  # fmt: skip

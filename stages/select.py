@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ims3core import data
-from ims3core.base import files
+from ims3core.base import compute, files
 from ims3core.data import distilled, pools
 from ims3core.selections import Candidates
 from ims3core.shell import code, scratch
@@ -32,8 +34,10 @@ def run(params: Params, root: Path, row: str) -> None:
     files.read_manifest(root / "data/centroids" / method.centroids, "centroids")
     stored = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")
     indexed = params.pool(method.pool).source.module.maker is None
+    judged = getattr(selection.module, "JUDGED", False)
+    inputs = ([root / "data/real/train"] if indexed else []) + ([root / "data/teacher"] if judged else [])
     key = scratch.fingerprint(
-        [params.seed, row, selection.facts, names], [root / "data/real/train"] if indexed else [],
+        [params.seed, row, selection.facts, names], inputs,
         code.digest("select", **method.model_dump()),
     )  # fmt: skip
     grid = [(ipc, draw) for ipc in params.eval.ipc for draw in range(params.eval.draws)]
@@ -45,7 +49,10 @@ def run(params: Params, root: Path, row: str) -> None:
             rows = [place.rows(pools.REAL_DRAW if indexed else draw, c, ipc) for c in range(len(names))]
             if (need := selection.module.need(ipc, **selection.values)) is not None:
                 rows = [own[:need] for own in rows]
-            seen = Candidates([features[own] for own in rows], names, stored["centroids"])
+            seen = Candidates(
+                [features[own] for own in rows], names, stored["centroids"], real=partial(_real, root, len(names)),
+                images=lambda c, rows=rows: pool.images[rows[c]], judge=_judge(params, root) if judged else None,
+            )  # fmt: skip
             part = f"ipc-{ipc}-draw-{draw}-{_digest(seen, [pool.seed[own] for own in rows])}"
             if not work.has(part):
                 _select(work.path / part, selection, seen, pool, rows, seed=params.seed, row=row, ipc=ipc, draw=draw)
@@ -71,10 +78,31 @@ def _select(
     chosen = [own[i] for own, i in zip(rows, choice.indices, strict=True)]
     where = {"method": row, "ipc": ipc, "draw": draw}
     with scratch.whole(folder) as staged:
-        distilled.write_set(staged / "set", pool, chosen, seen.names, **where, groups=choice.groups)
+        distilled.write_set(staged / "set", pool, chosen, seen.names, **where, groups=choice.groups, tiles=choice.tiles)
         kept = [own[i] for own, i in zip(seen.features, choice.indices, strict=True)]
         terms = set_terms(torch.stack(kept), seen.real_centroids)
         files.write_json(staged / "report.json", {"draw": draw, **choice.report, **terms})
+
+
+def _real(root: Path, classes: int) -> list[torch.Tensor]:
+    """The features of the real training images, by class."""
+    features, place = pools.read_features(root / "data/features/real")
+    return [features[place.rows(pools.REAL_DRAW, c)] for c in range(classes)]
+
+
+def _judge(params: Params, root: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The teacher's logits of uint8 images, in batches."""
+    from ims3core.students.teachers import read_teacher
+
+    machine = compute.machine(**params.compute.model_dump())
+    files.read_manifest(root / "data/teacher", "teacher")
+    teacher = read_teacher(root / "data/teacher").to(machine.device)
+
+    def judge(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([teacher(part.to(machine.device).float() / 255).cpu() for part in images.split(256)])
+
+    return judge
 
 
 def _digest(seen: Candidates, seeds: list[torch.Tensor]) -> str:

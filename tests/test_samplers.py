@@ -58,7 +58,7 @@ def test_guidance_extrapolates_on_the_guided_channels_only():
         value = torch.where(label == 9, 1.0, 3.0).view(-1, 1, 1, 1)
         return value * torch.ones(len(z), 8, 1, 1)
 
-    eps_hat, v = sampling.guided(
+    eps_hat, v, _ = sampling.guided(
         network,
         torch.zeros(2, 4, 1, 1),
         torch.zeros(2),

@@ -45,6 +45,15 @@ class Team:
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The equally large tensors of all processes, joined along the first dimension in the order of ranks."""
+        if self.size == 1:
+            return tensor
+        _state()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def share(self, value: Any) -> Any:
         """The leader's ``value``, in every process."""
         if self.size == 1:

@@ -25,24 +25,39 @@ def write_set(
     ipc: int,
     draw: int,
     groups: list[int | None],
+    tiles: int = 1,
 ) -> None:
     """Writes ``train/<class>/*.png``, the latents where the pool has them, and then ``manifest.json``.
 
     Args:
-        rows: per class, the row numbers in ``pool`` of its images.
+        rows: per class, the row numbers in ``pool`` of its images; ``tiles`` of them for each image.
         names: class names, which become folder names.
         groups: per class, the subgroup that was chosen, or None where the selection has no groups.
     """
     entries = []
     for class_index, chosen in enumerate(rows):
-        for row, image in zip(chosen.tolist(), pool.images[chosen], strict=True):
+        first = chosen[::tiles].tolist()
+        for row, image in zip(first, tiled(pool.images[chosen], tiles), strict=True):
             index, seed = int(pool.place.index[row]), int(pool.seed[row])
             name = f"train/{names[class_index]}/draw{draw}-{index:05d}.png"
             origin = {"index": index, "seed": None if seed < 0 else seed, "group": groups[class_index]}
             entries.append(_write_image(directory, name, image, names, class_index, **origin))
-    if pool.latents is not None:
+    if pool.latents is not None and tiles == 1:
         files.write_tensors(directory / LATENTS, {"latents": pool.latents[torch.cat(rows)]})
     _finish(directory, entries, method=method, ipc=ipc, draw=draw)
+
+
+def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
+    """Images (N, C, S, S) of which each ``tiles`` make one, put together from their top left corners."""
+    if tiles == 1:
+        return images
+    across = round(tiles**0.5)
+    size = images.shape[-1] // across
+    corners = images[:, :, :size, :size].unflatten(0, (-1, across, across))  # (n, row, column, C, s, s)
+    made = corners.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    out = torch.zeros(len(made), *images.shape[1:], dtype=images.dtype)
+    out[:, :, : across * size, : across * size] = made
+    return out
 
 
 def write_refined(directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str) -> None:
@@ -66,6 +81,12 @@ def _write_image(directory: Path, name: str, image: torch.Tensor, names: list[st
 def _finish(directory: Path, entries: list[dict], **facts: object) -> None:
     """Writes the manifest, whose presence means complete."""
     files.write_json(directory / files.MANIFEST, {"format": 1, **facts, "images": entries})
+
+
+def read_latents(directory: Path) -> torch.Tensor | None:
+    """The latents of a set, in manifest order; None where its images were not drawn."""
+    path = directory / LATENTS
+    return files.read_tensors(path)["latents"] if path.is_file() else None
 
 
 def read_set(directory: Path) -> ImageSet:

@@ -22,6 +22,7 @@ def save_checkpoint(directory: Path, state: State) -> None:
         tensors |= {f"weight.{name}": parameter, f"ema.{name}": state.ema[name]}
         if moments:
             tensors |= {f"exp_avg.{name}": moments["exp_avg"], f"exp_avg_sq.{name}": moments["exp_avg_sq"]}
+    tensors |= {f"memory.{name}": values for name, values in state.memory.items()}
     # Not files.write_json: the order of the columns must survive, or a resumed curve.csv would differ.
     files.write_bytes(directory / f"curve-{state.step}.json", json.dumps(state.curve).encode())
     files.write_tensors(directory / CHECKPOINT, tensors, {"step": str(state.step)})
@@ -41,6 +42,7 @@ def load_checkpoint(directory: Path, state: State) -> None:
     with safe_open(path, "pt") as stream:
         state.step = int(stream.metadata()["step"])
     state.curve = files.read_json(directory / f"curve-{state.step}.json")
+    state.memory = {name.removeprefix("memory."): t for name, t in tensors.items() if name.startswith("memory.")}
     for name, parameter in state.weights.items():
         try:
             parameter.data.copy_(tensors[f"weight.{name}"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from ims3core.diffusion.schedule import Schedule, respace
+from ims3core.diffusion.schedule import Schedule, at, model_log_variance, posterior_mean, predict_z0, respace
 from ims3core.shell.errors import NumericsError
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,6 +30,17 @@ class NoiseStreams:
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
 
 
+class Prediction(NamedTuple):
+    """What a generator says of a noised latent, each float32 (B, channels, side, side).
+
+    ``eps`` is the noise under guidance, ``v`` the variance fraction, ``eps_label`` the noise without guidance.
+    """
+
+    eps: torch.Tensor
+    v: torch.Tensor
+    eps_label: torch.Tensor
+
+
 def guided(
     network: Network,
     z_t: torch.Tensor,
@@ -38,24 +50,23 @@ def guided(
     null_label: int,
     guidance: float,
     guided_channels: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Prediction:
     """Noise and variance prediction under classifier-free guidance (DiT, sampling code).
 
     eps = eps_null + guidance (eps_label - eps_null) on the first ``guided_channels`` channels; the
     other noise channels and the variance are the conditional ones. DiT guides 3 of its 4 channels.
 
-    Returns:
-        ``eps_hat`` and ``v``, each float32 (B, channels, side, side).
     """
     channels = z_t.shape[1]
     if guidance == 1:
-        return network(z_t, t, label).float().split(channels, 1)
+        eps_hat, v = network(z_t, t, label).float().split(channels, 1)
+        return Prediction(eps_hat, v, eps_hat)
     both = network(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
     conditional, null = both.float().chunk(2)
     eps_hat, v = conditional.split(channels, 1)
     eps_null = null[:, :guided_channels]
     steered = eps_null + guidance * (eps_hat[:, :guided_channels] - eps_null)
-    return torch.cat([steered, eps_hat[:, guided_channels:]], 1), v
+    return Prediction(torch.cat([steered, eps_hat[:, guided_channels:]], 1), v, eps_hat)
 
 
 @dataclass(frozen=True)
@@ -76,18 +87,16 @@ class Denoiser:
 
     def __call__(
         self, z_t: torch.Tensor, t: torch.Tensor, label: torch.Tensor, *, guidance: float, guided_channels: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``eps_hat`` and ``v`` as from :func:`guided`; ``t`` counts in the trained process."""
+    ) -> Prediction:
+        """As from :func:`guided`; ``t`` counts in the trained process."""
         return guided(
             self.network, z_t.to(self.dtype), t, label,
             null_label=self.null_label, guidance=guidance, guided_channels=guided_channels,
         )  # fmt: skip
 
 
-Step = Callable[
-    [Schedule, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor
-]
-"""``(schedule, z_t, eps_hat, v, index, fresh noise) -> z_{t-1}`` on the respaced schedule; ``index`` is (B,)."""
+Step = Callable[[Schedule, torch.Tensor, Prediction, torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor]
+"""``(schedule, z_t, prediction, index, fresh noise) -> z_{t-1}`` on the respaced schedule; ``index`` is (B,)."""
 
 
 def denoise(
@@ -118,8 +127,32 @@ def denoise(
     z_t = (streams() if start is None else start).to(device)
     for index in reversed(range(len(schedule) if first is None else first + 1)):
         here = torch.full((len(label),), index, device=device)
-        eps_hat, v = denoiser(z_t, timesteps[here], label, guidance=guidance, guided_channels=guided_channels)
-        z_t = step(schedule, z_t, eps_hat, v, here, lambda: streams().to(device))
+        found = denoiser(z_t, timesteps[here], label, guidance=guidance, guided_channels=guided_channels)
+        z_t = step(schedule, z_t, found, here, lambda: streams().to(device))
     if not torch.isfinite(z_t).all():
         raise NumericsError("sampling: a latent is not finite; guidance too large or a broken generator")
     return z_t
+
+
+def ddpm_step(
+    schedule: Schedule, z_t: torch.Tensor, found: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """One ancestral step with learned variance; no noise at the last step, x0 not clipped."""
+    mean = posterior_mean(schedule, predict_z0(schedule, z_t, found.eps, t), z_t, t)
+    if t[0] == 0:  # a batch is at one timestep
+        return mean
+    return mean + (0.5 * model_log_variance(schedule, found.v, t)).exp() * noise()
+
+
+def ddim_step(
+    schedule: Schedule, z_t: torch.Tensor, found: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """One deterministic step (Eq. 1); ``noise`` is not used."""
+    z0 = predict_z0(schedule, z_t, found.eps, t)
+    previous = schedule.alpha_bar_previous
+    return at(previous.sqrt(), t, z_t) * z0 + at((1 - previous).sqrt(), t, z_t) * found.eps
+
+
+def grid_index(share: float, *, steps: int) -> int:
+    """The respaced index at which ``share`` of the ``steps`` is left to walk: at least 0, at most the last."""
+    return min(steps - 1, max(0, round(share * steps) - 1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,24 +23,30 @@ from ims3core.diffusion.schedule import Schedule
 from ims3core.shell.errors import NumericsError, ParameterError
 
 Objective = Callable[[DiT, Schedule, Batch], dict[str, torch.Tensor]]
-"""Named loss terms whose weighted sum is minimised: ``(network, schedule, batch) -> {name: scalar}``."""
+"""Named loss terms whose weighted sum is minimised: ``(network, schedule, batch) -> {name: scalar}``.
+
+An objective with a memory has ``predict``, ``begin``, ``remember``, ``state`` and ``load`` too, as
+:class:`ims3core.adaptations.minimax.Minimax`: it is told of the whole batch before each step, which may come to it in
+slices, and closes the step after it.
+"""
 
 
 @dataclass
 class State:
-    """What training changes: weights, their exponential moving average, the optimiser, and the log."""
+    """What training changes: weights, their average, the optimiser, the log, and what an objective remembers."""
 
     weights: dict[str, nn.Parameter]
     ema: dict[str, torch.Tensor]
     optimiser: torch.optim.AdamW
     step: int
     curve: list[dict[str, float]]
+    memory: dict[str, torch.Tensor]
 
 
 def start(weights: dict[str, nn.Parameter], *, lr: float, weight_decay: float) -> State:
     """A fresh training state: AdamW with betas (0.9, 0.999), EMA equal to the weights."""
     optimiser = torch.optim.AdamW(weights.values(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999))
-    return State(weights, {name: p.detach().clone() for name, p in weights.items()}, optimiser, 0, [])
+    return State(weights, {name: p.detach().clone() for name, p in weights.items()}, optimiser, 0, [], {})
 
 
 def run(
@@ -86,6 +93,9 @@ def run(
         )
     device = next(iter(state.weights.values())).device
     weights = list(state.weights.values())
+    remembers = hasattr(objective, "remember")
+    if remembers:
+        objective.load(state.memory)
     network.train()
     for step in progress(range(state.step, steps)):
         batch = draw_batch(
@@ -95,6 +105,8 @@ def run(
         state.optimiser.zero_grad()
         log_norms = grad_norm_every > 0 and step % grad_norm_every == 0
         slices = [batch.part(team.rank * accumulate + n, parts, device) for n in range(accumulate)]
+        if remembers:
+            _begin(objective, network, schedule, batch, slices, team, autocast)
         values, gradients = _backward(network, schedule, slices, objective, weights, 1 / parts, autocast, log_norms)
         team.add_([*values.values(), *(p.grad for p in weights if p.grad is not None)])
         for name, value in values.items():
@@ -109,11 +121,28 @@ def run(
         state.optimiser.step()
         decay = ema_decay(step)
         torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in weights], 1 - decay)
+        if remembers:
+            objective.remember()
+            state.memory = objective.state()
         state.step = step + 1
         state.curve.append(row)
         if team.leads:
             on_step(state)
     network.eval()
+
+
+def _begin(
+    objective: Any, network: DiT, schedule: Schedule, batch: Batch, slices: list[Batch], team: Team,
+    autocast: Callable[[], object],
+) -> None:  # fmt: skip
+    """Opens a step of an objective with a memory; predictions of the whole batch are made first if it is in slices."""
+    parts, predicted = team.size * len(slices), None
+    if parts > 1:
+        with autocast():
+            own = torch.cat([objective.predict(network, schedule, part) for part in slices])
+        predicted = team.gathered(own)
+    first = team.rank * len(slices) * (len(batch.t) // parts)
+    objective.begin(batch.z0, batch.label, predicted, parts=parts, first=first)
 
 
 def _backward(

@@ -57,6 +57,9 @@ def updated(tree: dict[str, Any]) -> list[str]:
             table("augment").setdefault(key, value)
     if "encoder" in tree:
         tree.setdefault("teacher", {"source": "encoder"})
+    for row in table("methods").values():
+        if isinstance(row, dict):
+            row.setdefault("reads", "data/real/classes.json")
     for row in table("pools").values():
         if isinstance(row, dict):
             row.setdefault("guide", "none")

@@ -14,6 +14,8 @@ from ims3core.params.schema import Section
 from ims3core.shell import axes
 from ims3core.shell.errors import ParameterError
 
+READS = {True: "data/teacher", "real": "data/features/real"}  # what a selection that is judged, or compares, reads
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -202,6 +204,13 @@ class Rows:
                 f"{key}.guide: {row.guide!r} was prepared with adaptation {guide.adaptation!r}, the pool has "
                 f"{row.adaptation!r}; both must be the same"
             )
+        for shared in ("steps", "level") if gives == "starts" else ():
+            mine, theirs = pool.sampler.values[shared], pool.guide.values[shared]
+            if mine != theirs:
+                raise ParameterError(
+                    f"{key}: {row.sampler}.{shared} is {mine}, that of guide {row.guide!r} is {theirs}; "
+                    "the starts stand at the guide's noise level, both must be the same"
+                )
         per_ipc = pool.guide is not None and pool.guide.module.PER_IPC
         if per_ipc != pool.per_ipc:
             wanted = "eval.ipc" if per_ipc else "candidates.per_class"
@@ -213,6 +222,9 @@ class Rows:
         _known(f"{key}.pool", row.pool, fixed.pools)
         _known(f"{key}.centroids", row.centroids, fixed.centroids)
         selection, pool = self.selection(name), self.pool(row.pool)
+        wanted = READS.get(getattr(selection.module, "JUDGED", False) or getattr(selection.module, "COMPARES", ""), "")
+        if wanted and row.reads != wanted:
+            raise ParameterError(f"{key}.reads: found {row.reads!r}, selection {row.selection!r} wants {wanted!r}")
         allowed = selection.module.SOURCES
         if allowed is not None and pool.source.name not in allowed:
             raise ParameterError(
@@ -234,7 +246,9 @@ class Rows:
         fixed = self._fixed
         if name in fixed.methods:
             raise ParameterError(f"refined.{name}: methods has a row of this name too; names of rows must differ")
-        self.refinement(name)
+        wanted, row = self.refinement(name).module.READS, fixed.refined[name]
+        if row.reads != wanted:
+            raise ParameterError(f"refined.{name}.reads: found {row.reads!r}, {row.by} wants {wanted!r}")
         seen = [name]
         while seen[-1] in fixed.refined:
             start = fixed.refined[seen[-1]].start

@@ -189,11 +189,13 @@ class Method(Row):
     pool: Name
     selection: Name
     centroids: Name
+    reads: Literal["data/real/classes.json", "data/features/real", "data/teacher"]
 
 
 class Refined(Row):
     start: Name
     by: Name
+    reads: Literal["data/real/train", "data/teacher", "data/generator"]
 
 
 class Student(Section):

@@ -4,10 +4,62 @@ An entry of this axis has
 
 ``Section``
     Its keys.
-``refine(chosen, real, names, seed, machine, progress, **section)``
-    New uint8 images (N, channels, side, side) in the order of ``chosen``, a :class:`ims3core.data.ImageSet` of
-    one drawn set; ``real`` is the ImageSet of the training images. Random only by ``seed``, which is that of the set.
-    Raises NumericsError when it diverges; the set it started from is then kept by its own row.
+``READS``
+    The artefact it needs beside the real images, which its row names too (``reads``): ``data/real/train`` for none,
+    ``data/teacher`` or ``data/generator``.
+``refine(start, **section)``
+    New uint8 images (N, channels, side, side) in the order of the set, from a :class:`Start`. Random only by
+    ``start.seed``, which is that of the set. Raises NumericsError when it diverges: the set it started from is kept.
 """
 
-ENTRY = ("Section", "refine")
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ims3core.shell.errors import NumericsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ims3core.base.compute import Machine
+    from ims3core.data import ImageSet
+
+ENTRY = ("Section", "READS", "refine")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One drawn set and what a refinement may look at.
+
+    Attributes:
+        chosen: the set: uint8 images and class indices.
+        latents: (N, ...) scaled latents of the images, where they were drawn; None for real images.
+        real: the real training images.
+        statistics: mean and std per channel of the real images in [0, 1].
+        augment: the values of the section ``augment``.
+        seed: of this set.
+        teacher: opens the teacher, if the row reads it.
+        generator: opens (network, schedule, autoencoder), if the row reads it.
+        labels: generator label of every class.
+        progress: wraps the iterations.
+    """
+
+    chosen: ImageSet
+    latents: Tensor | None
+    real: ImageSet
+    statistics: tuple[list[float], list[float]]
+    augment: dict[str, Any]
+    seed: int
+    machine: Machine
+    teacher: Callable[[], Any]
+    generator: Callable[[], Any]
+    labels: Tensor
+    progress: Callable[[Iterable], Iterator] = iter
+
+
+def check_finite(loss: Tensor, iteration: int) -> None:
+    """Raises NumericsError if the loss of an iteration is not finite."""
+    if not loss.isfinite():
+        raise NumericsError(f"loss is {loss.item()} at iteration {iteration}; lower lr")

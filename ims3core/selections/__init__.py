@@ -9,14 +9,17 @@ An entry of this axis has
 ``SOURCES``
     The sources whose pools it chooses from, or None for any.
 ``need(ipc, **section)``
-    How many candidates of each class and draw it looks at, the first ones; None: all there are.
+    How many candidates of each class and draw it looks at; None: all there are.
 ``select(candidates, ipc, seed, draw, **section)``
     A :class:`Choice` among :class:`Candidates`. Random only by generators from :func:`ims3core.base.seeds.generator`
     of (seed, a purpose, draw, ...).
+
+One that asks the teacher also has ``JUDGED = True``; its rows say ``reads: data/teacher``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +39,17 @@ class Candidates:
         features: per class (n, dim), unit norm, one row per candidate.
         names: of the classes, for messages.
         real_centroids: (classes, dim), unit norm, the reference of Eq. 10.
+        real: per class the features (m, dim) of the real training images, for selections that want more than centroids.
+        images: opens the uint8 images (n, channels, side, side) of one class's candidates.
+        judge: the teacher's logits (n, classes) of such images; only for ``JUDGED`` selections.
     """
 
     features: list[Tensor]
     names: list[str]
     real_centroids: Tensor | None = None
+    real: Callable[[], list[Tensor]] | None = None
+    images: Callable[[int], Tensor] | None = None
+    judge: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,14 @@ class Choice:
     """What a selection keeps.
 
     ``indices`` holds per class the (ipc,) positions, long, within that class's candidates of this draw; ``groups``
-    the group they make up, or None where groups play no part; ``report`` JSON-able scalars about the choice.
+    the group they make up, or None where groups play no part; ``report`` JSON-able scalars about the choice. With
+    ``tiles`` (a square number), so many consecutive candidates make one image, their top left corners as its tiles.
     """
 
     indices: list[Tensor]
     groups: list[int | None]
     report: dict[str, Any] = field(default_factory=dict)
+    tiles: int = 1
 
 
 def ungrouped(indices: list[Tensor]) -> Choice:

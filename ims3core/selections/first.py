@@ -6,7 +6,7 @@ from ims3core.params.schema import Empty as Section  # noqa: F401
 from ims3core.selections import Candidates, Choice, check_count, ungrouped
 
 DETERMINISTIC = False
-SOURCES = ("generated",)
+SOURCES = ("generated", "noise", "text_to_image")
 
 
 def need(ipc: int) -> int:

@@ -7,8 +7,8 @@ import torch
 
 from ims3core.diffusion import losses
 from ims3core.diffusion.inversion import inversion_step, invert, official_inversion
+from ims3core.diffusion.sampling import Prediction, ddim_step
 from ims3core.diffusion.schedule import linear_schedule, respace
-from ims3core.samplers.ddim import ddim_step
 from ims3core.shell.errors import ParameterError
 
 SCHEDULE = linear_schedule()
@@ -86,7 +86,8 @@ def test_inversion_undoes_ddim_when_the_prediction_is_constant():
     z = invert(network, SCHEDULE, z0, torch.tensor([999, 999]), torch.tensor([0, 0]), steps=7)
     short = respace(SCHEDULE, 10)
     for step in reversed(range(10)):
-        z = ddim_step(short, z, constant.expand(2, -1, -1, -1), torch.zeros_like(z), torch.tensor([step, step]), z)
+        found = Prediction(constant.expand(2, -1, -1, -1), torch.zeros_like(z), constant)
+        z = ddim_step(short, z, found, torch.tensor([step, step]), None)
 
     torch.testing.assert_close(z, z0, rtol=0, atol=1e-4)  # predictions are cast to float32
 

@@ -1,0 +1,78 @@
+"""Images as parameters: what refinements that optimise pixels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ims3core.base.seeds import derive_seed, generator
+from ims3core.data import ImageSet
+from ims3core.students.augment import build_augmentation
+from ims3core.students.networks import build_student
+from ims3core.students.optimisers import optimiser
+from ims3core.students.protocols import plan
+
+
+def as_parameter(images: Tensor, device: torch.device) -> nn.Parameter:
+    """uint8 images (N, C, S, S) as a parameter in [0, 1]."""
+    return nn.Parameter((images.float() / 255).to(device))
+
+
+def as_images(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] as uint8 images, rounded."""
+    return pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+
+class RealBatches:
+    """Seeded batches of the real images of one class, in [0, 1]."""
+
+    def __init__(self, real: ImageSet, classes: int, device: torch.device) -> None:
+        self.images, self.device = real.images, device
+        self.rows = [torch.nonzero(real.class_index == c).flatten() for c in range(classes)]
+
+    def __call__(self, class_index: int, size: int, seed: int) -> Tensor:
+        """At most ``size`` images of a class, without repetition."""
+        own = self.rows[class_index]
+        order = torch.randperm(len(own), generator=generator(seed, "real-batch", class_index))[:size]
+        return self.images[own[order]].to(self.device).float() / 255
+
+
+def differentiable_augmentation(values: dict[str, Any], images: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """The augmentation of the section ``augment`` for images like these; gradients pass through it."""
+    allowed = {key: value for key, value in values.items() if key not in ("randaugment", "patch_shuffle")}
+    return build_augmentation(**allowed, side=images.shape[-1], channels=images.shape[1])
+
+
+def normaliser(statistics: tuple[list[float], list[float]], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """(x - mean) / std for images in [0, 1]."""
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in statistics)
+    return lambda images: (images - mean) / std
+
+
+def briefly_trained(
+    network: str, real: ImageSet, *, classes: int, steps: int, batch_size: int, lr: float, seed: int,
+    augment: dict[str, Any], statistics: tuple[list[float], list[float]], device: torch.device,
+    autocast: Callable[[], Any],
+) -> nn.Module:  # fmt: skip
+    """A network after ``steps`` SGD steps on the real images; 0 steps: as initialised."""
+    images = real.images
+    made = build_student(
+        network, classes=classes, channels=images.shape[1], side=images.shape[-1], seed=derive_seed(seed, "network")
+    ).to(device)
+    rules = plan(
+        ipc=len(images) // classes, classes=classes, images=len(images), epochs=None, steps=max(1, steps),
+        batch_size=batch_size, lr=lr, momentum=0.9, weight_decay=5e-4, schedule="constant", cutmix=0.0, evaluations=1,
+    )  # fmt: skip
+    descend, normalise = optimiser(made, rules), normaliser(statistics, device)
+    augmented = differentiable_augmentation(augment, images)
+    for step in range(steps):
+        rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=generator(seed, "rows", step))
+        batch = augmented((images[rows].to(device).float() / 255), derive_seed(seed, "augment", step))
+        with autocast():
+            loss = nn.functional.cross_entropy(made(normalise(batch)).float(), real.class_index[rows].to(device))
+        loss.backward()
+        descend(lr)
+    return made
