@@ -76,7 +76,8 @@ def changed(**tables):
     return yaml.safe_dump(tree)
 
 
-METHOD = {"odd": {"pool": "dit", "selection": "odd", "centroids": "real"}}
+METHOD = {"odd": {"pool": "dit", "selection": "odd", "centroids": "real", "reads": "data/real/classes.json"}}
+READS = {"reads": "data/real/train"}
 
 
 def test_a_module_without_its_function_is_refused(add):
@@ -90,7 +91,9 @@ def test_a_module_without_its_function_is_refused(add):
 
 def test_a_row_without_module_or_section_is_refused(add):
     """The line names the row's key and what is missing."""
-    with pytest.raises(ParameterError, match=r"methods\.odd\.selection: 'odd' is unknown; known: first, .*selections/"):
+    with pytest.raises(
+        ParameterError, match=r"methods\.odd\.selection: 'odd' is unknown; known: .*first, .*selections/"
+    ):
         parse(changed(methods=METHOD))
     add("selections", "odd", Section=Empty, DETERMINISTIC=True, SOURCES=None, need=lambda ipc: None, select=None)
     with pytest.raises(
@@ -100,23 +103,23 @@ def test_a_row_without_module_or_section_is_refused(add):
 
 
 def refinement(add):
-    add("refinements", "polish", Section=Empty, refine=None)
+    add("refinements", "polish", Section=Empty, READS="data/real/train", refine=None)
 
 
 def test_a_circle_of_starts_is_refused(add):
     """And it is shown."""
     refinement(add)
-    rows = {"a": {"start": "b", "by": "polish"}, "b": {"start": "a", "by": "polish"}}
+    rows = {"a": {"start": "b", "by": "polish", **READS}, "b": {"start": "a", "by": "polish", **READS}}
     with pytest.raises(ParameterError, match=r"refined\.a\.start: goes round in circles \(a <- b <- a\)"):
         parse(changed(refined=rows, polish={}))
     with pytest.raises(ParameterError, match=r"refined\.a\.start: 'moon' is unknown; known: a, dit"):
-        parse(changed(refined={"a": {"start": "moon", "by": "polish"}}, polish={}))
+        parse(changed(refined={"a": {"start": "moon", "by": "polish", **READS}}, polish={}))
 
 
 def test_a_refined_row_can_be_compared_and_start_another(add):
     """Rows of either table stand in eval.methods, and refinements chain."""
     refinement(add)
-    rows = {"a": {"start": "ims3", "by": "polish"}, "b": {"start": "a", "by": "polish"}}
+    rows = {"a": {"start": "ims3", "by": "polish", **READS}, "b": {"start": "a", "by": "polish", **READS}}
     params = parse(changed(refined=rows, polish={}, eval={"methods": ["random", "ims3", "b"]}))
     assert params.refinement("b").name == "polish"
 
@@ -125,7 +128,7 @@ def test_a_name_in_both_tables_is_refused(add):
     """Which sets would it be?"""
     refinement(add)
     with pytest.raises(ParameterError, match=r"refined\.ims3: methods has a row of this name too"):
-        parse(changed(refined={"ims3": {"start": "dit", "by": "polish"}}, polish={}))
+        parse(changed(refined={"ims3": {"start": "dit", "by": "polish", **READS}}, polish={}))
 
 
 def test_a_guide_of_another_adaptation_is_refused(add):

@@ -80,7 +80,7 @@ def test_the_checked_out_params_are_a_profile():
         ({"adaptations__lora": {"loss": "lora"}}, r"adaptations\.lora\.loss: 'lora' is unknown; known: .*im"),
         ({"adaptations__plain": {"loss": "diffusion"}}, r"diffusion: missing; adaptations\.plain\.loss names 'diffusion'"),
         ({"guides__none__adaptation": "lora"}, r"guides\.none\.adaptation: 'lora' is unknown"),
-        ({"refined": {"dit": {"start": "im", "by": "none"}}}, r"refined\.dit: methods has a row of this name too"),
+        ({"refined": {"dit": {"start": "im", "by": "none", "reads": "data/real/train"}}}, r"refined\.dit: methods has a row of this name too"),
         ({"s4": {}}, r"s4: unknown key"),
         ({"protocols__steps__augment": {"crop": 1}}, r"protocols\.steps\.augment\.crop: unknown key"),
         ({"eval__protocols": ["magic"]}, r"eval\.protocols: 'magic' is unknown; known: fkd, ims3_code, minimax, paper, rded, steps"),

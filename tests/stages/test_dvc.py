@@ -266,11 +266,14 @@ REFINEMENT = '''"""The negative."""
 from ims3core.params.schema import Empty as Section
 
 
-def refine(chosen, real, names, *, seed, machine, progress):
-    return 255 - chosen.images
+READS = "data/real/train"
+
+
+def refine(start):
+    return 255 - start.chosen.images
 '''
 POOL = {"adaptation": "none", "guide": "none", "purpose": "new", "sized_by": "candidates.per_class"}
-METHOD = {"centroids": "real", "selection": "first", "pool": "fresh"}
+METHOD = {"centroids": "real", "selection": "first", "pool": "fresh", "reads": "data/real/classes.json"}
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ METHOD = {"centroids": "real", "selection": "first", "pool": "fresh"}
             POOLED | {"finetune@fresh"},
         ),
         ("sources", SOURCE, {"pools": POOL | {"source": "new", "sampler": "none"}, "methods": METHOD | {"selection": "random"}}, POOLED),
-        ("refinements", REFINEMENT, {"refined": {"start": "dit", "by": "new"}}, {"refine@fresh"}),
+        ("refinements", REFINEMENT, {"refined": {"start": "dit", "by": "new", "reads": "data/real/train"}}, {"refine@fresh"}),
     ],
     ids=["selection", "sampler", "guide", "adaptation", "source", "refinement"],
 )  # fmt: skip

@@ -1,0 +1,113 @@
+"""What samplers are told of the real latents: modes and moments, against plain versions."""
+
+import pytest
+import torch
+
+from ims3core.diffusion.sampling import Denoiser
+from ims3core.diffusion.schedule import linear_schedule, respace
+from ims3core.guides import modes, statistics
+from ims3core.shell.errors import DataError
+
+KEYS = {"steps": 6, "level": 0.5, "guidance": 1.0, "guided_channels": 4}
+
+
+def stream(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def clusters():
+    """Sixty latents around three far points."""
+    centres = 10 * torch.eye(3).repeat_interleave(2, 1).view(3, 1, 2, 3)
+    return torch.cat([c + 0.1 * torch.randn(20, 1, 2, 3, generator=stream(n)) for n, c in enumerate(centres)]), centres
+
+
+def test_centres_are_the_means_of_the_clusters():
+    """On separated clusters k-means finds them, whatever the seed; shapes are those of latents."""
+    latents, _ = clusters()
+    found = modes.start({"latents": latents}, 3, stream(5), finder="centre", restarts=3)
+    means = latents.view(3, 20, 1, 2, 3).mean(1)
+    nearest = torch.cdist(means.flatten(1), found.flatten(1)).min(1)
+    assert sorted(nearest.indices.tolist()) == [0, 1, 2]
+    assert nearest.values.max() < 1e-5
+
+
+def test_nearest_and_random_modes_are_real_latents():
+    """Each is one of the class, the nearest ones those closest to the centres."""
+    latents, _ = clusters()
+    for finder in ("nearest", "random"):
+        found = modes.start({"latents": latents}, 3, stream(1), finder=finder, restarts=2)
+        assert all((latents == mode).flatten(1).all(1).any() for mode in found)
+    means = latents.view(3, 20, 1, 2, 3).mean(1)
+    found = modes.start({"latents": latents}, 3, stream(1), finder="nearest", restarts=2)
+    nearest = torch.stack([latents[(latents - m).flatten(1).norm(dim=1).argmin()] for m in means])
+    assert {tuple(m.flatten().tolist()) for m in found} == {tuple(m.flatten().tolist()) for m in nearest}
+
+
+def test_more_modes_than_images_are_refused():
+    """The class's size and the IPC are named."""
+    with pytest.raises(DataError, match="a class has 4 training images, wanted at least IPC 5"):
+        modes.start({"latents": torch.zeros(4, 1, 2, 2)}, 5, stream(0), finder="centre", restarts=1)
+
+
+def test_moment_scores_are_their_definition():
+    """Against loops over sets and dimensions."""
+    sets, mean, std = torch.randn(3, 5, 4, generator=stream(0)), torch.randn(4, generator=stream(1)), torch.rand(4)
+    for form in ("per_dimension", "official"):
+        wanted = []
+        for points in sets:
+            m, s = points.mean(0), points.var(0, correction=0).sqrt()
+            rows = points.T if form == "per_dimension" else points
+            skew = torch.stack([((r - r.mean()) ** 3).mean() / r.var(correction=0) ** 1.5 for r in rows])
+            wanted.append((m - mean).norm() + (s - std).norm() + 0.1 * skew.norm())
+        torch.testing.assert_close(statistics.moment_scores(sets, mean, std, skewness=form), torch.stack(wanted))
+
+
+def test_the_best_of_many_sets_is_kept(monkeypatch):
+    """More sets never score worse, chunks do not change the choice, and the draw decides the points."""
+    prepared = {"mean": torch.randn(1, 2, 2, generator=stream(2)), "std": torch.ones(1, 2, 2)}
+
+    def best(sets, seed=0):
+        return statistics.start(prepared, 6, stream(seed), **KEYS, sets=sets, skewness="per_dimension")
+
+    def score(points):
+        return statistics.moment_scores(
+            points.flatten(1)[None], prepared["mean"].flatten(), prepared["std"].flatten()
+        ).item()
+
+    assert score(best(400)) <= score(best(20)) <= score(best(1))
+    assert not torch.equal(best(20), best(20, seed=1))
+    whole = best(64)
+    assert whole.shape == (6, 1, 2, 2)
+
+
+def test_inversion_ends_where_the_exact_map_does():
+    """For a network that always predicts the same noise every Euler step is exact: the closed form of the walk."""
+    schedule, eps = linear_schedule(), torch.randn(1, 4, 2, 2, generator=stream(3))
+
+    def network(z, t, label):
+        return torch.cat([eps.expand_as(z), torch.zeros_like(z)], 1)
+
+    denoiser = Denoiser(network, schedule, 3, torch.device("cpu"), torch.float32)
+    z0 = torch.randn(5, 4, 2, 2, generator=stream(4))
+    found = statistics.invert_guided(denoiser, z0, 1, **KEYS)
+    a = respace(schedule, 6).alpha_bar[2].float()
+    torch.testing.assert_close(found, a.sqrt() * z0 + (1 - a).sqrt() * eps)
+    prepared = statistics.prepare(z0, denoiser, 1, **KEYS, sets=1, skewness="official")
+    torch.testing.assert_close(prepared["mean"], found.mean(0))
+    torch.testing.assert_close(prepared["std"], found.std(0, correction=0))
+
+
+def test_inverted_latents_come_back(tiny_dit):
+    """Up by the guide and down by the sampler, without guidance: the nearer to the start, the finer the steps."""
+    from ims3core.samplers import from_statistics
+
+    denoiser = Denoiser(tiny_dit, linear_schedule(), 3, torch.device("cpu"), torch.float32)
+    z0, away = torch.randn(4, 4, 4, 4, generator=stream(6)), []
+    for steps in (20, 100, 500):
+        keys = KEYS | {"steps": steps}
+        up = statistics.invert_guided(denoiser, z0, 1, **keys)
+        with torch.inference_mode():
+            down = from_statistics.sample(denoiser, torch.ones(4, dtype=torch.int64), None, up, **keys)
+        away.append(((down - z0).norm() / z0.norm()).item())
+    assert away == sorted(away, reverse=True)
+    assert away[-1] < 0.1

@@ -1,0 +1,206 @@
+"""The core step of every refinement against a plain version, and that it is the row it claims."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ims3core.base import compute
+from ims3core.data import ImageSet
+from ims3core.refinements import (
+    Start,
+    batchnorm_inversion,
+    conditional_likelihood,
+    distribution_matching,
+    gradient_matching,
+)
+from ims3core.shell.errors import NumericsError, ParameterError
+from ims3core.students.networks import build_student
+
+AUGMENT = {
+    "crop_scale": None, "flip": 0.0, "rotate": 5.0, "translate": 0.05, "colour": 0.0, "lighting": 0.0,
+    "patch_shuffle": 1, "randaugment": None,
+}  # fmt: skip
+DM = {
+    "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": [0, 4],
+    "statistic": "mean", "directions": 64,
+}  # fmt: skip
+IDC = {
+    "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
+    "momentum": 0.5, "real_batch": 8, "chosen_batch": 8,
+}  # fmt: skip
+SRE2L = {"iterations": 20, "lr": 0.05, "statistics_weight": 0.01, "first_factor": 10.0, "jitter": 1}
+CAO2 = {
+    "iterations": 15, "lr": 0.01, "worst_weight": 10.0, "timesteps": [1, 11], "grid": 50, "noises": 32, "label": "null",
+    "timestep_form": "corrected", "batch_size": 2,
+}  # fmt: skip
+MACHINE = compute.Machine(torch.device("cpu"), "fp32", False, compute.processes.Team())
+
+
+def bars(per_class, seed):
+    """Three classes of 8x8 images: a bright top, bottom or left half under noise."""
+    labels = torch.arange(3).repeat(per_class)
+    halves = torch.zeros(3, 1, 8, 8)
+    halves[0, :, :4], halves[1, :, 4:], halves[2, :, :, :4] = 0.8, 0.8, 0.8
+    noise = torch.rand(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return ImageSet((255 * (0.8 * halves[labels] + 0.2 * noise)).to(torch.uint8), labels)
+
+
+def start(chosen=None, **changes):
+    values = {
+        "chosen": chosen or bars(2, 1), "latents": None, "real": bars(40, 2), "statistics": ([0.4], [0.3]), "augment": AUGMENT,
+        "seed": 5, "machine": MACHINE, "teacher": None, "generator": None, "labels": torch.arange(3),
+    }  # fmt: skip
+    return Start(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("module", "section"), [(distribution_matching, DM), (gradient_matching, IDC)], ids=["dm", "idc"]
+)
+def test_a_refinement_is_a_function_of_its_seed(module, section):
+    """The same set, seed and section give the same images, another seed others; shape and type stay."""
+    one, two = module.refine(start(), **section), module.refine(start(), **section)
+    assert torch.equal(one, two)
+    assert one.shape == (6, 1, 8, 8) and one.dtype == torch.uint8
+    assert not torch.equal(one, start().chosen.images)
+    assert not torch.equal(one, module.refine(start(seed=6), **section))
+
+
+def test_the_mean_distance_is_dms():
+    """Squared Euclidean distance of mean features."""
+    a, b = torch.randn(7, 5), torch.randn(3, 5)
+    wanted = sum((a[:, d].mean() - b[:, d].mean()) ** 2 for d in range(5))
+    torch.testing.assert_close(distribution_matching.distance(a, b, statistic="mean", directions=1, seed=0), wanted)
+
+
+def test_characteristic_functions_see_more_than_the_mean():
+    """Zero for the same sample; positive for equal means and other spread, where the mean sees nothing."""
+    a = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    a = a - a.mean(0)
+    keys = {"directions": 128, "seed": 3}
+    assert distribution_matching.distance(a, a, statistic="characteristic", **keys) == 0
+    assert distribution_matching.distance(a, 2 * a, statistic="characteristic", **keys) > 0.01
+    assert distribution_matching.distance(a, 2 * a, statistic="mean", **keys) < 1e-6
+
+
+def test_matching_moves_pixels_towards_the_real_images():
+    """From noise, the images of a class become nearer to the class's mean image than to the other means."""
+    noise = ImageSet(torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8), torch.arange(3))
+    begin = start(noise)
+    means = torch.stack([begin.real.images[begin.real.class_index == c].float().mean(0) for c in range(3)])
+    for networks in (0, 3):
+        found = distribution_matching.refine(begin, **DM | {"iterations": {1: 150}, "networks": networks}).float()
+        away = torch.cdist(found.flatten(1), means.flatten(1))
+        assert away.argmin(1).tolist() == [0, 1, 2]
+
+
+def test_iterations_follow_the_ipc():
+    """The largest IPC of the table that is not larger; below the smallest its own."""
+    assert [distribution_matching.iterations_of({1: 300, 10: 60}, ipc) for ipc in (1, 5, 10, 50)] == [300, 300, 60, 60]
+    assert distribution_matching.iterations_of({10: 60}, 1) == 60
+
+
+def test_layer_gradients_are_those_of_backward():
+    """The convolutions' gradients of the cross-entropy, and their distance summed over layers."""
+    network = build_student("convnet", classes=3, channels=1, side=8, seed=0)
+    x, y = (torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    found = gradient_matching.layer_gradients(network, x, 1, MACHINE.autocast, differentiable=True)
+    F.cross_entropy(network(x), torch.ones(4, dtype=torch.int64)).backward()
+    convolutions = [w for w in network.parameters() if w.ndim == 4]
+    for one, weight in zip(found, convolutions, strict=True):
+        torch.testing.assert_close(one, weight.grad)
+    other = gradient_matching.layer_gradients(network, y, 1, MACHINE.autocast, differentiable=False)
+    wanted = sum((a - b).abs().sum() for a, b in zip(found, other, strict=True))
+    torch.testing.assert_close(gradient_matching.gradient_distance(found, other), wanted)
+
+
+def test_batch_statistics_are_compared_channel_by_channel():
+    """Mean and variance over batch and places, Euclidean over channels; zero at the running statistics themselves."""
+    values = torch.randn(6, 3, 4, 4)
+    mean = torch.stack([values[:, c].mean() for c in range(3)])
+    variance = torch.stack([values[:, c].var(correction=0) for c in range(3)])
+    assert batchnorm_inversion.statistic_distance(values, mean, variance) < 1e-5
+    wanted = (mean - 1).norm() + (variance - 2).norm()
+    torch.testing.assert_close(
+        batchnorm_inversion.statistic_distance(values, torch.ones(3), torch.full((3,), 2.0)), wanted
+    )
+
+
+class Judge(torch.nn.Module):
+    """A teacher on normalised images."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.network = build_student("convnet", classes=3, channels=1, side=8, norm=norm, seed=1)
+
+    @property
+    def norms(self):
+        return [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+    def forward(self, images):
+        return self.network((images - 0.4) / 0.3)
+
+
+def test_inversion_lowers_cross_entropy_and_mismatch():
+    """The teacher sees its classes in the images, and its statistics; the images of one pass only share a batch."""
+    judge = Judge("batch")
+    for _ in range(30):
+        judge(bars(40, 2).images.float() / 255)  # running statistics
+    judge.eval().requires_grad_(False)
+    begin = start(bars(2, 1), teacher=lambda: judge)
+    labels = begin.chosen.class_index
+    before = F.cross_entropy(judge(begin.chosen.images.float() / 255), labels)
+    found = batchnorm_inversion.refine(begin, **SRE2L)
+    assert F.cross_entropy(judge(found.float() / 255), labels) < before
+    assert not judge.norms[0]._forward_pre_hooks
+
+
+def test_a_teacher_without_batch_norm_is_refused():
+    """One line says which teacher has one."""
+    with pytest.raises(ParameterError, match="has no batch norm; teacher.source: train with norm: batch"):
+        batchnorm_inversion.refine(start(teacher=lambda: Judge("instance")), **SRE2L)
+
+
+def test_the_likelihood_loss_is_caO2s():
+    """Mean squared error plus ten times the largest absolute error, image by image; its gradient follows."""
+    found, eps = torch.randn(3, 4, 2, 2, requires_grad=True), torch.randn(3, 4, 2, 2)
+    wanted = torch.stack([((f - e) ** 2).mean() + 10 * (f - e).abs().max() for f, e in zip(found, eps, strict=True)])
+    got = conditional_likelihood.likelihood_loss(found, eps, worst_weight=10.0)
+    torch.testing.assert_close(got, wanted)
+    assert torch.autograd.gradcheck(
+        lambda x: conditional_likelihood.likelihood_loss(x, eps.double(), worst_weight=10.0), found.double()
+    )
+
+
+@pytest.fixture
+def generator(tiny_dit):
+    from ims3core.diffusion.autoencoder import build_autoencoder
+    from ims3core.diffusion.schedule import linear_schedule
+
+    vae = build_autoencoder(image_channels=1, side=4, latent_channels=4, widths=[8], seed=0)
+    return lambda: (tiny_dit.requires_grad_(False), linear_schedule(), vae.eval().requires_grad_(False))
+
+
+def test_latents_are_refined_alone(generator):
+    """A latent's path does not depend on its batch, and the network sees the corrected timestep unless asked otherwise."""
+    images = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    begin = start(ImageSet(images, torch.tensor([0, 1, 2, 0, 1])), latents=latents, generator=generator)
+    two, five = (conditional_likelihood.refine(begin, **CAO2 | {"batch_size": size, "iterations": 2}) for size in (2, 5))
+    assert (two.int() - five.int()).abs().max() <= 1
+    official = conditional_likelihood.refine(begin, **CAO2 | {"timestep_form": "official", "iterations": 2})
+    assert not torch.equal(official, two)
+
+
+def test_real_images_are_encoded_for_it(generator):
+    """A set without latents is encoded by the autoencoder."""
+    images = torch.randint(256, (3, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = conditional_likelihood.refine(start(ImageSet(images, torch.arange(3)), generator=generator), **CAO2)
+    assert found.shape == images.shape
+
+
+@pytest.mark.parametrize(("module", "section"), [(distribution_matching, DM | {"lr": 1e30}), (gradient_matching, IDC)])
+def test_divergence_stops_with_the_iteration(module, section):
+    """A loss that is not finite is an error, which the stage turns into a line that says which set is kept."""
+    broken = start(statistics=([0.4], [float("nan")]))
+    with pytest.raises(NumericsError, match="loss is nan at iteration 0; lower lr"):
+        module.refine(broken, **section)
