@@ -1,13 +1,17 @@
-# make repro: the whole default grid. make test: the test suite. Both set up everything first.
+# make repro: the whole default grid. make repro-all: every system of the paper on the digits, beside it.
+# make test: the test suite. All set up everything first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint clean
+.PHONY: repro repro-all test test-slow lint clean
 
 repro: $(VENV)/installed
 	dvc repro
+
+repro-all: $(VENV)/installed
+	python -m ims3core beside digits-all
 
 test: $(VENV)/installed
 	python -m pytest --cov --cov-report=term

@@ -219,6 +219,15 @@ def use(
 
 
 @app.command()
+def beside(
+    profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits-all.")],
+) -> None:
+    """Run another profile in a clone beside this one; leaves metrics/<profile>.csv, .md and .html."""
+    for line in importlib.import_module("ims3core.shell.beside").run(ROOT, profile):
+        typer.echo(line)
+
+
+@app.command()
 def methods() -> None:
     """Print the rows and what each is made of, then every axis with its entries."""
     from rich.console import Console

@@ -185,7 +185,9 @@ def test_latents_are_refined_alone(generator):
     images = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     latents = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     begin = start(ImageSet(images, torch.tensor([0, 1, 2, 0, 1])), latents=latents, generator=generator)
-    two, five = (conditional_likelihood.refine(begin, **CAO2 | {"batch_size": size, "iterations": 2}) for size in (2, 5))
+    two, five = (
+        conditional_likelihood.refine(begin, **CAO2 | {"batch_size": size, "iterations": 2}) for size in (2, 5)
+    )
     assert (two.int() - five.int()).abs().max() <= 1
     official = conditional_likelihood.refine(begin, **CAO2 | {"timestep_form": "official", "iterations": 2})
     assert not torch.equal(official, two)

@@ -1,0 +1,74 @@
+"""Runs another profile beside this one: in a clone of the last commit that shares DVC's cache.
+
+params.yaml, dvc.lock and the results of this checkout stay as they are. The clone stays in ``scratch/beside`` and is
+taken up again, so that a run that was killed goes on and one that is repeated does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ims3core.shell.errors import ParameterError
+
+HOME = Path("scratch/beside")
+
+
+def run(root: Path, profile: str) -> Iterator[str]:
+    """Reproduces ``profile`` in a clone and leaves metrics/<profile>.{csv,md,html}; yields what is being done.
+
+    Raises:
+        ParameterError: not a git repository, no such profile in its last commit, or a stage that failed.
+    """
+    clone = (root / HOME / profile).resolve()
+    commit = _git(root, "rev-parse", "HEAD")
+    if not (clone / ".git").is_dir():
+        clone.parent.mkdir(parents=True, exist_ok=True)
+        _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
+    _git(clone, "fetch", "--quiet", "origin", commit)
+    _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
+    if _git(root, "status", "--porcelain", "--untracked-files=no", "--", "ims3core", "stages", "profiles", "dvc.yaml"):
+        yield "uncommitted changes of code and profiles do not count: the last commit is run"
+    if not (clone / "profiles" / f"{profile}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in (clone / "profiles").glob("*.yaml")))
+        raise ParameterError(f"profile: the last commit has no {profile!r}; known: {known}")
+    shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
+    if (kept := clone / ".dvc/kept.lock").is_file():  # the checkout above brought that of the default profile back
+        shutil.copyfile(kept, clone / "dvc.lock")
+    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / ".dvc/cache").resolve()))
+    yield f"{profile}: dvc repro in {clone}"
+    try:
+        _call(clone, sys.executable, "-m", "dvc", "repro")
+    finally:
+        shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+    markdown = subprocess.run(
+        [sys.executable, "-m", "ims3core", "report", "--markdown"], cwd=clone, capture_output=True, check=True,
+        env=_environment(clone),
+    ).stdout  # fmt: skip
+    (root / "metrics").mkdir(exist_ok=True)
+    (root / f"metrics/{profile}.md").write_bytes(markdown)
+    shutil.copyfile(clone / "metrics/accuracy.csv", root / f"metrics/{profile}.csv")
+    shutil.copyfile(clone / "reports/index.html", root / f"metrics/{profile}.html")
+    yield f"metrics/{profile}.csv, .md and .html are written"
+
+
+def _environment(clone: Path) -> dict[str, str]:
+    """The clone's own code first."""
+    return os.environ | {"PYTHONPATH": str(clone)}
+
+
+def _call(folder: Path, *command: str) -> None:
+    code = subprocess.run(command, cwd=folder, check=False, env=_environment(folder)).returncode
+    if code:
+        raise ParameterError(f"{' '.join(command[1:])} in {folder} ended with code {code}; see the lines above")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise ParameterError(f"git {arguments[0]}: {' '.join(found.stderr.split())}")
+    return found.stdout.strip()
