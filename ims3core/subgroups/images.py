@@ -1,0 +1,222 @@
+"""Eq. 10 for sets chosen image by image: greedy start, then swaps until none helps, and a lower bound.
+
+A set is represented by the mean of its images' features, or of their random Fourier features, whose inner products
+are those of a Gaussian kernel (Rahimi & Recht 2007): then two sets are close only if their distributions are, not
+their means alone. With the features themselves and whole groups as the only sets it is the objective of S3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ims3core.subgroups.objective import Objective, log_distance, pair_weight
+
+PAIRS = 100  # classes up to which the bound looks at every pair of candidates
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Candidates in the space where sets are means.
+
+    Attributes:
+        candidates: per class (n, dim), float32.
+        real: (classes, dim), the mean of the real images of each class.
+        alpha, pair_weight, eps: as in :class:`ims3core.subgroups.objective.Instance`.
+    """
+
+    candidates: list[Tensor]
+    real: Tensor
+    alpha: float
+    pair_weight: float
+    eps: float
+
+
+def fourier_features(
+    bandwidth: float, *, dim: int, count: int, generator: torch.Generator
+) -> Callable[[Tensor], Tensor]:
+    """The map x -> sqrt(2 / count) cos(W x + b) of a Gaussian kernel exp(-|x - y|^2 / (2 bandwidth^2))."""
+    weights = torch.randn(dim, count, generator=generator) / bandwidth
+    phases = 2 * math.pi * torch.rand(count, generator=generator)
+    return lambda x: math.sqrt(2 / count) * torch.cos(x.float() @ weights + phases)
+
+
+def median_distance(features: Tensor, *, most: int = 1000) -> float:
+    """The median distance between two of at most ``most`` evenly spaced ``features`` (n, dim)."""
+    kept = features[torch.arange(min(most, len(features))) * len(features) // min(most, len(features))].float()
+    return torch.pdist(kept).median().item()
+
+
+def make_problem(
+    features: list[Tensor], real: list[Tensor], *, alpha: float, beta: float, eps: float, normalisation: str,
+    embed: Callable[[Tensor], Tensor] = Tensor.float,
+) -> Problem:  # fmt: skip
+    """The problem for ``features`` and ``real``, per class (n, dim) and (m, dim)."""
+    means = torch.stack([embed(own).mean(0) for own in real])
+    weight = pair_weight(beta, classes=len(features), normalisation=normalisation)
+    return Problem([embed(own) for own in features], means, alpha, weight, eps)
+
+
+def evaluate(problem: Problem, chosen: list[Tensor]) -> Objective:
+    """The objective of the sets ``chosen``, per class positions: from scratch, in float64."""
+    means = torch.stack([own[i].double().mean(0) for own, i in zip(problem.candidates, chosen, strict=True)])
+    means = means / means.norm(dim=1, keepdim=True)
+    real = problem.real.double() / problem.real.double().norm(dim=1, keepdim=True)
+    closeness = problem.alpha * log_distance((means * real).sum(1), problem.eps).sum().item()
+    above = torch.triu_indices(len(means), len(means), offset=1)
+    pairs = log_distance((means @ means.T)[above[0], above[1]], problem.eps).sum().item()
+    separation = -problem.pair_weight * pairs
+    return Objective(closeness + separation, closeness, separation)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What :func:`choose` ends in: per class (ipc,) positions in ascending order, and how."""
+
+    chosen: list[Tensor]
+    objective: Objective
+    sweeps: int
+    converged: bool
+
+
+def choose(
+    problem: Problem, ipc: int, *, max_sweeps: int,
+    progress: Callable[[Iterable[int]], Iterator[int]] = iter,
+) -> Search:  # fmt: skip
+    """Sets of ``ipc`` images per class that no swap of one image makes better.
+
+    Class by class images are added greedily, the others' sets as they are so far; then sweeps over the classes try
+    every swap of a chosen image for another one and take the best, until a sweep changes nothing.
+    """
+    classes = len(problem.candidates)
+    state = _State(problem)
+    for i in progress(range(classes)):
+        state.fill(i, ipc)
+    for sweep in range(1, max_sweeps + 1):
+        moved = [state.improve(i) for i in progress(range(classes))]
+        if not any(moved):
+            return _finished(problem, state, sweep, True)
+    return _finished(problem, state, max_sweeps, False)
+
+
+def _finished(problem: Problem, state: _State, sweeps: int, converged: bool) -> Search:
+    chosen = [torch.tensor(sorted(own)) for own in state.chosen]
+    return Search(chosen, evaluate(problem, chosen), sweeps, converged)
+
+
+class _State:
+    """The sets so far, and the unit means of the classes that have one."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.real = problem.real / problem.real.norm(dim=1, keepdim=True)
+        self.chosen: list[list[int]] = [[] for _ in problem.candidates]
+        self.means = torch.zeros_like(self.real)
+        self.filled = torch.zeros(len(self.real), dtype=torch.bool)
+
+    def _values(self, i: int, sums: _Sums, dots: Tensor, others: Tensor) -> Tensor:
+        """Objective of class i for many sets at once, from products of their sums: ``dots`` (sets, classes)."""
+        cosine = dots / sums.norm[:, None].clamp_min(1e-12)
+        logs = log_distance(cosine, self.problem.eps)
+        return self.problem.alpha * logs[:, i] - self.problem.pair_weight * logs[:, others].sum(1)
+
+    def _open(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Products of class i's candidates with each other and with the targets: real centroid i, means of others."""
+        own = self.problem.candidates[i]
+        targets = self.means.clone()
+        targets[i] = self.real[i]
+        others = self.filled.clone()
+        others[i] = False
+        return own @ own.T, own @ targets.T, others
+
+    def fill(self, i: int, ipc: int) -> None:
+        """Adds images greedily until the set of class i is full."""
+        gram, dots, others = self._open(i)
+        chosen: list[int] = []
+        square, row, column = gram.new_zeros(()), gram.new_zeros(len(gram)), dots.new_zeros(dots.shape[1])
+        for _ in range(ipc):
+            norm = (square + 2 * row + gram.diagonal()).clamp_min(0).sqrt()
+            values = self._values(i, _Sums(norm), column[None] + dots, others)
+            values[chosen] = torch.inf
+            best = int(values.argmin())
+            square = square + 2 * row[best] + gram[best, best]
+            row, column = row + gram[best], column + dots[best]
+            chosen.append(best)
+        self._set(i, chosen)
+
+    def improve(self, i: int) -> bool:
+        """Takes the best swaps of class i until none helps; whether there was one."""
+        gram, dots, others = self._open(i)
+        moved = False
+        while True:
+            chosen = self.chosen[i]
+            row, column = gram[chosen].sum(0), dots[chosen].sum(0)
+            square = row[chosen].sum()
+            now = self._values(i, _Sums(square.clamp_min(0).sqrt()[None]), column[None], others)[0]
+            best, swap = now - 1e-6 * (1 + now.abs()), None
+            for place, out in enumerate(chosen):
+                rest = square - 2 * row[out] + gram[out, out]
+                norm = (rest + 2 * (row - gram[out]) + gram.diagonal()).clamp_min(0).sqrt()
+                values = self._values(i, _Sums(norm), (column - dots[out])[None] + dots, others)
+                values[chosen] = torch.inf
+                lowest = int(values.argmin())
+                if values[lowest] < best:
+                    best, swap = values[lowest], (place, lowest)
+            if swap is None:
+                return moved
+            chosen[swap[0]] = swap[1]
+            self._set(i, chosen)
+            moved = True
+
+    def _set(self, i: int, chosen: list[int]) -> None:
+        mean = self.problem.candidates[i][chosen].mean(0)
+        self.chosen[i], self.filled[i] = chosen, True
+        self.means[i] = mean / mean.norm().clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Norms of the sums of many sets."""
+
+    norm: Tensor
+
+
+def lower_bound(problem: Problem) -> float:
+    """A value that no choice of sets goes below, whatever their size.
+
+    Closeness: the cosine to the real mean of any non-negative combination of candidates is at most that of the real
+    mean's projection on their cone (non-negative least squares). Separation: two means are at most as far apart as
+    their farthest candidates, in up to 100 classes; beyond, as two opposite directions.
+    """
+    from scipy.optimize import nnls
+
+    total = 0.0
+    for own, real in zip(problem.candidates, problem.real, strict=True):
+        target = (real / real.norm()).double()
+        gap = nnls(own.double().T.numpy(), target.numpy())[1]
+        nearest = math.sqrt(max(0.0, 1 - gap**2))
+        total += problem.alpha * math.log(max(1 - nearest, 0.0) + problem.eps)
+    classes = len(problem.candidates)
+    for i in range(classes):
+        for j in range(i + 1, classes):
+            least = -1.0
+            if classes <= PAIRS:
+                least = _least_cosine(problem.candidates[i].double(), problem.candidates[j].double())
+            total -= problem.pair_weight * math.log(1 - least + problem.eps)
+    return total
+
+
+def _least_cosine(a: Tensor, b: Tensor) -> float:
+    """A lower bound of the cosine between means of rows of ``a`` and of ``b``.
+
+    Means have at least the smallest product and at most the norm of the longest row; where the smallest product is
+    negative, the shortest mean counts, of which only 0 is known.
+    """
+    smallest = (a @ b.T).min().item()
+    if smallest < 0:
+        return -1.0
+    return smallest / (a.norm(dim=1).max() * b.norm(dim=1).max()).item()
