@@ -144,8 +144,13 @@ def html(
 def protocol_text(values: Mapping[str, Any]) -> str:
     """A student protocol (a row of ``protocols``) in a few words."""
     length = f"{values['steps']} steps" if values["epochs"] is None else f"{values['epochs']} epochs"
+    labels = "hard labels" if values["labels"] == "hard" else f"the teacher's labels at T = {values['temperature']:g}"
+    rule = values["batch_size"]
+    batch = f"batch {rule}" if isinstance(rule, int) else "batch by IPC"
+    optimiser = {"sgd": "SGD", "adamw": "AdamW"}[values["optimiser"]]
     mixing = f"CutMix with probability {values['cutmix']:g}" if values["cutmix"] else "no CutMix"
-    return f"{length}, batch {values['batch_size']}, SGD at {values['lr']:g}, {values['schedule']} schedule, {mixing}"
+    schedule = values["schedule"].replace("_", " ")
+    return f"{labels}, {length}, {batch}, {optimiser} at {values['lr']:g}, {schedule} schedule, {mixing}"
 
 
 def plus_minus(mean: float, std: float) -> str:

@@ -10,7 +10,10 @@ import pytest
 
 from ims3core.report import costs, layouts, page, tables
 
-PROTOCOL = {"epochs": None, "steps": 400, "batch_size": 64, "lr": 0.01, "schedule": "cosine", "cutmix": 0.5}
+PROTOCOL = {
+    "labels": "hard", "temperature": None, "epochs": None, "steps": 400, "batch_size": 64, "optimiser": "sgd", "lr": 0.01,
+    "schedule": "cosine", "cutmix": 0.5,
+}  # fmt: skip
 PNG = b"\x89PNG not really"
 
 
@@ -245,7 +248,7 @@ def test_signed_has_no_sign_at_zero(value, text):
 
 @pytest.mark.parametrize(
     ("changes", "start"),
-    [({}, "400 steps,"), ({"epochs": "minimax", "steps": None, "cutmix": 0.0}, "minimax epochs,")],
+    [({}, "hard labels, 400 steps,"), ({"epochs": "minimax", "steps": None, "cutmix": 0.0}, "hard labels, minimax epochs,")],
     ids=["steps", "epochs"],
 )
 def test_protocol_text_names_the_length(changes, start):
