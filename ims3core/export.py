@@ -26,6 +26,7 @@ A class-conditional DiT of {classes} classes; the DiffFit scales are folded into
 What `DiTPipeline` itself fixes, and the distillation pipeline does not:
 
 - its null class is 1000. {null_note}
+- its time features: {time_note}
 - it guides {guided}; here `candidates.guided_channels` decides.
 - it drops the learned variance and samples with the scheduler in `scheduler/`.
 
@@ -75,6 +76,9 @@ def export_generator(root: Path, adaptation: str, target: Path) -> None:
         null_note="That is this model's, too." if classes == 1000 else (
             f"This model's is {classes}, so guidance does not work in it: "
             "call it with `guidance_scale=1`, or sample here."
+        ),
+        time_note="those of this model." if network.config.time_features == "diffusers" else (
+            "diffusers computes others than these weights were trained with, so that outputs differ by some percent."
         ),
         guided=f"all {channels} latent channels",
         table=_table(rows, ("class_index", "name", "human_name", "generator_label")),

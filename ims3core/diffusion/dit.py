@@ -34,6 +34,8 @@ class DitConfig:
         heads: attention heads.
         classes: labels without the null class, which is label ``classes``.
         norm_eps: epsilon of the second norm of a block.
+        time_features: which ones the weights were trained with; their frequencies fall by the index over half - 1
+            (``diffusers``, and generators trained here) or over half of them (``original``, DiT's authors).
     """
 
     channels: int
@@ -44,6 +46,7 @@ class DitConfig:
     heads: int
     classes: int
     norm_eps: float = 1e-6
+    time_features: str = "diffusers"
 
     @property
     def tokens(self) -> int:
@@ -66,15 +69,17 @@ class TimestepEmbedder(nn.Module):
 
     FEATURES = 256
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kind: str = "diffusers") -> None:
         super().__init__()
+        self.divisor = self.FEATURES // 2 - {"diffusers": 1, "original": 0}[kind]
         self.linear_1 = nn.Linear(self.FEATURES, width)
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         half = self.FEATURES // 2
-        # Divided by half - 1, as in diffusers; the original repository divides by half.
-        frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1))
+        frequency = torch.exp(
+            -math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / self.divisor
+        )
         angle = t[:, None].float() * frequency
         features = torch.cat([angle.cos(), angle.sin()], 1).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(features)))
@@ -135,7 +140,7 @@ class DiT(nn.Module):
         width = config.width
         self.checkpoint_blocks = False
         self.patch_embedder = nn.Conv2d(config.channels, width, config.patch, config.patch)
-        self.t_embedder = TimestepEmbedder(width)
+        self.t_embedder = TimestepEmbedder(width, config.time_features)
         self.y_embedder = nn.Embedding(config.classes + 1, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)

@@ -6,6 +6,7 @@ copies are equal (otherwise the model is not a DiT and is refused); writing repe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ INNER = {
 }
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+TIME = "time_features.json"  # beside the weights; diffusers does not look at it
 
 
 def to_diffusers(state: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
@@ -131,19 +133,33 @@ def write_transformer(directory: Path, network: DiT) -> None:
     """Writes ``network`` as the ``transformer`` folder of a ``DiTPipeline``."""
     arguments = {"_class_name": "DiTTransformer2DModel", **config_to_diffusers(network.config)}
     files.write_json(directory / CONFIG, arguments)
+    if network.config.time_features != "diffusers":
+        files.write_json(directory / TIME, network.config.time_features)
     state = to_diffusers(network.state_dict(), network.config.depth)
     files.write_tensors(directory / WEIGHTS, state, {"format": "pt"})
 
 
 def read_config(directory: Path) -> DitConfig:
     """The sizes of the DiT in the ``transformer`` folder of a ``DiTPipeline``."""
-    return config_from_diffusers(files.read_json(directory / CONFIG), name=str(directory / CONFIG))
+    config = config_from_diffusers(files.read_json(directory / CONFIG), name=str(directory / CONFIG))
+    if not (directory / TIME).is_file():
+        return config
+    kind = files.read_json(directory / TIME)
+    if kind not in ("diffusers", "original"):
+        raise ArtifactError(f"{directory / TIME}: found {kind!r}, wanted 'diffusers' or 'original'")
+    return replace(config, time_features=kind)
 
 
-def read_transformer(directory: Path) -> DiT:
-    """The DiT in the ``transformer`` folder of a ``DiTPipeline``, in the precision it was saved in."""
+def read_transformer(directory: Path, time_features: str | None = None) -> DiT:
+    """The DiT in the ``transformer`` folder of a ``DiTPipeline``, in the precision it was saved in.
+
+    Args:
+        time_features: which ones its weights were trained with; None: what the folder says, else diffusers'.
+    """
     state = files.read_weights(directory, WEIGHTS)
     config = read_config(directory)
+    if time_features is not None:
+        config = replace(config, time_features=time_features)
     return assemble(config, from_diffusers(state, config.depth, name=str(directory / WEIGHTS)), name=str(directory))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,16 @@ INNER = {
     "mlp.fc2": "mlp_out",
     "adaLN_modulation.1": "modulation",
 }
+HUB = re.compile(
+    r"(^|/)DiT-XL-2-(256|512)/?$"
+)  # the authors' weights in diffusers' layout, whatever folder they are in
 NORM_EPS = 1e-6  # of both norms of a block, in the authors' code
 
 
 def load(
-    *, model: str, revision: str | None, sha256: str | None, heads: int | None, vae: str | None
-) -> tuple[DiT, AutoencoderKL, str]:
+    *, model: str, revision: str | None, sha256: str | None, heads: int | None, vae: str | None,
+    time_features: str = "auto",
+) -> tuple[DiT, AutoencoderKL, str]:  # fmt: skip
     """The transformer, the VAE, and where they came from (with the commit, for a hub repository).
 
     Args:
@@ -46,6 +51,9 @@ def load(
         sha256: of the ``.pt`` file; checked where given.
         heads: attention heads of a ``.pt`` file of unusual width.
         vae: None for the pipeline's own, ``ema`` or ``mse``, a hub id, or a folder.
+        time_features: ``original`` or ``diffusers``, what the weights were trained with. ``auto``: the original ones
+            for a ``.pt`` file and for the hub's folders of DiT's authors, which diffusers computes shifted; for other
+            folders what they say of themselves, else diffusers'.
 
     Raises:
         ParameterError, ArtifactError: naming file or key, and for a missing download what to get and where to put it.
@@ -58,10 +66,12 @@ def load(
             )
         if sha256 is not None and path.is_file() and (found := files.sha256(path)) != sha256:
             raise ArtifactError(f"{path}: its SHA-256 is {found}, generator.sha256 says {sha256}")
-        network, source = read_original(path, heads=heads), path.name
+        kind = "original" if time_features == "auto" else time_features
+        network, source = read_original(path, heads=heads, time_features=kind), path.name
     else:
         folder, source = _folder(model, revision, key="generator.model")
-        network = read_transformer(folder / "transformer")
+        known = {"auto": "original" if HUB.search(model) else None}
+        network = read_transformer(folder / "transformer", known.get(time_features, time_features))
         vae = vae or str(folder / "vae")
     decoder = read_autoencoder(_vae_folder(vae))
     if decoder.config.latent_channels != network.config.channels:
@@ -86,7 +96,7 @@ def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) ->
         )
 
 
-def read_original(path: Path, *, heads: int | None) -> DiT:
+def read_original(path: Path, *, heads: int | None, time_features: str = "original") -> DiT:
     """A DiT from a checkpoint with the parameter names of its authors; any depth and width, memory-mapped.
 
     A training checkpoint that holds ``ema`` gives that average. The sizes are read off the weights.
@@ -125,7 +135,7 @@ def read_original(path: Path, *, heads: int | None) -> DiT:
     side = round(positions.shape[1] ** 0.5) * patch
     config = DitConfig(
         channels=channels, side=side, patch=patch, width=width, depth=depth, heads=heads,
-        classes=len(labels) - 1, norm_eps=NORM_EPS,
+        classes=len(labels) - 1, norm_eps=NORM_EPS, time_features=time_features,
     )  # fmt: skip
     return assemble(config, ours, name=str(path))
 

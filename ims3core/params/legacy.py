@@ -52,6 +52,8 @@ def updated(tree: dict[str, Any]) -> list[str]:
         if isinstance(row, dict):
             for key, value in PROTOCOL.items():
                 row.setdefault(key, value if not isinstance(value, dict) else {})
+    if table("generator").get("source") == "pretrained":
+        table("generator").setdefault("time_features", "auto")
     if "augment" in tree:
         for key, value in {"patch_shuffle": 1, "randaugment": None}.items():
             table("augment").setdefault(key, value)

@@ -108,6 +108,7 @@ class PretrainedGenerator(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     heads: Count | None
     vae: str | None
+    time_features: Literal["auto", "original", "diffusers"]
 
 
 Generator = Annotated[TrainedGenerator | PretrainedGenerator, Field(discriminator="source")]

@@ -1,6 +1,8 @@
 """Generators that exist: authors' checkpoints, pipeline folders, hub ids; what does not fit is named."""
 
 import argparse
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,7 @@ def test_an_authors_checkpoint_equals_diffusers(tmp_path, wrapped):
         torch.save({"model": other, "ema": state, "opt": {}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "o.pt")
     else:
         torch.save(state, tmp_path / "o.pt")
-    ours = pretrained.read_original(tmp_path / "o.pt", heads=4).eval()
+    ours = pretrained.read_original(tmp_path / "o.pt", heads=4, time_features="diffusers").eval()
     assert ours.config == CONFIG
 
     dit_layout.write_transformer(tmp_path / "transformer", ours)
@@ -84,6 +86,53 @@ def test_an_authors_checkpoint_equals_diffusers(tmp_path, wrapped):
     )
     with torch.no_grad():
         assert torch.allclose(ours(z, t, label), theirs(z, timestep=t, class_labels=label).sample, atol=1e-5)
+
+
+def authors_features(t, dim=256, max_period=10000):
+    """The sinusoidal features of the paper's module, written out: frequencies fall by i / (dim / 2)."""
+    half = dim // 2
+    rows = []
+    for value in t.tolist():
+        angles = [value * max_period ** (-i / half) for i in range(half)]
+        rows.append([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
+    return torch.tensor(rows)
+
+
+def test_an_authors_checkpoint_has_the_authors_time_features(tmp_path):
+    """The embedding of a timestep is that of the authors' formula within 1e-5; diffusers' is another."""
+    state = original_state()
+    torch.save(state, tmp_path / "o.pt")
+    network, t = pretrained.read_original(tmp_path / "o.pt", heads=4), torch.tensor([0, 1, 250, 500, 999])
+
+    weights = [(state[f"t_embedder.mlp.{n}.weight"], state[f"t_embedder.mlp.{n}.bias"]) for n in (0, 2)]
+    hidden = torch.nn.functional.silu(authors_features(t) @ weights[0][0].T + weights[0][1])
+    wanted = hidden @ weights[1][0].T + weights[1][1]
+    with torch.no_grad():
+        torch.testing.assert_close(network.t_embedder(t), wanted, atol=1e-5 * wanted.abs().max().item(), rtol=0)
+        shifted = pretrained.read_original(tmp_path / "o.pt", heads=4, time_features="diffusers").t_embedder(t)
+    assert (shifted - wanted).abs().max() > 0.01
+
+
+def test_a_folder_says_which_time_features_its_weights_have(tmp_path, vae):
+    """Kept through writing and reading; a hub folder of the authors has theirs, another folder diffusers'."""
+    torch.save(original_state(), tmp_path / "o.pt")
+    network, decoder, _ = pretrained.load(model=str(tmp_path / "o.pt"), vae=str(vae), **PT)
+    write_generator(tmp_path / "kept", network, decoder)
+    assert dit_layout.read_transformer(tmp_path / "kept/transformer").config.time_features == "original"
+
+    (tmp_path / "kept/transformer" / dit_layout.TIME).unlink()
+    (tmp_path / "kept").rename(tmp_path / "DiT-XL-2-256")
+    shutil.copytree(tmp_path / "DiT-XL-2-256", tmp_path / "mine")
+    arguments = {"revision": None, "sha256": None, "heads": None, "vae": None}
+
+    def kind(folder, **changes):
+        return pretrained.load(model=str(tmp_path / folder), **arguments | changes)[0].config.time_features
+
+    assert (kind("DiT-XL-2-256"), kind("mine")) == ("original", "diffusers")
+    assert kind("mine", time_features="original") == "original"
+    (tmp_path / "mine/transformer" / dit_layout.TIME).write_text('"half"')
+    with pytest.raises(ArtifactError, match="time_features.json: found 'half', wanted 'diffusers' or 'original'"):
+        kind("mine")
 
 
 def test_the_number_of_classes_is_read_off_the_weights(pipeline):

@@ -248,7 +248,10 @@ def test_signed_has_no_sign_at_zero(value, text):
 
 @pytest.mark.parametrize(
     ("changes", "start"),
-    [({}, "hard labels, 400 steps,"), ({"epochs": "minimax", "steps": None, "cutmix": 0.0}, "hard labels, minimax epochs,")],
+    [
+        ({}, "hard labels, 400 steps,"),
+        ({"epochs": "minimax", "steps": None, "cutmix": 0.0}, "hard labels, minimax epochs,"),
+    ],
     ids=["steps", "epochs"],
 )
 def test_protocol_text_names_the_length(changes, start):

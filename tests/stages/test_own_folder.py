@@ -40,6 +40,7 @@ def write_project(generator, toy_text, **changes):
     tree["data"] |= {"source": "imagefolder", "path": "photos", "classes": "classes.csv", "storage": "index"}
     tree["generator"] = {
         "source": "pretrained", "model": str(generator), "revision": None, "sha256": None, "heads": None, "vae": None,
+        "time_features": "auto",
     }  # fmt: skip
     tree["eval"]["methods"] = ["random", "dit", "ims3"]
     tree["protocols"]["steps"]["side"] = 12
