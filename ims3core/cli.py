@@ -288,12 +288,13 @@ app.add_typer(exports, name="export")
 def export_generator(
     adaptation: Annotated[str, typer.Argument(help="Row of adaptations, for example im.")],
     target: Annotated[Path, typer.Argument(help="New folder.")],
+    phase: Annotated[int | None, typer.Option(min=0, help="Of a row that was fine-tuned in phases.")] = None,
 ) -> None:
     """The adapted generator as a DiTPipeline folder, DiffFit scales folded in."""
     params = load(ROOT / "params.yaml")
     if adaptation not in params.adaptations:
         raise ParameterError(f"adaptations: {adaptation!r} is unknown; known: {', '.join(params.adaptations)}")
-    importlib.import_module("ims3core.export").export_generator(ROOT, adaptation, target)
+    importlib.import_module("ims3core.export").export_generator(ROOT, adaptation, target, phase)
     typer.echo(f"{target} holds the generator adapted by {adaptation}")
 
 

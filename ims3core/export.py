@@ -11,7 +11,7 @@ import yaml
 from ims3core.base import files
 from ims3core.data import read_classes
 from ims3core.data.distilled import read_set
-from ims3core.shell.errors import ArtifactError
+from ims3core.shell.errors import ArtifactError, ParameterError
 
 GENERATOR_CARD = """---
 library_name: diffusers
@@ -55,17 +55,27 @@ tags: [dataset-distillation]
 """
 
 
-def export_generator(root: Path, adaptation: str, target: Path) -> None:
+def export_generator(root: Path, adaptation: str, target: Path, phase: int | None = None) -> None:
     """Writes ``data/generator`` with the delta ``data/adapted/<adaptation>`` as a ``DiTPipeline`` folder of its own.
 
+    Args:
+        phase: of a row that was fine-tuned in phases.
+
     Raises:
+        ParameterError: if there is no such phase.
         ArtifactError: if ``target`` exists or an input is missing.
     """
     from ims3core.diffusion import autoencoder, difffit, generator
 
     _refuse_existing(target)
     facts = files.read_manifest(root / "data/generator", "generator")
-    network = generator.read_adapted(root / "data/generator", root / "data/adapted" / adaptation)
+    adapted = root / "data/adapted" / adaptation
+    size = files.read_manifest(adapted, "adapted").get("phase")
+    known = len(list(adapted.glob("phase-*.safetensors")))
+    if (size is None) != (phase is None) or (phase is not None and phase >= known):
+        wanted = f"one of {known} generators of {size} classes each: --phase 0 to {known - 1}" if size else "no --phase"
+        raise ParameterError(f"{adapted}: wanted {wanted}, found {'none' if phase is None else phase}")
+    network = generator.read_adapted(root / "data/generator", adapted, phase or 0)
     difffit.fold_scales(network)
     staged = _staged(target)
     generator.write_generator(staged, network, autoencoder.read_autoencoder(root / "data/generator/vae"))

@@ -24,11 +24,11 @@ def run(params: Params, root: Path, row: str) -> None:
     inputs = Inputs(
         data / "real", data / "generator", data / "adapted" / pool.row.adaptation, data / "guides" / pool.row.guide
     )
+    sampled = pool.source.module.SAMPLED
     wanted = pools.wanted(
         pool, seed=params.seed, draws=params.eval.draws, ipc=params.eval.ipc, classes=len(inputs.classes),
-        compiled=params.compute.compile,
+        compiled=params.compute.compile, blocks=inputs.blocks if sampled else (),
     )  # fmt: skip
-    sampled = pool.source.module.SAMPLED
     facts = [params.seed, pool.facts, machine.precision, params.compute.compile]
     facts += [row.generator_label for row in inputs.classes]
     read = [inputs.generator, inputs.adapted, inputs.guide] if sampled else [inputs.real / "train"]

@@ -11,7 +11,7 @@ from ims3core.base import compute, files
 from ims3core.base.seeds import derive_seed
 from ims3core.diffusion import checkpoints, difffit, latents, training
 from ims3core.diffusion.dit_layout import read_transformer
-from ims3core.diffusion.generator import read_schedule
+from ims3core.diffusion.generator import delta_name, phases, read_schedule
 from ims3core.shell import code, progress, scratch
 
 if TYPE_CHECKING:
@@ -34,16 +34,40 @@ def run(params: Params, root: Path, row: str) -> None:
     with scratch.workspace(root, f"finetune-{row}", key, log.warning, machine.team) as work:
         if work.finished_elsewhere:
             return
+        size, made = params.adaptations[row].phase if trains else None, {}
         if trains:
-            _train(params, root, adaptation, work, machine)
-        precision = {"precision": machine.precision} if trains else {}
-        work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.name, **precision)
+            _train(params, root, adaptation, size, work, machine)
+            made = {"precision": machine.precision}
+        phase = {} if size is None else {"phase": size}
+        work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.name, **made, **phase)
 
 
-def _train(params: Params, root: Path, adaptation: Entry, work: scratch.Workspace, machine: compute.Machine) -> None:
-    wanted = params.finetune
+def _train(
+    params: Params, root: Path, adaptation: Entry, size: int | None, work: scratch.Workspace, machine: compute.Machine
+) -> None:
+    """Fine-tunes on all classes, or on ``size`` classes after ``size`` classes, each time from the generator."""
     cached = latents.read(root / "data/latents")
     files.read_manifest(root / "data/generator", "generator")
+    phase, curves = phases(cached.label, size), []
+    for number in phase.unique().tolist():
+        own = cached if size is None else latents.subset(cached, phase == number)
+        folder = work.path if size is None else work.path / f"phase-{number:04d}"
+        state = _phase(params, root, adaptation, own, size and number, folder, machine)
+        if machine.team.leads:
+            product = state.ema if params.ema.use_for_sampling else {n: p.detach() for n, p in state.weights.items()}
+            difffit.write_delta(work.staged / delta_name(size and number), product)
+        done = len(curves)
+        curves += [row | {"step": done + row["step"]} for row in state.curve]
+    if machine.team.leads:
+        checkpoints.write_curve(work.staged / "curve.csv", curves)
+
+
+def _phase(
+    params: Params, root: Path, adaptation: Entry, cached: latents.Latents, number: int | None, folder: Path,
+    machine: compute.Machine,
+) -> training.State:  # fmt: skip
+    """One fine-tuning, from its checkpoint in ``folder`` on; ``number`` None: the only one."""
+    wanted = params.finetune
     network = read_transformer(root / "data/generator/transformer").float()
     difffit.add_scales(network, wanted.gamma_fraction)
     weights = difffit.freeze_all_but_difffit(network)
@@ -54,20 +78,25 @@ def _train(params: Params, root: Path, adaptation: Entry, work: scratch.Workspac
     objective = adaptation.module.objective(variational=wanted.variational, **adaptation.values)
     steps = training.epochs_to_steps(wanted.epochs, images=len(cached.label), batch_size=wanted.batch_size)
     state = training.start(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
-    checkpoints.load_checkpoint(work.path, state)
-    count = sum(p.numel() for p in weights.values())
-    log.info("%s: %d trainable weights on %s, step %d of %d", adaptation.name, count, machine, state.step, steps)
+    checkpoints.load_checkpoint(folder, state)
+    count, label = sum(p.numel() for p in weights.values()), f"fine-tuning {adaptation.name}"
+    part, place = ("", ()) if number is None else (f", phase {number}", (number,))
+    log.info(
+        "%s%s: %d trainable weights on %s, step %d of %d", adaptation.name, part, count, machine, state.step, steps
+    )
     training.run(
         network, state, read_schedule(root / "data/generator"), cached, objective,
         steps=steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
         learning_rate=lambda step: wanted.lr, ema_decay=lambda step: params.ema.decay,
-        grad_norm_every=wanted.grad_norm_every, seed=derive_seed(params.seed, "finetune"), autocast=machine.autocast,
-        accumulate=wanted.accumulate, team=machine.team,
-        progress=partial(progress.track, label=f"fine-tuning {adaptation.name}", total=steps, done=state.step),
-        on_step=partial(checkpoints.checkpoint_every, work.path, wanted.checkpoint_every),
+        grad_norm_every=wanted.grad_norm_every, seed=derive_seed(params.seed, "finetune", *place),
+        autocast=machine.autocast, accumulate=wanted.accumulate, team=machine.team,
+        progress=partial(progress.track, label=label + part, total=steps, done=state.step),
+        on_step=partial(_keep, folder, wanted.checkpoint_every, steps if number is not None else None),
     )  # fmt: skip
-    if not machine.team.leads:
-        return
-    product = state.ema if params.ema.use_for_sampling else {name: p.detach() for name, p in weights.items()}
-    difffit.write_delta(work.staged / difffit.DELTA, product)
-    checkpoints.write_curve(work.staged / "curve.csv", state.curve)
+    return state
+
+
+def _keep(folder: Path, every: int, last: int | None, state: training.State) -> None:
+    """A checkpoint every so many steps, and of the ``last``: a phase that is done is not trained again."""
+    folder.mkdir(exist_ok=True)
+    checkpoints.checkpoint_every(folder, state.step if state.step == last else every, state)

@@ -37,10 +37,11 @@ def run(params: Params, root: Path, row: str) -> None:
             work.staged.mkdir(exist_ok=True)
         else:
             cached = latents.read(root / "data/latents")
-            denoiser = _denoiser(root, wanted.adaptation, machine) if asks else None
+            generator = _Generator(root, wanted.adaptation, rows, machine) if asks else None
             for c in progress.track(machine.team.mine(len(rows)), label=f"guide {row}"):
                 if not work.has(name := f"class-{c:04d}.safetensors"):
                     own = cached.mean[0][cached.label == rows[c].generator_label]
+                    denoiser = generator.of_class(c) if asks else None
                     prepared = guide.module.prepare(own, denoiser, rows[c].generator_label, **guide.values)
                     files.write_tensors(work.path / name, prepared)
             machine.team.barrier()
@@ -51,13 +52,26 @@ def run(params: Params, root: Path, row: str) -> None:
         work.publish(root / "data/guides" / row, "guide", **guide.facts)
 
 
-def _denoiser(root: Path, adaptation: str, machine: compute.Machine) -> Denoiser:
-    from ims3core.diffusion.generator import read_adapted, read_schedule
-    from ims3core.diffusion.sampling import Denoiser
+class _Generator:
+    """The adapted generator as a denoiser, with the weights of the phase that a class belongs to."""
 
-    files.read_manifest(root / "data/generator", "generator")
-    network = read_adapted(root / "data/generator", root / "data/adapted" / adaptation)
-    schedule, null_label = read_schedule(root / "data/generator"), network.config.classes
-    with torch.inference_mode():
-        call = machine.frozen(network)
-    return Denoiser(call, schedule, null_label, machine.device, machine.dtype)
+    def __init__(self, root: Path, adaptation: str, rows: list[data.ClassRow], machine: compute.Machine) -> None:
+        from ims3core.diffusion import generator
+        from ims3core.diffusion.sampling import Denoiser
+
+        folder, self.adapted = root / "data/generator", root / "data/adapted" / adaptation
+        files.read_manifest(folder, "generator")
+        self.network, schedule = generator.read_adapted(folder, self.adapted), generator.read_schedule(folder)
+        self.phase = generator.phase_of(torch.tensor([row.generator_label for row in rows]), self.adapted)
+        null_label = self.network.config.classes
+        with torch.inference_mode():
+            call = machine.frozen(self.network, constant=self.phase is None)
+        self.denoiser = Denoiser(call, schedule, null_label, machine.device, machine.dtype)
+
+    def of_class(self, c: int) -> Denoiser:
+        from ims3core.diffusion.generator import turn_to
+
+        if self.phase is not None:
+            with torch.inference_mode():
+                turn_to(self.network, self.adapted, int(self.phase[c]))
+        return self.denoiser

@@ -55,3 +55,15 @@ def test_a_processor_is_fast_in_bf16_with_amx_alone(monkeypatch, amx, native):
     assert compute.computes_bf16(torch.device("cpu")) is native
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert compute.computes_bf16(torch.device("cpu")) is False
+
+
+def test_weights_that_are_not_constant_may_change_under_a_compiled_network():
+    """Weights of another phase, put in place, are the ones the next call uses; constants would be the old ones."""
+    network = torch.nn.Linear(3, 2)
+    call = compute.machine(device="cpu", precision="fp32", compile=True, threads=1).frozen(network, constant=False)
+    with torch.inference_mode():
+        before = call(torch.ones(1, 3))
+        network.weight.data.mul_(3)
+        after = call(torch.ones(1, 3))
+    torch.testing.assert_close(after, network(torch.ones(1, 3)))
+    assert not torch.allclose(before, after)

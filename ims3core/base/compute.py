@@ -42,10 +42,11 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def frozen(self, network: Module) -> Module:
+    def frozen(self, network: Module, *, constant: bool = True) -> Module:
         """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
 
-        Compilation falls back to eager execution, with one logged line, where no compiler works.
+        ``constant`` weights are compiled in; others may be changed in place later. Compilation falls back to eager
+        execution, with one logged line, where no compiler works.
         """
         network = network.to(self.device, self.dtype).eval().requires_grad_(False)
         if not self.compile:
@@ -53,7 +54,7 @@ class Machine:
         import torch._dynamo
         import torch._inductor.config
 
-        torch._inductor.config.freezing = True
+        torch._inductor.config.freezing = constant
         compiled = torch.compile(network)
 
         def call(*args: torch.Tensor) -> torch.Tensor:

@@ -40,11 +40,32 @@ class Inputs:
 
     @cached_property
     def network(self) -> DiT:
-        """The generator's transformer with its fine-tuned weights."""
+        """The generator's transformer with its fine-tuned weights; those of the first phase, if there are phases."""
         from ims3core.diffusion.generator import read_adapted
 
         files.read_manifest(self.generator, "generator")
         return read_adapted(self.generator, self.adapted)
+
+    @cached_property
+    def phase(self) -> torch.Tensor | None:
+        """The phase of fine-tuning of each class, int64 (C,); None where one network serves all classes."""
+        from ims3core.diffusion.generator import phase_of
+
+        return phase_of(torch.tensor([row.generator_label for row in self.classes]), self.adapted)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Classes by the network they share; empty where one serves all."""
+        if self.phase is None:
+            return ()
+        return tuple(tuple((self.phase == p).nonzero().flatten().tolist()) for p in self.phase.unique().tolist())
+
+    def turn_to(self, class_index: int) -> None:
+        """Puts the fine-tuned weights of a class's phase into :attr:`network`."""
+        from ims3core.diffusion.generator import turn_to
+
+        if self.phase is not None:
+            turn_to(self.network, self.adapted, int(self.phase[class_index]))
 
     @cached_property
     def vae(self) -> AutoencoderKL:

@@ -72,6 +72,7 @@ class Wanted:
         purpose: pools of one purpose share their seeds.
         sampler, guide: entries of those axes, with their values.
         compiled: whether networks are compiled, for one batch size.
+        blocks: classes that share one network; empty: all do. A shard holds classes of one block.
     """
 
     root_seed: int
@@ -84,6 +85,7 @@ class Wanted:
     sampler: Any = None
     guide: Any = None
     compiled: bool = False
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     def count(self, ipc: int) -> int:
         """Images per class and draw."""
@@ -92,7 +94,11 @@ class Wanted:
     @property
     def fullest(self) -> int:
         """Images of the largest shard."""
-        return min(self.batch_size, max(map(self.count, self.ipcs)) * self.classes)
+        return min(self.batch_size, max(map(self.count, self.ipcs)) * max(map(len, self._blocks)))
+
+    @property
+    def _blocks(self) -> tuple[tuple[int, ...], ...]:
+        return self.blocks or (tuple(range(self.classes)),)
 
     def seed(self, spot: Spot) -> int:
         """The seed of one image; nothing else decides its noise."""
@@ -102,25 +108,30 @@ class Wanted:
         """The fixed composition of shards, ``batch_size`` images each.
 
         Images are listed index by index, so that a larger ``per_class`` appends and changes no earlier shard
-        of its draw but the last, incomplete one.
+        of its draw and block but the last, incomplete one.
         """
         for ipc in self.ipcs:
             for draw in range(self.draws):
-                spots = [Spot(ipc, draw, c, i) for i in range(self.count(ipc)) for c in range(self.classes)]
-                for first in range(0, len(spots), self.batch_size):
-                    yield spots[first : first + self.batch_size]
+                for block in self._blocks:
+                    spots = [Spot(ipc, draw, c, i) for i in range(self.count(ipc)) for c in block]
+                    for first in range(0, len(spots), self.batch_size):
+                        yield spots[first : first + self.batch_size]
 
 
-def wanted(parts: Any, *, seed: int, draws: int, ipc: list[int], classes: int, compiled: bool) -> Wanted:
+def wanted(
+    parts: Any, *, seed: int, draws: int, ipc: list[int], classes: int, compiled: bool,
+    blocks: tuple[tuple[int, ...], ...] = (),
+) -> Wanted:  # fmt: skip
     """What a row of ``pools`` asks of its source.
 
     Args:
         parts: the row's entries (:class:`ims3core.params.rows.PoolParts`).
         ipc: the IPCs of the grid, for a pool that is made for each.
+        blocks: classes that share one network.
     """
     return Wanted(
         seed, parts.row.purpose, draws, classes, parts.per_class, parts.batch_size,
-        tuple(ipc) if parts.per_ipc else (EVERY_IPC,), parts.sampler, parts.guide, compiled,
+        tuple(ipc) if parts.per_ipc else (EVERY_IPC,), parts.sampler, parts.guide, compiled, blocks,
     )  # fmt: skip
 
 

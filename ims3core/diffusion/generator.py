@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ims3core.base import files
 from ims3core.diffusion import difffit
 from ims3core.diffusion.dit import DiT
@@ -54,10 +56,32 @@ def read_schedule(directory: Path) -> Schedule:
     return linear_schedule(config["num_train_timesteps"], config["beta_start"], config["beta_end"])
 
 
-def read_adapted(generator: Path, adapted: Path) -> DiT:
-    """The transformer of ``generator`` with the fine-tuned weights of ``adapted`` in place."""
+def read_adapted(generator: Path, adapted: Path, phase: int = 0) -> DiT:
+    """The transformer of ``generator`` with the fine-tuned weights of ``adapted`` in place, those of one phase."""
     network = read_transformer(generator / "transformer")
     facts = files.read_manifest(adapted, "adapted")
     if facts["loss"] != "none":
-        difffit.apply_delta(network, adapted / difffit.DELTA)
+        difffit.apply_delta(network, adapted / delta_name(phase if "phase" in facts else None))
     return network
+
+
+def turn_to(network: DiT, adapted: Path, phase: int) -> None:
+    """Replaces the fine-tuned weights of ``network``, in place, by those of another phase."""
+    difffit.apply_delta(network, adapted / delta_name(phase))
+
+
+def delta_name(phase: int | None) -> str:
+    """The file of the fine-tuned weights: of all classes, or of one phase."""
+    return difffit.DELTA if phase is None else f"phase-{phase:04d}.safetensors"
+
+
+def phases(labels: torch.Tensor, size: int | None) -> torch.Tensor:
+    """The phase of fine-tuning that each of ``labels`` (N,) belongs to: ``size`` classes each, by rising label."""
+    rank = labels.unique(return_inverse=True)[1]
+    return torch.zeros_like(rank) if size is None else rank // size
+
+
+def phase_of(labels: torch.Tensor, adapted: Path) -> torch.Tensor | None:
+    """The phase in ``adapted`` of each class of generator label ``labels`` (C,); None: one network for all."""
+    size = files.read_manifest(adapted, "adapted").get("phase")
+    return None if size is None else phases(labels, size)

@@ -54,6 +54,11 @@ def join(source: Path, target: Path, parts: list[tuple[int, slice]], label: torc
     files.write_tensors(target / LABELS, {"label": label})
 
 
+def subset(latents: Latents, chosen: torch.Tensor) -> Latents:
+    """The latents of the images that ``chosen``, bool (N,), marks."""
+    return Latents(latents.mean[:, chosen], latents.std[:, chosen], latents.label[chosen])
+
+
 def read(directory: Path) -> Latents:
     """The latents written by :func:`join`, memory-mapped."""
     files.read_manifest(directory, "latents")

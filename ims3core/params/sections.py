@@ -169,7 +169,10 @@ class Row(Section):
 
 
 class Adaptation(Row):
+    """A fine-tuning; ``phase``: so many classes at a time, each time from the start, or null: all together."""
+
     loss: Name
+    phase: Count | None = None
 
 
 class Guide(Row):

@@ -32,7 +32,7 @@ def maker(inputs: Inputs, wanted: Wanted, machine: Machine) -> Callable[[list[Sp
             f"{sampler.name}.guided_channels: found {found}, the generator's latents have {config.channels}"
         )
     labels, vae = inputs.labels, inputs.vae.to(machine.device)
-    call = machine.frozen(inputs.network)
+    call = machine.frozen(inputs.network, constant=inputs.phase is None)
     denoiser = Denoiser(call, inputs.schedule, config.classes, machine.device, machine.dtype)
     shape = (config.channels, config.side, config.side)
     guide = _Guide(inputs, wanted)
@@ -43,6 +43,7 @@ def maker(inputs: Inputs, wanted: Wanted, machine: Machine) -> Callable[[list[Sp
         shown = [spots[n % len(spots)] for n in range(padded)]
         streams = NoiseStreams([torch.Generator().manual_seed(wanted.seed(spot)) for spot in shown], shape)
         label = labels[[spot.class_index for spot in shown]]
+        inputs.turn_to(spots[0].class_index)  # a shard holds classes of one phase
         with torch.inference_mode():
             latents = sampler.module.sample(denoiser, label, streams, guide(shown), **sampler.values)[: len(spots)]
             return Made(decode(vae, latents), latents.cpu())

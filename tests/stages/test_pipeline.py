@@ -145,7 +145,7 @@ def test_a_compiled_network_sees_one_batch_size(project, monkeypatch, stage):
     pool, sizes = project / "data/candidates/dit", set()
     plain = {path.name: files.read_tensors(path) for path in pool.glob("*.safetensors")}
 
-    def frozen(machine, network):
+    def frozen(machine, network, **asked):
         network = network.to(machine.device, machine.dtype).eval()
 
         def call(z_t, t, label):

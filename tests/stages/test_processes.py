@@ -86,6 +86,29 @@ def test_two_processes_write_the_bytes_of_one(built, project):
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-6
 
 
+def test_guides_and_refined_sets_of_two_processes_are_those_of_one(build, toy_text, tmp_path):
+    """Guides are shared by class, refinements by set; both bit-equal."""
+    tree = yaml.safe_load(toy_text)
+    every = yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    tree |= {name: every[name] for name in ("statistics", "distribution_matching")}
+    tree["statistics"] |= {"sets": 5, "steps": 4}
+    tree["distribution_matching"] |= {"iterations": {1: 2}, "real_batch": 8}
+    tree["guides"]["statistics"] = {"by": "statistics", "adaptation": "none"}
+    tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+    tree["eval"]["methods"] = ["random", "dm"]
+    tree["compute"] |= {"threads": 1, "device": "cpu"}
+    lines = ("prepare", "generator", "encoder", "latents", "finetune none", "guides none", "candidates real",
+             "features real", "centroids real", "select random")  # fmt: skip
+    built = build(yaml.safe_dump(tree, sort_keys=False), *lines)
+    shutil.copytree(built, two := tmp_path / "two")
+    for command in (["guides", "statistics"], ["refine", "dm"]):
+        for folders in ([built], [two] * 2):
+            for code, text in together(folders, *command):
+                assert code == 0, text
+    for path in ("data/guides/statistics", "data/distilled/dm"):
+        assert same(built, two, path), path
+
+
 def test_processes_with_other_parameters_are_refused(project, tmp_path):
     """Both end with exit code 2 and a line that names the odd one; nothing is written."""
     for part in ("latents", "finetune"):
