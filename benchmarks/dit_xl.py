@@ -21,11 +21,12 @@ import torch
 from ims3core.adaptations import im
 from ims3core.base import compute
 from ims3core.diffusion import autoencoder, checkpoints, difffit, dit_layout, pretrained, training
+from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.planning.costs import DIT_XL, stable_diffusion_vae
+from ims3core.planning.costs import DIT_XL
 from ims3core.samplers import ddpm
 
 
@@ -120,7 +121,7 @@ def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
             took = time.perf_counter() - began
             said.append(f"\n  {'compiled' if compiled else 'eager'}, {name} batch of {count}: {took:.2f} s, "
                         f"{count / took * steps / 50:.2f} images/s at 50 steps")  # fmt: skip
-    vae = stable_diffusion_vae().to(machine.device).eval()
+    vae = stable_diffusion_autoencoder().to(machine.device).eval()
     for _ in range(2):
         began = time.perf_counter()
         autoencoder.decode(vae, latents)

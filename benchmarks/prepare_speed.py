@@ -13,11 +13,13 @@ import resource
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ims3core.intake import prepare, sources
+from ims3core.intake import prepare
+from ims3core.intake.readers import imagefolder
 
 
 def write_images(folder: Path, count: int, side: int) -> None:
@@ -41,7 +43,7 @@ def main() -> None:
             folder = arguments.folder / str(count)
             write_images(folder, count, arguments.side)
             began = time.perf_counter()
-            listing = sources.load(source="imagefolder", name=None, path=str(folder), revision=None)
+            listing = imagefolder.read(SimpleNamespace(path=folder, splits=None))
             prepare.decode_listing(
                 listing, arguments.folder / "all.npy", side=arguments.side, channels=3,
                 workers=len(os.sched_getaffinity(0)), skip_unreadable=False,

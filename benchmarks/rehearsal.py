@@ -23,8 +23,8 @@ from dit_xl import write_checkpoint
 from PIL import Image
 from safetensors.torch import save_file
 
+from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.intake.classes import benchmark_lists
-from ims3core.planning.costs import stable_diffusion_vae
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
@@ -59,7 +59,7 @@ def build(folder: Path, profile: str, images: int, changes: list[str]) -> None:
                 coarse.resize((500, 375)).save(buffer, "jpeg")
                 (place / f"{number:05d}.jpg").write_bytes(buffer.getvalue())
     write_checkpoint(folder)
-    stable_diffusion_vae().save_pretrained(folder / "vae")
+    stable_diffusion_autoencoder().save_pretrained(folder / "vae")
     save_file(timm.create_model(tree["encoder"]["network"]).state_dict(), folder / "encoder.safetensors")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ims3core.base import files
+from ims3core.shell.border import reason
 from ims3core.shell.errors import ArtifactError, ParameterError
 from ims3core.students.networks import build_student
 
@@ -109,18 +110,23 @@ def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> t
     """
     import timm
 
+    where = f"{section}.network: {name}"
+    if name.startswith("local-dir:") and not Path(folder := name.removeprefix("local-dir:")).expanduser().is_dir():
+        raise ParameterError(f"{where}: {folder}: no such folder")
     try:
-        if weights is None:
+        network = timm.create_model(name, pretrained=False)
+    except Exception as error:
+        raise ParameterError(f"{where}: {_unknown(name, error, section)}") from error
+    if weights is not None:
+        _put(network, Path(weights).expanduser(), name, f"{section}.weights")
+    else:
+        try:
             network = timm.create_model(name, pretrained=True)
-        else:
-            network = timm.create_model(name, pretrained=False, checkpoint_path=str(weights))
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        where = f"{section}.weights: {weights}" if weights else f"{section}.network"
-        raise ParameterError(
-            f"{where}: cannot load {name} ({reason}); without a network, download its weights elsewhere "
-            f"and name the file in {section}.weights"
-        ) from error
+        except Exception as error:
+            raise ParameterError(
+                f"{where}: its weights cannot be fetched ({reason(error)}); without a network, download them elsewhere "
+                f"and name the file in {section}.weights"
+            ) from error
     wanted = timm.data.resolve_data_config(model=network)
     side = wanted["input_size"][-1]
     return network, {
@@ -133,3 +139,57 @@ def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> t
         "crop": side,
         "interpolation": "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic",
     }
+
+
+def _unknown(name: str, error: Exception, section: str) -> str:
+    """Why timm cannot build a network of this name."""
+    import difflib
+
+    import timm
+
+    said = reason(error)
+    if ":" in name and "Unknown model" not in said:  # its configuration is on the hub
+        return (
+            f"its configuration cannot be fetched ({said}); without a network, download the repository elsewhere and "
+            f"name it as {section}.network: local-dir:FOLDER"
+        )
+    base, _, tag = name.partition(".")
+    if base in timm.list_models():
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(base)]
+        return f"{base} is not known with the tag {tag!r}; known: {', '.join(tags) or 'none'}"
+    close = difflib.get_close_matches(base.lower(), timm.list_models(), 3)
+    return f"unknown to timm {timm.__version__}" + (f"; do you mean {' or '.join(close)}?" if close else f" ({said})")
+
+
+def _put(network: nn.Module, path: Path, name: str, where: str) -> None:
+    """Loads the file ``path`` into ``network``, whose names and shapes it must have."""
+    from ims3core import weights
+
+    wanted = network.state_dict()
+    state = weights.read(path, list(wanted), where=where)
+    found = {key: value for key, value in state.items() if key in wanted}
+    if odd := [key for key, value in found.items() if value.shape != wanted[key].shape]:
+        sizes = f"{tuple(found[odd[0]].shape)}, the network's is {tuple(wanted[odd[0]].shape)}"
+        head = " (a head of other classes?)" if len(odd) <= 2 else ""
+        raise ParameterError(f"{where}: {path}: not of {name}: {odd[0]} has shape {sizes}{head}")
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(state) - set(found))
+    if (missing or extra) and not _timm_renames(network, state):
+        what = [f"{len(keys)} keys {said} ({keys[0]}, ...)" for keys, said in
+                ((missing, "missing"), (extra, "unexpected")) if keys]  # fmt: skip
+        raise ParameterError(f"{where}: {path}: not the weights of {name}: {', '.join(what)}")
+    if not missing and not extra:
+        network.load_state_dict(state)
+
+
+def _timm_renames(network: nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    """Whether timm knows these names from an older or foreign version of the network; then they are loaded."""
+    import importlib
+
+    convert = getattr(importlib.import_module(type(network).__module__), "checkpoint_filter_fn", None)
+    if convert is None:
+        return False
+    try:
+        network.load_state_dict(convert(dict(state), network))
+    except Exception:  # the names mean nothing to it either
+        return False
+    return True

@@ -20,6 +20,7 @@ from ims3core.diffusion.dit import DiT, DitConfig, initialise
 from ims3core.diffusion.generator import write_generator
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.shell import code, progress, scratch
+from ims3core.shell.errors import ArtifactError
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -39,7 +40,13 @@ def _fetch(params: Params, root: Path) -> None:
     """Checks a pretrained generator against the data and writes it in our layout."""
     network, vae, source = pretrained.load(**params.generator.model_dump(exclude={"source"}))
     pretrained.check_side(network, vae, side=params.data.side, channels=params.data.channels)
-    data.generator_labels(root / "data/real/classes.json", network.config.classes)
+    table = root / "data/real/classes.json"
+    if max(row.generator_label for row in data.read_classes(table)) == network.config.classes:
+        raise ArtifactError(
+            f"generator.model: {source}: a table of {network.config.classes + 1} rows for labels up to "
+            f"{network.config.classes}; its last row must be the null class, which guidance needs"
+        )
+    data.generator_labels(table, network.config.classes)
     staged = root / "scratch" / "generator-fetched"
     shutil.rmtree(staged, ignore_errors=True)
     write_generator(staged, network, vae)

@@ -15,7 +15,8 @@ from ims3core import data
 from ims3core.base import files
 from ims3core.base.seeds import derive_seed
 from ims3core.data.decode import CHUNK
-from ims3core.intake import classes, prepare, sources, splits
+from ims3core.intake import classes, prepare, readers, splits
+from ims3core.intake.listing import Listing
 from ims3core.shell import progress
 from ims3core.shell.errors import DataError
 
@@ -28,9 +29,7 @@ log = logging.getLogger(__name__)
 def run(params: Params, root: Path) -> None:
     """Writes data/real: one folder per split, ``classes.json`` and a manifest."""
     wanted = params.data
-    listing = sources.load(
-        **wanted.model_dump(include={"source", "name", "path", "revision"}), classes=classes.listed(wanted.classes)
-    )
+    listing = readers.read(wanted, classes.listed(wanted.classes))
     table = classes.class_table(listing.names, wanted.classes, trained=params.generator.source == "train")
     listing = listing.restricted([row.name for row in table])
     for line in listing.warnings:
@@ -50,6 +49,9 @@ def run(params: Params, root: Path) -> None:
             progress=partial(progress.track, label="decoding", total=-(-len(listing.items) // CHUNK)),
         )  # fmt: skip
         readable = prepare.canonical_order(readable, listing.labels, digests)
+        if twice := splits.contradictions(digests, listing.labels, readable):
+            shown = ", ".join(" and ".join(listing.origins[row] for row in pair) for pair in twice[:2])
+            log.warning("%d pictures have two labels, the same pixels in different classes: %s", len(twice), shown)
         members = splits.assign(
             listing.labels[readable], [digests[row] for row in readable], listing.names,
             brought=[listing.splits[row] for row in readable], seed=derive_seed(params.seed, "split"),
@@ -78,7 +80,7 @@ def run(params: Params, root: Path) -> None:
     files.replace_directory(staged, root / "data" / "real")
 
 
-def _check_sizes(params: Params, listing: sources.Listing, members: dict[str, np.ndarray]) -> None:
+def _check_sizes(params: Params, listing: Listing, members: dict[str, np.ndarray]) -> None:
     """Every split holds every class, and the training split at least IPC images of each."""
     ipc = max(params.eval.ipc)
     for split, rows in members.items():

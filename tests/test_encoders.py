@@ -55,12 +55,12 @@ def test_features_are_those_before_the_classifier(encoder, weights):
 
 def test_weights_that_are_missing_or_foreign_are_named(tmp_path, monkeypatch):
     """The key and what to do without a network."""
-    with pytest.raises(ParameterError, match=r"encoder\.network: cannot load no_such_model"):
+    with pytest.raises(ParameterError, match=r"encoder\.network: no_such_model: unknown to timm"):
         encoders.timm_encoder("no_such_model", None)
-    with pytest.raises(ParameterError, match=r"encoder\.weights: .*none\.safetensors: cannot load"):
+    with pytest.raises(ArtifactError, match=r"encoder\.weights: .*none\.safetensors: no such file"):
         encoders.timm_encoder(NAME, tmp_path / "none.safetensors")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ParameterError, match=r"without a network, download its weights elsewhere"):
+    with pytest.raises(ParameterError, match=r"without a network, download them elsewhere"):
         encoders.timm_encoder(NAME, None)
 
 

@@ -97,36 +97,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ArtifactError(f"{path}: not a complete safetensors file ({error})") from error
 
 
-def read_weights(directory: Path, name: str) -> dict[str, torch.Tensor]:
-    """A state dictionary: the safetensors file ``name``, or the older ``.bin`` of the same name."""
-    older = directory / Path(name).with_suffix(".bin")
-    return (
-        read_tensors(directory / name) if (directory / name).is_file() or not older.is_file() else read_pickled(older)
-    )
-
-
-def read_pickled(path: Path) -> dict[str, Any]:
-    """The content of a foreign ``.pt`` or ``.bin`` file, memory-mapped; only tensors and plain values are allowed.
-
-    Raises:
-        ArtifactError: if the file is missing, truncated, or a pickle that would run code.
-    """
-    import argparse
-    import pickle
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training settings, kept by DiT's own script
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise ArtifactError(f"{path}: holds more than weights, and loading it could run code; refused") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a complete checkpoint ({' '.join(str(error).split())[:120]})") from error
-
-
 def sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

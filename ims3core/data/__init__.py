@@ -12,6 +12,7 @@ import torch
 
 from ims3core.base import files
 from ims3core.data.decode import decode, digest
+from ims3core.shell.border import reason
 from ims3core.shell.errors import ArtifactError, DataError
 
 SPLITS = ("train", "validation", "test")
@@ -46,8 +47,8 @@ class IndexedImages:
         path = self._folder / self._names[row]
         try:
             pixels = decode(path, side=self.shape[-1], channels=self.shape[1])
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: was readable when `ims3 prepare` ran, now: {error}") from error
+        except Exception as error:  # whatever Pillow raises on what is not an image
+            raise DataError(f"{path}: was readable when `ims3 prepare` ran, now: {reason(error)}") from error
         if digest(pixels) != self._digests[row]:
             raise DataError(
                 f"{path}: its pixels changed since `ims3 prepare` ran; `dvc repro -f prepare` reads it anew"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-Stored = Path | bytes | np.ndarray
-"""A file, the bytes of a file, or uint8 / uint16 pixels (H, W) or (H, W, C)."""
+from ims3core.shell.border import pretended, reason
+
+Stored = Path | bytes | np.ndarray | None
+"""A file, the bytes of a file, uint8 / uint16 pixels (H, W) or (H, W, C), or None where there is no image."""
 
 CHUNK = 128
 MODES = {1: "L", 3: "RGB"}
@@ -26,12 +28,14 @@ class Decoded:
         sums: int64 (N, channels, 2), the sum of each channel's values and of their squares.
         digests: one per image.
         problems: why an image could not be read, or None.
+        peak: the largest value of all.
     """
 
     pixels: np.ndarray
     sums: np.ndarray
     digests: list[str]
     problems: list[str | None]
+    peak: int
 
 
 def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
@@ -41,7 +45,8 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
     become RGB (transparency is dropped, as torchvision's ImageFolder does).
 
     Raises:
-        ValueError, OSError: if it is not an image; the message says why.
+        ValueError: pixels of a type whose range is not known.
+        Exception: whatever the library raises on what is not an image.
     """
     from PIL import Image, ImageOps
 
@@ -53,7 +58,12 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
             raise ValueError(f"pixels of type {array.dtype}, wanted uint8 or uint16")
         picture = Image.fromarray(array)
     else:
+        if stored is None:
+            raise ValueError("no image")
         picture = Image.open(io.BytesIO(stored if isinstance(stored, bytes) else stored.read_bytes()))
+        bits = getattr(picture, "tag_v2", {}).get(258, (16,))[0]  # BitsPerSample of a TIFF
+        if picture.mode == "F" or (picture.mode == "I" and bits > 16):
+            raise ValueError(f"32-bit {'floats' if picture.mode == 'F' else 'integers'}, wanted 8 or 16 bits a channel")
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scale
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -74,21 +84,27 @@ def digest(pixels: np.ndarray) -> str:
 
 def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
     """Decodes several images; what cannot be read is reported, not raised."""
-    from PIL import Image
-
     pixels = np.zeros((len(items), channels, side, side), np.uint8)
     digests, problems = [], []
     for row, item in enumerate(items):
         problem = None
         try:
             pixels[row] = decode(item, side=side, channels=channels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problem = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # whatever Pillow raises on what is not an image
+            problem = _why(item, error)
         digests.append(digest(pixels[row]))
         problems.append(problem)
     values = pixels.reshape(len(items), channels, -1).astype(np.int64)
     sums = np.stack([values.sum(-1), (values * values).sum(-1)], axis=-1)
-    return Decoded(pixels, sums, digests, problems)
+    return Decoded(pixels, sums, digests, problems, int(pixels.max(initial=0)))
+
+
+def _why(item: Stored | None, error: Exception) -> str:
+    if item is None:
+        return "no image in this row (null)"
+    if isinstance(item, Path) and item.is_file() and (said := pretended(item)):
+        return said
+    return reason(error)
 
 
 def decode_all(items: Sequence[Stored], *, side: int, channels: int, workers: int) -> Iterator[Decoded]:

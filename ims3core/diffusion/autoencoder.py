@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from ims3core.base.seeds import generator as seeded
 from ims3core.base.seeds import scoped_rng
 from ims3core.data import IndexedImages, batches, signed
+from ims3core.shell.border import foreign, reason
 from ims3core.shell.errors import ArtifactError, NumericsError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+WHOLE = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")  # endings of weights in full precision
 SCALED_ON = 10_000  # images whose latents decide the scaling factor
 
 
@@ -106,12 +108,53 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 
 def read_autoencoder(directory: Path) -> AutoencoderKL:
-    """The VAE in the ``vae`` folder of a ``DiTPipeline``; an ArtifactError names a missing or broken one."""
+    """The float32 VAE in the ``vae`` folder of a ``DiTPipeline``; an ArtifactError names a missing or broken one."""
     from diffusers import AutoencoderKL
 
+    half = not any((directory / f"diffusion_pytorch_model.{end}").is_file() for end in WHOLE)
+    variant = "fp16" if half and any(directory.glob("*.fp16*")) else None
     try:
-        return AutoencoderKL.from_pretrained(directory, local_files_only=True, low_cpu_mem_usage=False).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{directory}: not a readable AutoencoderKL ({' '.join(str(error).split())[:200]})"
-        ) from error
+        vae = AutoencoderKL.from_pretrained(
+            directory, local_files_only=True, low_cpu_mem_usage=False, variant=variant
+        ).float()
+    except Exception as error:
+        raise ArtifactError(f"{directory}: not a readable AutoencoderKL ({reason(error)})") from error
+    return _finite(vae, str(directory))
+
+
+def stable_diffusion_autoencoder(image_channels: int = 3) -> AutoencoderKL:
+    """The architecture of Stable Diffusion's VAE, which DiT-XL/2 uses; random weights, its scaling factor."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=image_channels, out_channels=image_channels, block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2, latent_channels=4, sample_size=256,
+    )  # fmt: skip
+
+
+def single_file_autoencoder(path: Path, *, where: str) -> AutoencoderKL:
+    """A VAE of Stable Diffusion's sizes from one file, under diffusers' or the original names.
+
+    Raises:
+        ArtifactError: if it is damaged, or of another architecture.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    from ims3core import weights
+
+    state = weights.read(path, ["encoder.conv_in.weight"], where=where)
+    vae = stable_diffusion_autoencoder()
+    if any(name.startswith("encoder.down.") for name in state):
+        with foreign(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
+            state = convert_ldm_vae_checkpoint(state, vae.config)
+    with foreign(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
+        vae.load_state_dict(state)
+    return _finite(vae, f"{where}: {path}")
+
+
+def _finite(vae: AutoencoderKL, place: str) -> AutoencoderKL:
+    for name, value in vae.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ArtifactError(f"{place}: {name} holds values that are not numbers")
+    return vae.eval()

@@ -32,6 +32,9 @@ INNER = {
 }
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second: older versions of diffusers
+SIZES = ("num_attention_heads", "attention_head_dim", "in_channels", "sample_size", "patch_size", "num_layers",
+         "num_embeds_ada_norm")  # fmt: skip
 TIME = "time_features.json"  # beside the weights; diffusers does not look at it
 
 
@@ -90,6 +93,10 @@ def from_diffusers(state: dict[str, torch.Tensor], depth: int, *, name: str) -> 
 
 def config_from_diffusers(config: dict[str, Any], *, name: str) -> DitConfig:
     """Our sizes from a diffusers ``config.json``; anything but adaLN-Zero with learned variance is refused."""
+    if (kind := config.get("_class_name", CLASSES[0])) not in CLASSES:
+        raise ArtifactError(f"{name}: a {kind}, wanted a class-conditional {CLASSES[0]}")
+    if missing := [key for key in SIZES if not isinstance(config.get(key), int) or config[key] < 1]:
+        raise ArtifactError(f"{name}: {missing[0]} is {config.get(missing[0])!r}, wanted a positive whole number")
     wanted = {
         "norm_type": "ada_norm_zero",
         "activation_fn": "gelu-approximate",
@@ -150,13 +157,16 @@ def read_config(directory: Path) -> DitConfig:
     return replace(config, time_features=kind)
 
 
-def read_transformer(directory: Path, time_features: str | None = None) -> DiT:
+def read_transformer(
+    directory: Path, time_features: str | None = None, state: dict[str, torch.Tensor] | None = None
+) -> DiT:
     """The DiT in the ``transformer`` folder of a ``DiTPipeline``, in the precision it was saved in.
 
     Args:
         time_features: which ones its weights were trained with; None: what the folder says, else diffusers'.
+        state: the weights under diffusers' names; None: those in the folder as it is written here.
     """
-    state = files.read_weights(directory, WEIGHTS)
+    state = files.read_tensors(directory / WEIGHTS) if state is None else state
     config = read_config(directory)
     if time_features is not None:
         config = replace(config, time_features=time_features)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ims3core import weights
 from ims3core.base import files
-from ims3core.diffusion.autoencoder import read_autoencoder
+from ims3core.diffusion.autoencoder import read_autoencoder, single_file_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
-from ims3core.diffusion.dit_layout import assemble, read_transformer
+from ims3core.diffusion.dit_layout import CONFIG, assemble, read_transformer
 from ims3core.shell.errors import ArtifactError, ParameterError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ INNER = {
 HUB = re.compile(
     r"(^|/)DiT-XL-2-(256|512)/?$"
 )  # the authors' weights in diffusers' layout, whatever folder they are in
+KIND = "AutoencoderKL"
+FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 NORM_EPS = 1e-6  # of both norms of a block, in the authors' code
 
 
@@ -59,10 +62,10 @@ def load(
         ParameterError, ArtifactError: naming file or key, and for a missing download what to get and where to put it.
     """
     path = Path(model).expanduser()
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix in FILES and not path.is_dir():
         if vae is None:
             raise ParameterError(
-                f"generator.vae: found null, a checkpoint like {path.name} wants one: {', '.join(VAES)} or a folder"
+                f"generator.vae: found null, a checkpoint like {path.name} wants {', '.join(VAES)}, a folder or a file"
             )
         if sha256 is not None and path.is_file() and (found := files.sha256(path)) != sha256:
             raise ArtifactError(f"{path}: its SHA-256 is {found}, generator.sha256 says {sha256}")
@@ -71,15 +74,31 @@ def load(
     else:
         folder, source = _folder(model, revision, key="generator.model")
         known = {"auto": "original" if HUB.search(model) else None}
-        network = read_transformer(folder / "transformer", known.get(time_features, time_features))
+        network = _transformer(folder, known.get(time_features, time_features))
         vae = vae or str(folder / "vae")
-    decoder = read_autoencoder(_vae_folder(vae))
+    decoder = _vae(vae)
     if decoder.config.latent_channels != network.config.channels:
         raise ArtifactError(
             f"generator.vae: {vae} has {decoder.config.latent_channels} latent channels, the transformer of {model} "
             f"wants {network.config.channels}"
         )
     return network, decoder, source
+
+
+def _transformer(folder: Path, time_features: str | None) -> DiT:
+    """The DiT of somebody's pipeline folder."""
+    where, inside = "generator.model", folder / "transformer"
+    index = folder / "model_index.json"
+    if index.is_file() and (kind := weights.read_config(index, where=where).get("_class_name")) != "DiTPipeline":
+        raise ArtifactError(f"{where}: {folder}: a {kind}, wanted a class-conditional DiT (DiTPipeline)")
+    if not (inside / CONFIG).is_file():
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ArtifactError(
+            f"{where}: {folder}: found {there}; wanted transformer/{CONFIG} and its weights (DiTPipeline)"
+        )
+    weights.read_config(inside / CONFIG, where=where)
+    state = weights.read_folder(inside, ["pos_embed.proj.weight"], where=where)
+    return read_transformer(inside, time_features, state)
 
 
 def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) -> None:
@@ -97,40 +116,54 @@ def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) ->
 
 
 def read_original(path: Path, *, heads: int | None, time_features: str = "original") -> DiT:
-    """A DiT from a checkpoint with the parameter names of its authors; any depth and width, memory-mapped.
+    """A DiT from a checkpoint with the parameter names of its authors; any depth and width.
 
-    A training checkpoint that holds ``ema`` gives that average. The sizes are read off the weights.
+    What wraps the weights and their names is taken off (:func:`ims3core.weights.read`), an average wins. The sizes
+    are read off the weights.
 
     Raises:
         ArtifactError: if it is truncated, a pickle with code, or keys are missing, left over or of another shape.
     """
-    state = files.read_pickled(path)
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
+    where = "generator.model"
+    state = weights.read(path, ["x_embedder.proj.weight"], where=where)
     rest = dict(state)
 
-    def take(key: str) -> torch.Tensor:
-        if not isinstance(rest.get(key), torch.Tensor):
-            raise ArtifactError(f"{path}: key {key} is missing; not a checkpoint of DiT's authors")
+    def take(key: str, dimensions: int | None = None) -> torch.Tensor:
+        if key not in rest:
+            raise ArtifactError(
+                f"{where}: {path}: key {key} is missing; not a class-conditional checkpoint of DiT's authors"
+            )
+        if dimensions is not None and rest[key].ndim != dimensions:
+            raise ArtifactError(
+                f"{where}: {path}: {key} has shape {tuple(rest[key].shape)}, wanted {dimensions} dimensions"
+            )
         return rest.pop(key)
 
-    depth = 1 + max((int(key.split(".")[1]) for key in rest if key.startswith("blocks.")), default=-1)
-    positions, labels = take("pos_embed"), take("y_embedder.embedding_table.weight")
-    ours = {"y_embedder.weight": labels}
+    blocks = [re.match(r"blocks\.(\d+)\.", key) for key in rest]
+    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+    positions, labels = take("pos_embed", 3), take("y_embedder.embedding_table.weight", 2)
+    ours = {"y_embedder.weight": labels, "patch_embedder.weight": take("x_embedder.proj.weight", 4)}
     names = list(OUTER.items())
     names += [(f"blocks.{n}.{theirs}", f"blocks.{n}.{name}") for n in range(depth) for theirs, name in INNER.items()]
     for theirs, name in names:
         for kind in ("weight", "bias"):
-            ours[f"{name}.{kind}"] = take(f"{theirs}.{kind}")
+            if f"{name}.{kind}" not in ours:
+                ours[f"{name}.{kind}"] = take(f"{theirs}.{kind}")
     if rest:
-        raise ArtifactError(f"{path}: unexpected key {sorted(rest)[0]} ({len(rest)} in all)")
+        raise ArtifactError(f"{where}: {path}: unexpected key {sorted(rest)[0]} ({len(rest)} in all)")
+    if len(labels) == 1000:
+        raise ArtifactError(
+            f"{where}: {path}: its table has 1000 rows, ImageNet's classes and no null class, which guidance needs"
+        )
     width, channels, patch, _ = ours["patch_embedder.weight"].shape
     heads = heads or HEADS.get(width)
     if heads is None:
         raise ParameterError(
             f"generator.heads: found null; {path.name} has width {width}, which says nothing about its heads"
+        )
+    if width % heads:
+        raise ParameterError(
+            f"generator.heads: found {heads}, the width {width} of {path.name} cannot be divided by it"
         )
     side = round(positions.shape[1] ** 0.5) * patch
     config = DitConfig(
@@ -140,9 +173,19 @@ def read_original(path: Path, *, heads: int | None, time_features: str = "origin
     return assemble(config, ours, name=str(path))
 
 
-def _vae_folder(vae: str) -> Path:
-    folder, _ = _folder(VAES.get(vae, vae), None, key="generator.vae")
-    return folder
+def _vae(name: str) -> AutoencoderKL:
+    """The VAE that ``generator.vae`` names: a published one, a folder, or one file with Stable Diffusion's sizes."""
+    path = Path(name).expanduser()
+    if path.suffix in FILES and not path.is_dir():
+        return single_file_autoencoder(path, where="generator.vae")
+    folder, _ = _folder(VAES.get(name, name), None, key="generator.vae")
+    if not (folder / CONFIG).is_file():
+        raise ArtifactError(f"generator.vae: {folder}: found no {CONFIG}, wanted a folder of an AutoencoderKL")
+    kind = weights.read_config(folder / CONFIG, where="generator.vae").get("_class_name", KIND)
+    if kind != KIND:
+        raise ArtifactError(f"generator.vae: {folder / CONFIG}: a {kind}, wanted an AutoencoderKL")
+    weights.read_folder(folder, (), where="generator.vae")  # what is wrong with the files is said better here
+    return read_autoencoder(folder)
 
 
 def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
@@ -150,6 +193,8 @@ def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder, folder.name
+    if folder.is_file():
+        raise ParameterError(f"{key}: {name}: a file of another kind, wanted a folder or one of {', '.join(FILES)}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ParameterError(f"{key}: {name}: no such file or folder, and not a hub id")
     from huggingface_hub import snapshot_download

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import unicodedata
 from functools import cache
 from pathlib import Path
 
 import yaml
 
 from ims3core.data import ClassRow
+from ims3core.data.spreadsheet import read_table
 from ims3core.shell.errors import DataError
 
 LISTS = Path(__file__).parent / "class_lists.yaml"
@@ -44,10 +45,12 @@ def class_table(found: list[str], wanted: str | None, *, trained: bool) -> list[
     Raises:
         DataError: naming a wanted class that the source lacks, or a class without a generator label.
     """
-    rows = _wanted(found, wanted)
+    spelt = {normal(name): name for name in found}
+    rows = [(spelt.get(normal(name), name), human, label) for name, human, label in _wanted(found, wanted)]
     if missing := [name for name, _, _ in rows if name not in set(found)]:
+        there = f"; there are {', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}" if found else ""
         raise DataError(
-            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {', '.join(missing[:10])}"
+            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {', '.join(missing[:10])}{there}"
         )
     table = []
     for index, (name, human, label) in enumerate(rows):
@@ -62,12 +65,25 @@ def class_table(found: list[str], wanted: str | None, *, trained: bool) -> list[
                 f"{', '.join(COLUMNS)}, or folders named by ImageNet's WordNet ids"
             )
         table.append(ClassRow(index, name, label, human or name))
+    _check_distinct(table)
     return table
 
 
+def _check_distinct(table: list[ClassRow]) -> None:
+    """Two classes of one generator label would be one class to the generator."""
+    owner: dict[int, str] = {}
+    for row in table:
+        if row.generator_label in owner:
+            raise DataError(
+                f"data.classes: {owner[row.generator_label]} and {row.name} both have generator_label "
+                f"{row.generator_label}; to the generator they would be one class"
+            )
+        owner[row.generator_label] = row.name
+
+
 def listed(wanted: str | None) -> set[str] | None:
-    """The class names that ``wanted``, as in :func:`class_table`, asks for; None: all there are."""
-    return None if wanted is None else {name for name, _, _ in _wanted([], wanted)}
+    """The class names, :func:`normal`, that ``wanted``, as in :func:`class_table`, asks for; None: all there are."""
+    return None if wanted is None else {normal(name) for name, _, _ in _wanted([], wanted)}
 
 
 def _wanted(found: list[str], wanted: str | None) -> list[tuple[str, str, int | None]]:
@@ -78,28 +94,35 @@ def _wanted(found: list[str], wanted: str | None) -> list[tuple[str, str, int | 
         return [(name, "", None) for name in imagenet()]
     if wanted in benchmark_lists():
         return [(name, "", None) for name in benchmark_lists()[wanted]]
-    if not wanted.endswith(".csv"):
+    if not wanted.lower().endswith(".csv"):
         known = ", ".join([*benchmark_lists(), "imagenet1k"])
         raise DataError(f"data.classes: {wanted!r} is unknown; known: {known}, or a path ending in .csv")
-    return _read_table(Path(wanted))
+    return _read_table(Path(wanted).expanduser())
 
 
 def _read_table(path: Path) -> list[tuple[str, str, int | None]]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            table = csv.DictReader(stream)
-            columns = table.fieldnames or []
-            if "folder" not in columns or not set(columns) <= set(COLUMNS):
-                raise DataError(
-                    f"{path}: found columns {', '.join(columns)}; wanted folder, "
-                    f"and of {', '.join(COLUMNS[1:])} what is known"
-                )
-            rows = [(row["folder"], row.get("human_name") or "", row.get("generator_label") or None) for row in table]
-    except FileNotFoundError as error:
-        raise DataError(f"data.classes: {path}: no such file") from error
-    for name, _, label in rows:
-        if label is not None and not label.isdecimal():
-            raise DataError(f"{path}: class {name} has generator_label {label!r}, wanted a whole number")
-    if len({name for name, _, _ in rows}) != len(rows) or not rows:
-        raise DataError(f"{path}: found {len(rows)} rows, wanted at least one and every folder once")
-    return [(name, human, None if label is None else int(label)) for name, human, label in rows]
+        table = read_table(path, COLUMNS, needed="folder")
+    except DataError as error:
+        raise DataError(f"data.classes: {error}") from error
+    rows = [(row["folder"], row["human_name"], _label(path, row)) for row in table]
+    names = [normal(name) for name, _, _ in rows]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"data.classes: {path}: folder {doubled[0]!r} stands there {names.count(doubled[0])} times")
+    return rows
+
+
+def _label(path: Path, row: dict[str, str]) -> int | None:
+    """The generator label of a row: a whole number, also as a spreadsheet writes it (``304.0``)."""
+    text = row["generator_label"]
+    whole = text.removesuffix(".0")
+    if text and not (whole.isascii() and whole.isdigit()):
+        raise DataError(
+            f"data.classes: {path}: class {row['folder']} has generator_label {text!r}, wanted a whole number"
+        )
+    return int(whole) if text else None
+
+
+def normal(name: str) -> str:
+    """A name with its accents composed: file systems and editors spell the same letters differently."""
+    return unicodedata.normalize("NFC", name)

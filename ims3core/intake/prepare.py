@@ -14,11 +14,12 @@ import torch
 from ims3core.base import files
 from ims3core.data import INDEX, LABELS, LOCATION, PIXELS
 from ims3core.data.decode import CHUNK, Decoded, decode_all
-from ims3core.intake.sources import Listing
+from ims3core.intake.listing import Listing
 from ims3core.shell.errors import DataError
 
 log = logging.getLogger(__name__)
-NAMED = 50
+NAMED = 4
+DARK = 16  # of 256: images of 12 bits in 16 end below
 
 
 def decode_listing(
@@ -37,14 +38,15 @@ def decode_listing(
         The digests, the rows that are readable, and int64 (N, channels, 2) sums of values and of their squares.
 
     Raises:
-        DataError: naming every unreadable file, unless ``skip_unreadable``; beyond 50 of them the message
-            points to a list, scratch/unreadable.txt.
+        DataError: unless ``skip_unreadable``, naming some unreadable files and the list of all,
+            scratch/unreadable.txt.
     """
     count = len(listing.items)
     digests: list[str] = []
     problems: list[str] = []
     readable = np.ones(count, bool)
     sums = np.zeros((count, channels, 2), np.int64)
+    peak = 0
     with contextlib.ExitStack() as stack:
         store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
         for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
@@ -56,6 +58,7 @@ def decode_listing(
                     readable[row] = False
                     problems.append(f"{listing.origins[row]} ({problem})")
             digests += chunk.digests
+            peak = max(peak, chunk.peak)
     if problems and not skip_unreadable:
         listed = "; ".join(problems[:NAMED])
         if len(problems) > NAMED:
@@ -67,6 +70,11 @@ def decode_listing(
         )
     for problem in problems:
         log.warning("left out: %s", problem)
+    if len(problems) < count and peak < DARK:
+        log.warning(
+            "no pixel of %d images is brighter than %d of 255: were these values of fewer bits, or fractions?",
+            count - len(problems), peak,
+        )  # fmt: skip
     return digests, np.flatnonzero(readable), sums
 
 

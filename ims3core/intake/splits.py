@@ -50,6 +50,17 @@ def leaks(digests: list[str], members: dict[str, np.ndarray]) -> int:
     return sum(digests[row] in seen for row in members["test"])
 
 
+def contradictions(digests: list[str], labels: np.ndarray, rows: np.ndarray) -> list[tuple[int, int]]:
+    """Pictures that have two labels: for each a row of one class and a row, with the same pixels, of another."""
+    first: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows.tolist():
+        before = first.setdefault(digests[row], row)
+        if labels[before] != labels[row]:
+            found.setdefault(digests[row], (before, row))
+    return list(found.values())
+
+
 def _halve(
     rows: np.ndarray, labels: np.ndarray, digests: list[str], names: list[str], share: float, seed: int, wanted: int
 ) -> tuple[np.ndarray, np.ndarray]:

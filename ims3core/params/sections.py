@@ -35,6 +35,10 @@ class Data(Section):
     name: str | None
     path: str | None
     revision: str | None
+    config: str | None = None
+    splits: dict[Literal["train", "validation", "test", "all"], str] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     classes: str | None
     side: Count
     channels: Literal[1, 3]

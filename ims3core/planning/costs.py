@@ -15,7 +15,7 @@ from torch import nn
 
 from ims3core.base import files
 from ims3core.data import pools
-from ims3core.diffusion.autoencoder import build_autoencoder
+from ims3core.diffusion.autoencoder import build_autoencoder, stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.training import epochs_to_steps
 from ims3core.intake.classes import benchmark_lists
@@ -24,8 +24,6 @@ from ims3core.students import protocols
 from ims3core.students.networks import build_student
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
     from ims3core.params import Params
 
 GIB = 2**30
@@ -116,17 +114,6 @@ def dit_config(params: Params, root: Path, count: Sizes) -> DitConfig:
     return replace(DIT_XL, side=params.data.side // 8)
 
 
-def stable_diffusion_vae(image_channels: int = 3) -> AutoencoderKL:
-    """The architecture of Stable Diffusion's VAE, which DiT-XL/2 uses; random weights."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        in_channels=image_channels, out_channels=image_channels, block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2, latent_channels=4,
-    )  # fmt: skip
-
-
 def vae_parts(params: Params) -> tuple[nn.Module, nn.Module, float]:
     """Encoder, decoder and bytes of the VAE on the meta device."""
     wanted, channels = params.generator, params.data.channels
@@ -135,7 +122,7 @@ def vae_parts(params: Params) -> tuple[nn.Module, nn.Module, float]:
             settings = wanted.vae.model_dump(include={"latent_channels", "widths"})
             vae = build_autoencoder(image_channels=channels, side=params.data.side, seed=0, **settings)
         else:
-            vae = stable_diffusion_vae(channels)
+            vae = stable_diffusion_autoencoder(channels)
     return vae.encoder, vae.decoder, 4.0 * sum(p.numel() for p in vae.parameters())
 
 

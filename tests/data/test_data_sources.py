@@ -9,7 +9,10 @@ from PIL import Image
 
 from ims3core import data
 from ims3core.data.decode import decode
-from ims3core.intake import classes, prepare, sources
+from ims3core.intake import classes, prepare, readers
+from ims3core.intake.listing import Listing
+from ims3core.intake.readers import imagefolder
+from ims3core.params.sections import Data
 from ims3core.shell.errors import DataError
 
 NAMES = ("ant", "bee", "cat")
@@ -19,8 +22,17 @@ def pixels(count=12, side=6, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
 
 
-def load(source, path, name=None):
-    return sources.load(source=source, name=name, path=str(path), revision=None)
+def section(source, path, name=None, **keys):
+    given = {
+        "source": source, "name": name, "path": str(path) if path else None, "revision": None, "classes": None,
+        "side": 6, "channels": 3, "storage": "pixels", "skip_unreadable": False, "validation_fraction": 0.1,
+        "test_fraction": 0.2,
+    }  # fmt: skip
+    return Data(**given | keys)
+
+
+def load(source, path, name=None, **keys):
+    return readers.read(section(source, path, name, **keys))
 
 
 def decoded(listing, tmp_path, side=6, channels=3, **options):
@@ -179,13 +191,13 @@ def test_every_unreadable_file_is_named_in_one_error(folder, tmp_path):
 
 
 def test_more_unreadable_files_than_a_line_holds_are_listed_in_a_file(tmp_path, monkeypatch):
-    """The message names fifty and the file that names all."""
+    """The message names a few and the file that names all."""
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "root" / "ant"
     place.mkdir(parents=True)
     for n in range(60):
         (place / f"{n:02d}.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="and 10 more, all listed in scratch/unreadable.txt"):
+    with pytest.raises(DataError, match="and 56 more, all listed in scratch/unreadable.txt"):
         decoded(load("imagefolder", tmp_path / "root"), tmp_path)
     assert len((tmp_path / "scratch/unreadable.txt").read_text().splitlines()) == 60
 
@@ -222,9 +234,9 @@ def test_a_bad_folder_is_named(folder, spoil, message):
 def test_only_listed_classes_are_looked_into(folder, monkeypatch):
     """Ten classes of ImageNet do not list the other 990; every folder still gives its name, for the messages."""
     root, _ = folder
-    whole, seen, walk = load("imagefolder", root), [], sources.os.walk
-    monkeypatch.setattr(sources.os, "walk", lambda place: seen.append(place) or walk(place))
-    listing = sources.load(source="imagefolder", name=None, path=str(root), revision=None, classes={"cat", "bee"})
+    whole, seen, walk = load("imagefolder", root), [], imagefolder.os.walk
+    monkeypatch.setattr(imagefolder.os, "walk", lambda place: seen.append(place) or walk(place))
+    listing = readers.read(section("imagefolder", root), {"cat", "bee"})
     assert sorted({place.name for place in seen}) == ["bee", "cat"]
     assert listing.names == whole.names
     one, two = (found.restricted(["cat", "bee"]) for found in (whole, listing))
@@ -270,7 +282,7 @@ def test_bad_archives_are_named(tmp_path):
     with pytest.raises(DataError, match="12 images and 3 labels"):
         load("npz", tmp_path / "d.npz")
     np.savez(tmp_path / "e.npz", images=pixels(), labels=np.full(12, 2), class_names=np.array(["one"]))
-    with pytest.raises(DataError, match=r"labels 2\.\.2 for 1 classes"):
+    with pytest.raises(DataError, match=r"labels go to 2, class_names has 1 names"):
         load("npz", tmp_path / "e.npz")
     with pytest.raises(DataError, match="no such file"):
         load("npz", tmp_path / "none.npz")
@@ -303,7 +315,7 @@ def test_only_files_can_be_indexed(tmp_path):
 
 def test_statistics_are_those_of_all_training_pixels(tmp_path):
     """Mean and std per channel, equal to the plain formula on the pixels."""
-    listing = sources.Listing(["a"], pixels(300), np.zeros(300, int), ["train"] * 300, [str(n) for n in range(300)])
+    listing = Listing(["a"], pixels(300), np.zeros(300, int), ["train"] * 300, [str(n) for n in range(300)])
     *_, sums = prepare.decode_listing(listing, None, side=6, channels=3, workers=1, skip_unreadable=False)
     rows = np.arange(0, 300, 3)
     prepare.write_statistics(tmp_path / "s.json", sums[rows], side=6)
@@ -351,9 +363,9 @@ class TestClasses:
         table = classes.class_table(["ant", "bee", "cat"], str(path), trained=False)
         assert [(r.name, r.human_name, r.generator_label) for r in table] == [("bee", "bee", 309), ("ant", "ant", 310)]
         for text, message in (
-            ("folder,label\nbee,1\n", "found columns folder, label"),
+            ("folder,label\nbee,1\n", "found the columns 'folder', 'label'"),
             ("folder,generator_label\nbee,x\n", "generator_label 'x', wanted a whole number"),
-            ("folder\nbee\nbee\n", "every folder once"),
+            ("folder\nbee\nbee\n", "folder 'bee' stands there 2 times"),
         ):
             path.write_text(text)
             with pytest.raises(DataError, match=message):

@@ -168,6 +168,55 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, change, message):
         pretrained.read_original(tmp_path / "o.pt", heads=4)
 
 
+@pytest.mark.parametrize("how", ["safetensors", "ddp", "compiled", "lightning", "half"])
+def test_a_checkpoint_of_the_authors_in_any_wrapping_is_the_same_network(tmp_path, how):
+    """What training scripts put around weights and names goes; half precision is read as float32."""
+    state = original_state()
+    torch.save(state, tmp_path / "o.pt")
+    wanted = pretrained.read_original(tmp_path / "o.pt", heads=4).state_dict()
+    other = original_state(seed=5)
+    path = tmp_path / ("o.safetensors" if how == "safetensors" else "o.ckpt")
+    if how == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(
+            {
+                "ddp": {f"module.{k}": v for k, v in state.items()},
+                "compiled": {"model": {f"_orig_mod.{k}": v for k, v in state.items()}},
+                "lightning": {
+                    "state_dict": {f"model.{k}": v for k, v in other.items()}
+                    | {f"ema.{k}": v for k, v in state.items()},
+                    "pytorch-lightning_version": "2.5",
+                },
+                "half": {k: v.half() for k, v in state.items()},
+            }[how],
+            path,
+        )
+    found = pretrained.read_original(path, heads=4).state_dict()
+    for key, value in found.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, wanted[key], atol=1e-3 if how == "half" else 0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "heads", "kind", "message"),
+    [
+        (lambda s: s["blocks.1.mlp.fc2.bias"].fill_(math.inf), 4, ArtifactError, r"blocks\.1\.mlp\.fc2\.bias holds values that are not numbers"),
+        (lambda s: s, 5, ParameterError, r"generator\.heads: found 5, the width 48"),
+        (lambda s: s.update({"y_embedder.embedding_table.weight": torch.ones(1000, 48)}), 4, ArtifactError, "1000 rows.*no null class"),
+        (lambda s: s.update({"pos_embed": torch.ones(3)}), 4, ArtifactError, r"pos_embed has shape \(3,\), wanted 3 dimensions"),
+        (lambda s: s.pop("y_embedder.embedding_table.weight"), 4, ArtifactError, "not a class-conditional checkpoint"),
+    ],
+    ids=["infinite", "heads", "no-null-class", "rank", "text-conditioned"],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_be_a_class_conditional_dit_is_refused(tmp_path, change, heads, kind, message):
+    state = original_state()
+    change(state)
+    torch.save(state, tmp_path / "o.pt")
+    with pytest.raises(kind, match=message):
+        pretrained.read_original(tmp_path / "o.pt", heads=heads)
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("code ran",))
@@ -176,7 +225,7 @@ class Evil:
 def test_a_pickle_with_code_is_refused(tmp_path, capsys):
     """Nothing of it runs."""
     torch.save({"model": original_state(), "hook": Evil()}, tmp_path / "o.pt")
-    with pytest.raises(ArtifactError, match=r"o\.pt: holds more than weights"):
+    with pytest.raises(ArtifactError, match=r"o\.pt: a pickle that holds more than weights"):
         pretrained.read_original(tmp_path / "o.pt", heads=4)
     assert "code ran" not in capsys.readouterr().out
 

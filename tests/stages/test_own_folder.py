@@ -11,7 +11,7 @@ from PIL import Image
 from ims3core import data
 from ims3core.base import files
 from ims3core.diffusion import latents
-from ims3core.intake import sources
+from ims3core.intake.readers import digits
 from ims3core.samplers import ddpm
 from ims3core.shell.errors import Ims3Error
 
@@ -26,7 +26,7 @@ def generator(build, toy_text):
 
 def write_project(generator, toy_text, **changes):
     """Three digit classes as PNG files, a class list with the generator's labels, and the parameters."""
-    listing = sources.digits()
+    listing = digits.read()
     for name, digit in LABELS.items():
         for n, image in enumerate(listing.items[listing.labels == digit][:40]):
             place = Path("photos") / name

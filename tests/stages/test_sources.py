@@ -16,9 +16,9 @@ def stored(tmp_path_factory):
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 
-    from ims3core.intake import sources
+    from ims3core.intake.readers import digits
 
-    listing = sources.load(source="digits", name=None, path="", revision=None)
+    listing = digits.read()
     pixels, labels = np.asarray(listing.items), listing.labels
     root = tmp_path_factory.mktemp("stored")
     path = {"imagefolder": root / "folder", "npz": root / "digits.npz", "huggingface": root / "parquet"}

@@ -1,0 +1,216 @@
+"""What a source of images holds, and the checks that all sources share: arrays, labels, names, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ims3core.data.decode import Stored
+from ims3core.shell.border import visible
+from ims3core.shell.errors import DataError
+
+ROLES = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+LONGEST_NAME = 200  # bytes of a folder's name, with room for what is put around it
+
+
+@dataclass
+class Listing:
+    """Everything a source holds, undecoded.
+
+    Attributes:
+        names: class names in the source's order, which can be folders.
+        items: what :func:`ims3core.data.decode.decode` takes, one per image.
+        labels: index into ``names``, one per image.
+        splits: ``train``, ``validation``, ``test`` or ``all``, one per image.
+        origins: what to call an image in a message; a path relative to ``folder`` where it is a file.
+        folder: where the files are, if they are files.
+        warnings: what the user should know about the splits.
+    """
+
+    names: list[str]
+    items: Sequence[Stored]
+    labels: np.ndarray
+    splits: list[str]
+    origins: list[str]
+    folder: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def restricted(self, names: list[str]) -> Listing:
+        """The images of the classes ``names`` only, numbered in that order."""
+        position = {name: index for index, name in enumerate(names)}
+        number = np.array([position.get(name, -1) for name in self.names])
+        labels = number[self.labels] if len(self.labels) else self.labels
+        keep = np.flatnonzero(labels >= 0)
+        items = self.items[keep] if isinstance(self.items, np.ndarray) else _Subset(self.items, keep)
+        splits, origins = [self.splits[row] for row in keep], [self.origins[row] for row in keep]
+        return Listing(names, items, labels[keep], splits, origins, self.folder, self.warnings)
+
+
+class _Subset(Sequence):
+    """Some rows of a sequence that is read on demand."""
+
+    def __init__(self, items: Sequence, rows: np.ndarray) -> None:
+        self._items, self._rows = items, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self._items[int(row)] for row in self._rows[key]]
+        return self._items[int(self._rows[key])]
+
+
+def roles(found: Collection[str], chosen: Mapping[str, str] | None, *, where: str) -> tuple[dict[str, str], list[str]]:
+    """What each split of a source is for: ``train``, ``validation``, ``test`` or ``all``; and what to say of it.
+
+    Without a test split the validation split takes its place; a single split, or training images alone, are divided.
+
+    Args:
+        found: the source's own names of its splits.
+        chosen: ``data.splits``, role -> name; None: by name.
+        where: the source, for messages.
+
+    Raises:
+        DataError: a split of an unknown name, two for one role, or a chosen one that is not there.
+    """
+    if chosen:
+        if missing := [name for name in chosen.values() if name not in found]:
+            raise DataError(f"data.splits: {where}: no split {missing[0]!r}; found {', '.join(found)}")
+        named = {name: role for role, name in chosen.items()}
+    else:
+        if unknown := [name for name in found if name not in ROLES]:
+            raise DataError(
+                f"data: {where}: split {unknown[0]!r} is unknown; known: {', '.join(ROLES)}; data.splits says what "
+                "each is, for example {train: train, test: " + unknown[0] + "}"
+            )
+        named = {name: ROLES[name] for name in found}
+    for role in set(named.values()):
+        if len(twice := [name for name, own in named.items() if own == role]) > 1:
+            raise DataError(f"data: {where}: splits {' and '.join(twice)} are both {role}; data.splits chooses")
+    if "train" not in named.values():
+        raise DataError(f"data: {where}: found splits {', '.join(found)}, none to train on; data.splits names one")
+    if "test" in named.values():
+        return named, []
+    if "validation" in named.values():
+        name = next(name for name, role in named.items() if role == "validation")
+        said = f"{where}: no test split, {name} takes its place as the test split; validation is drawn from train"
+        return {key: "test" if key == name else role for key, role in named.items()}, [said]
+    return dict.fromkeys(named, "all"), []
+
+
+def folder_names(names: Sequence[str], *, where: str) -> list[str]:
+    """Class names that can be folders: slashes and blanks become underscores, what cannot be seen goes.
+
+    Raises:
+        DataError: two classes would share a folder, or a name cannot be one.
+    """
+    made = []
+    for name in names:
+        text = "".join("_" if c in "/\\ " else c for c in str(name) if c.isprintable())
+        if not text.strip("._") or len(text.encode()) > LONGEST_NAME:
+            raise DataError(f"data: {where}: a class called {visible(str(name))[:80]!r} cannot be a folder; rename it")
+        made.append(text.lstrip(".") or text)
+    for text in made:
+        if made.count(text) > 1:
+            twins = [visible(str(name)) for name, own in zip(names, made, strict=True) if own == text]
+            raise DataError(f"data: {where}: classes {' and '.join(map(repr, twins))} would share the folder {text!r}")
+    return made
+
+
+def whole_labels(values: Any, *, classes: int | None, where: str) -> np.ndarray:
+    """Labels as int64 (N,), each a whole number in [0, classes).
+
+    Raises:
+        DataError: naming the first row whose label is missing, not whole or outside the class table.
+    """
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind == "f":
+        empty = np.array([value is None or value != value for value in array.tolist()], bool)
+        if empty.any():
+            raise DataError(
+                f"{where}: {int(empty.sum())} rows have no label (null), the first is row {int(empty.argmax())}; "
+                "a split without labels cannot be used"
+            )
+        if array.dtype == object and not all(isinstance(value, int) for value in array.tolist()):
+            raise DataError(f"{where}: labels are of type {type(array[0]).__name__}, wanted whole numbers")
+        array = np.asarray(array.tolist())
+        if array.dtype.kind == "f" and (array != np.floor(array)).any():
+            row = int((array != np.floor(array)).argmax())
+            raise DataError(f"{where}: label {array[row]:g} in row {row} is not a whole number")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        raise DataError(f"{where}: labels are {array.dtype} of shape {array.shape}, wanted one whole number per image")
+    array = array.astype(np.int64)
+    outside = (array < 0) | (array >= (np.iinfo(np.int64).max if classes is None else classes))
+    if outside.any():
+        row = int(outside.argmax())
+        known = "" if classes is None else f", the class table has 0..{classes - 1}"
+        hint = " (a split whose labels are hidden?)" if array[row] == -1 else ""
+        raise DataError(f"{where}: label {array[row]} in row {row}{known}{hint}; {int(outside.sum())} rows in all")
+    return array
+
+
+def pixel_array(images: Any, *, where: str) -> np.ndarray:
+    """Pixels as uint8 or uint16 (N, H, W) or (N, H, W, C), channels last.
+
+    Raises:
+        DataError: naming rank, order of axes or type where it is another.
+    """
+    array = np.asarray(images)
+    if array.dtype.kind == "f":
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+        raise DataError(
+            f"{where}: pixels are {array.dtype} from {low:g} to {high:g}, wanted uint8 or uint16 "
+            "(floats from 0 to 1: multiply by 255 and round)"
+        )
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{where}: pixels are {array.dtype}, wanted uint8 or uint16")
+    if array.ndim == 4 and array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 3, 4):
+        raise DataError(
+            f"{where}: shape {array.shape} has the channels first, wanted (images, height, width, channels)"
+        )
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3, 4)):
+        raise DataError(
+            f"{where}: shape {array.shape}, wanted (images, height, width) or (images, height, width, channels); "
+            "flattened images must be reshaped"
+        )
+    if min(array.shape[1:3], default=1) < 1 or max(array.shape[1:3]) > 64 * min(array.shape[1:3]):
+        raise DataError(
+            f"{where}: images of {array.shape[1]} x {array.shape[2]} pixels; flattened ones must be reshaped"
+        )
+    return array
+
+
+def from_arrays(
+    names: Sequence[str], parts: Mapping[str, tuple[Any, Any]], *, where: str, warnings: Sequence[str] = ()
+) -> Listing:
+    """A listing of pixels in memory, checked.
+
+    Args:
+        parts: role -> (images, labels).
+    """
+    folders, checked = folder_names(names, where=where), {}
+    for role, (images, labels) in parts.items():
+        place = f"{where}, {role}" if role != "all" else where
+        pixels = pixel_array(images, where=place)
+        own = whole_labels(labels, classes=len(folders), where=place)
+        if len(pixels) != len(own):
+            raise DataError(f"{place}: found {len(pixels)} images and {len(own)} labels, wanted as many")
+        checked[role] = (pixels, own)
+    shapes = {pixels.shape[1:] for pixels, _ in checked.values()}
+    if len(shapes) > 1:
+        raise DataError(f"{where}: splits have images of shapes {', '.join(map(str, sorted(shapes)))}, wanted one")
+    splits = [role for role, (images, _) in checked.items() for _ in images]
+    origins = [f"{role}[{row}]" for role, (images, _) in checked.items() for row in range(len(images))]
+    items = np.concatenate([images for images, _ in checked.values()])
+    labels = np.concatenate([own for _, own in checked.values()])
+    return Listing(folders, items, labels, splits, origins, warnings=list(warnings))

@@ -1,0 +1,174 @@
+"""A data set of the hub, or a folder of parquet files, read by ``datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ims3core.intake.listing import Listing, folder_names, roles, whole_labels
+from ims3core.shell.border import foreign, pretended, reason
+from ims3core.shell.errors import DataError
+
+LABELS = ("label", "labels", "class", "target")  # columns that are taken for the label where nothing is typed as one
+
+
+def read(wanted: Any, classes: Collection[str] | None = None) -> Listing:
+    """Every split, its images undecoded; ``data.image_column``, ``data.label_column`` and ``data.splits`` choose."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    place = f"data.name: {wanted.name}" if wanted.name else f"data.path: {Path(wanted.path).expanduser()}"
+    loaded = _load(wanted, place)
+    if set(loaded) == {"train"} and not wanted.splits:
+        named, warnings = {"train": "all"}, []
+    else:
+        named, warnings = roles(list(loaded), wanted.splits, where=place)
+    images, labels, splits, origins, tables = [], [], [], [], []
+    for split, role in named.items():
+        part = loaded[split]
+        column = _image_column(part, wanted.image_column, place)
+        label = _label_column(part, wanted.label_column, place)
+        images.append(_Bytes(_undecoded(part, column), column))
+        labels.append((part[label], f"{place}, split {split}, column {label}"))
+        tables.append(_names(part, label))
+        splits += [role] * len(part)
+        origins += [f"{split if role != 'all' else 'all'}[{row}]" for row in range(len(part))]
+    names, numbers = _numbered(tables, labels)
+    return Listing(folder_names(names, where=place), _Chain(images), numbers, splits, origins, warnings=warnings)
+
+
+def _load(wanted: Any, place: str) -> Any:
+    import datasets
+
+    folder = None if wanted.path is None else Path(wanted.path).expanduser()
+    if folder is not None:
+        if not folder.exists():
+            raise DataError(f"{place}: no such folder")
+        _check_files(folder, place)
+    try:
+        return datasets.load_dataset(wanted.name or str(folder), name=wanted.config, revision=wanted.revision)
+    except Exception as error:
+        text = reason(error)
+        if "Config name is missing" in text or "onfigurations" in text or "BuilderConfig" in text:
+            text = text.split("Example of usage")[0].split("Please pick one among the")[-1].strip()
+            raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
+        raise DataError(f"{place}: not a readable data set ({text})") from error
+
+
+def _check_files(folder: Path, place: str) -> None:
+    """Names the parquet file that cannot be read: ``datasets`` does not."""
+    import pyarrow.parquet
+
+    found = sorted(folder.rglob("*.parquet")) if folder.is_dir() else [folder]
+    if not found and not any(folder.iterdir()):
+        raise DataError(f"{place}: an empty folder, nothing to read")
+    for file in found:
+        if said := pretended(file):
+            raise DataError(f"{place}: {file.name}: {said}")
+        with foreign(f"{place}: {file.name}: not a complete parquet file"):
+            pyarrow.parquet.read_metadata(file)
+
+
+def _image_column(part: Any, chosen: str | None, place: str) -> str:
+    """The column of images: typed as such, or of bytes."""
+    import datasets
+
+    features = part.features
+    typed = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    loose = [name for name, kind in features.items() if _holds_bytes(kind)]
+    return _one(typed or loose, chosen, features, "image", place)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return "bytes" in kind
+    return getattr(kind, "dtype", "") in ("binary", "large_binary")
+
+
+def _label_column(part: Any, chosen: str | None, place: str) -> str:
+    """The column of labels: typed as classes, or called like one."""
+    import datasets
+
+    features = part.features
+    typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    loose = [name for name in features if name.lower() in LABELS]
+    return _one(typed or loose, chosen, features, "label", place)
+
+
+def _one(found: list[str], chosen: str | None, features: Any, what: str, place: str) -> str:
+    if chosen is not None:
+        if chosen not in features:
+            raise DataError(f"data.{what}_column: {place}: no column {chosen!r}; found {', '.join(features)}")
+        return chosen
+    if len(found) != 1:
+        which = " and ".join(found) if found else f"none among {', '.join(features)}"
+        raise DataError(f"{place}: {len(found)} {what} columns ({which}), wanted one; data.{what}_column chooses")
+    return found[0]
+
+
+def _undecoded(part: Any, column: str) -> Any:
+    import datasets
+
+    kept = part.select_columns([column])
+    if isinstance(part.features[column], datasets.Image):
+        return kept.cast_column(column, datasets.Image(decode=False))
+    return kept
+
+
+def _names(part: Any, label: str) -> list[str] | None:
+    """The class names of a typed column; None where they are the values."""
+    kind = part.features[label]
+    return list(kind.names) if hasattr(kind, "names") else None
+
+
+def _numbered(tables: list[list[str] | None], labels: list[tuple[Any, str]]) -> tuple[list[str], np.ndarray]:
+    """The class table and the numbers of all splits together."""
+    if tables[0] is not None:
+        if any(table != tables[0] for table in tables):
+            raise DataError(f"{labels[0][1]}: splits have different class tables")
+        count = len(tables[0])
+        return tables[0], np.concatenate([whole_labels(own, classes=count, where=where) for own, where in labels])
+    lists = [list(own) for own, _ in labels]
+    if all(isinstance(value, str) for own in lists for value in own):
+        names = sorted({value for own in lists for value in own})
+        position = {name: n for n, name in enumerate(names)}
+        return names, np.array([position[value] for own in lists for value in own], np.int64)
+    numbers = np.concatenate([whole_labels(own, classes=None, where=where) for own, where in labels])
+    return [str(n) for n in range(int(numbers.max()) + 1)], numbers
+
+
+class _Bytes(Sequence):
+    """Encoded images of one column of a ``datasets`` table, read on demand; None where a row has none."""
+
+    def __init__(self, table: Any, column: str) -> None:
+        self._table, self._column = table, column
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, row: int) -> bytes | Path | None:
+        cell = self._table[row][self._column]
+        if cell is None or isinstance(cell, bytes):
+            return cell
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        return None if cell.get("path") is None else Path(cell["path"])
+
+
+class _Chain(Sequence):
+    """Sequences one after the other, read on demand."""
+
+    def __init__(self, parts: list[Sequence]) -> None:
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self[row] for row in range(*key.indices(len(self)))]
+        part = int(np.searchsorted(self._ends, key, side="right"))
+        return self._parts[part][key - (int(self._ends[part - 1]) if part else 0)]
