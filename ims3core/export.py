@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from ims3core.base import files
 from ims3core.data import read_classes
 from ims3core.data.distilled import read_set
+from ims3core.shell.border import visible
 from ims3core.shell.errors import ArtifactError, ParameterError
 
 GENERATOR_CARD = """---
@@ -164,7 +166,12 @@ def export_ddranking(root: Path, method: str, ipc: int, draw: int, target: Path)
 
 
 def _table(rows: list[Any], columns: tuple[str, ...]) -> str:
-    return "\n".join("| " + " | ".join(str(getattr(row, name)) for name in columns) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(cell(str(getattr(row, name))) for name in columns) + " |" for row in rows)
+
+
+def cell(text: str) -> str:
+    """Any text as it reads in a cell of a Markdown table."""
+    return re.sub(r"([\\|`*_<>\[\]$~])", r"\\\1", visible(text))
 
 
 def _refuse_existing(target: Path) -> None:

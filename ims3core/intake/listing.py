@@ -17,6 +17,7 @@ ROLES = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
+MOST_CLASSES = 1_000_000
 LONGEST_NAME = 200  # bytes of a folder's name, with room for what is put around it
 
 
@@ -149,8 +150,11 @@ def whole_labels(values: Any, *, classes: int | None, where: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "iufb":
         raise DataError(f"{where}: labels are {array.dtype} of shape {array.shape}, wanted one whole number per image")
+    if (huge := np.abs(array.astype(np.float64)) >= MOST_CLASSES).any():
+        row = int(huge.argmax())
+        raise DataError(f"{where}: label {array[row]} in row {row} cannot be a class; {int(huge.sum())} rows in all")
     array = array.astype(np.int64)
-    outside = (array < 0) | (array >= (np.iinfo(np.int64).max if classes is None else classes))
+    outside = (array < 0) | (array >= (MOST_CLASSES if classes is None else classes))
     if outside.any():
         row = int(outside.argmax())
         known = "" if classes is None else f", the class table has 0..{classes - 1}"

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -17,14 +18,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator
 
 from ims3core.report.artifacts import FULL
 from ims3core.report.published import label
+from ims3core.shell.border import visible
 
 DPI = 160
 WIDTH = 10.0  # inches
 MAX_CLASSES = 20  # rows of the sample grid, and the largest confusion matrix with numbers in it
+LONGEST_NAME = 24  # characters of a class name in a figure
 MAX_POINT_IPCS = 3  # beyond, lines over IPC read better than one panel per IPC
 
 
@@ -72,6 +77,7 @@ def _canvas(theme: Theme, *, height: float, width: float = WIDTH) -> Iterator[tu
     style = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     style |= {
         "font.size": 9.5,
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
         "text.color": theme.ink,
         "axes.edgecolor": theme.grid,
         "axes.labelcolor": theme.muted,
@@ -229,6 +235,7 @@ def confusion(confusion: Sequence[Sequence[int]], *, classes: Sequence[str], the
         axes = figure.subplots()
         image = axes.imshow(share, cmap=ramp, vmin=0, vmax=100)
         if len(classes) <= MAX_CLASSES:
+            classes = legible(classes)
             axes.set_xticks(range(len(classes)), labels=classes, rotation=0 if max(map(len, classes)) < 4 else 90)
             axes.set_yticks(range(len(classes)), labels=classes)
             for (row, column), value in np.ndenumerate(share):
@@ -253,7 +260,7 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], theme: 
         images: method -> uint8 (classes, count, H, W, 3).
         across: images in one line of the figure; further methods go below.
     """
-    shown = classes[:MAX_CLASSES]
+    shown = legible(classes[:MAX_CLASSES])
     count = max(stack.shape[1] for stack in images.values())
     rows = -(-len(images) // max(1, across // count))
     columns = -(-len(images) // rows)
@@ -297,6 +304,21 @@ def gallery(images: Mapping[str, np.ndarray], *, theme: Theme) -> bytes:
     return target.getvalue()
 
 
+@cache
+def _glyphs() -> FT2Font:
+    return get_font(findfont(FontProperties(family=matplotlib.rcParamsDefault["font.family"])))
+
+
+def legible(names: Sequence[str], first: int = 0) -> list[str]:
+    """Class names on one short line each; #<number> for one that the font of the figures cannot write."""
+    shown = []
+    for number, name in enumerate(names, start=first):
+        text = visible(name)
+        drawn = all(_glyphs().get_char_index(ord(c)) for c in text)
+        shown.append((text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…") if drawn else f"#{number}")
+    return shown
+
+
 def _gap(stack: np.ndarray) -> int:
     """Pixels between two images: an eighth of their height."""
     return max(1, stack.shape[2] // 8)
@@ -330,7 +352,15 @@ def tsne(plane: pd.DataFrame, *, real: str, theme: Theme) -> bytes:
             )
             for name, points in background.groupby("class", sort=False) if len(names) <= MAX_CLASSES else ():
                 top = (points["x"].median(), points["y"].quantile(0.95))
-                axes.annotate(name, top, xytext=(0, 6), textcoords="offset points", ha="center", va="bottom", size=9)
+                axes.annotate(
+                    legible([name], names.index(name))[0],
+                    top,
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    size=9,
+                )
             axes.set_title(label(method))
             axes.set_xticks([])
             axes.set_yticks([])
