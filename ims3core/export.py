@@ -12,8 +12,7 @@ import yaml
 from ims3core.base import files
 from ims3core.data import read_classes
 from ims3core.data.distilled import read_set
-from ims3core.shell.border import visible
-from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.shell.errors import ArtifactError, ParameterError, visible
 
 GENERATOR_CARD = """---
 library_name: diffusers

@@ -100,8 +100,11 @@ def _loaded(path: Path, place: str) -> Any:
 
 
 def _is_numpy(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return all(name.endswith(".npy") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist()) and all(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # whatever zipfile raises on a damaged archive
+        return False
 
 
 def _safetensors(path: Path, place: str) -> dict[str, torch.Tensor]:

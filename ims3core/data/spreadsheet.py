@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ims3core.shell.border import visible
-from ims3core.shell.errors import DataError
+from ims3core.shell.errors import DataError, visible
 
 SEPARATORS = ",;\t"
 

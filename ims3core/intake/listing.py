@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ims3core.data.decode import Stored
-from ims3core.shell.border import visible
-from ims3core.shell.errors import DataError
+from ims3core.shell.errors import DataError, visible
 
 ROLES = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -182,7 +181,7 @@ def pixel_array(images: Any, *, where: str) -> np.ndarray:
         raise DataError(
             f"{where}: shape {array.shape} has the channels first, wanted (images, height, width, channels)"
         )
-    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3, 4)):
+    if array.ndim not in (3, 4) or (array.shape[-1] not in (1, 3, 4) if array.ndim == 4 else array.shape[-1] < 5):
         raise DataError(
             f"{where}: shape {array.shape}, wanted (images, height, width) or (images, height, width, channels); "
             "flattened images must be reshaped"

@@ -47,7 +47,8 @@ def refine(
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
     augment = pixels.differentiable_augmentation(start.augment, images)
-    step = torch.optim.SGD([images], lr=lr, momentum=momentum)
+    scaled = lr * len(images) / classes / 10 * (images.shape[-1] / 224) ** 2
+    step = torch.optim.SGD([images], lr=scaled, momentum=momentum)
     rules = plan(
         ipc=1, classes=classes, images=len(start.real.images), epochs=None, steps=1, batch_size=64, lr=network_lr,
         momentum=0.9, weight_decay=5e-4, schedule="constant", cutmix=0.0, evaluations=1,

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ims3core.report.artifacts import FULL
 from ims3core.report.published import label
-from ims3core.shell.border import visible
+from ims3core.shell.errors import visible
 
 DPI = 160
 WIDTH = 10.0  # inches

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ims3core.shell.errors import DataError, Ims3Error
+from ims3core.shell.errors import DataError, Ims3Error, visible
 
 LONGEST = 240  # characters of a reason
 
@@ -30,16 +30,10 @@ def reason(error: BaseException) -> str:
     """What an error of a library says, as one visible line without addresses; its type where it says nothing."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = visible(re.sub(r"<(\S+) object at 0x[0-9a-f]+>", r"\1", text))
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = " ".join(re.sub(r" at 0x[0-9a-f]+", "", text).split())
     if not text or isinstance(error, KeyError | IndexError):
         text = f"{type(error).__name__} {text}".strip()
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def visible(text: str) -> str:
-    """``text`` on one line, every character that cannot be seen written out."""
-    shown = "".join(c if c.isprintable() else " " if c.isspace() else f"U+{ord(c):04X}" for c in text)
-    return " ".join(shown.split())
 
 
 def pretended(path: Path) -> str | None:

@@ -55,6 +55,7 @@ def _load(wanted: Any, place: str) -> Any:
         if "Config name is missing" in text or "onfigurations" in text or "BuilderConfig" in text:
             text = text.split("Example of usage")[0].split("Please pick one among the")[-1].strip()
             raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
+        _check_rows(folder, place)
         raise DataError(f"{place}: not a readable data set ({text})") from error
 
 
@@ -70,6 +71,16 @@ def _check_files(folder: Path, place: str) -> None:
             raise DataError(f"{place}: {file.name}: {said}")
         with foreign(f"{place}: {file.name}: not a complete parquet file"):
             pyarrow.parquet.read_metadata(file)
+
+
+def _check_rows(folder: Path | None, place: str) -> None:
+    """Names the parquet file whose rows cannot be read."""
+    import pyarrow.parquet
+
+    for file in sorted(folder.rglob("*.parquet")) if folder is not None else ():
+        with foreign(f"{place}: {file.name}: damaged"):
+            for _ in pyarrow.parquet.ParquetFile(file).iter_batches():
+                pass
 
 
 def _image_column(part: Any, chosen: str | None, place: str) -> str:
