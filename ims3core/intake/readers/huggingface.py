@@ -55,8 +55,10 @@ def _load(wanted: Any, place: str) -> Any:
         if "Config name is missing" in text or "onfigurations" in text or "BuilderConfig" in text:
             text = text.split("Example of usage")[0].split("Please pick one among the")[-1].strip()
             raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
+        names = [] if folder is None else sorted(file.name for file in folder.rglob("*.parquet"))
         _check_rows(folder, place)
-        raise DataError(f"{place}: not a readable data set ({text})") from error
+        held = f" of {', '.join(names[:4])}" if names else ""
+        raise DataError(f"{place}: not a readable data set{held} ({text})") from error
 
 
 def _check_files(folder: Path, place: str) -> None:
