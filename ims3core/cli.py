@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -278,6 +279,18 @@ def show_plan(
     if tflops is not None and tflops <= 0:
         raise ParameterError(f"--tflops: found {tflops}, wanted a positive number")
     importlib.import_module("ims3core.planning.table").show(params, ROOT, tflops=tflops, memory=memory)
+
+
+@app.command("caption")
+def caption(
+    model: Annotated[str, typer.Argument(help="Of the task image-text-to-text: a hub id or a folder.")],
+    target: Annotated[Path, typer.Argument(help="The table file,caption; images that are in it are left alone.")],
+) -> None:
+    """Captions of the training images, for the source text_to_image."""
+    load(ROOT / "params.yaml")
+    track = partial(importlib.import_module("ims3core.shell.progress").track, label="captions")
+    count = importlib.import_module("ims3core.captions").write(ROOT, model, target, progress=track)
+    typer.echo(f"{count} new captions in {target}")
 
 
 exports = typer.Typer(help="Write a product for others: a generator as DiTPipeline, a distilled set as parquet.")

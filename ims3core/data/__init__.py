@@ -24,15 +24,16 @@ class IndexedImages:
     """Images that stay where they are: decoded on demand, each checked against the digest in the index.
 
     Behaves like the uint8 tensor (N, channels, side, side) it stands for: ``len``, ``shape``, and
-    indexing by a number, a slice or a tensor of row numbers, which returns a real tensor.
+    indexing by a number, a slice or a tensor of row numbers, which returns a real tensor. ``names`` are the files,
+    relative to the folder they are in.
     """
 
     def __init__(self, folder: Path, names: list[str], digests: list[str], side: int, channels: int) -> None:
-        self._folder, self._names, self._digests = folder, names, digests
+        self._folder, self.names, self._digests = folder, names, digests
         self.shape = torch.Size((len(names), channels, side, side))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
         if isinstance(rows, slice):
@@ -44,7 +45,7 @@ class IndexedImages:
         return stacked if rows.ndim else stacked[0]
 
     def _read(self, row: int) -> torch.Tensor:
-        path = self._folder / self._names[row]
+        path = self._folder / self.names[row]
         try:
             pixels = decode(path, side=self.shape[-1], channels=self.shape[1])
         except Exception as error:  # whatever Pillow raises on what is not an image

@@ -211,10 +211,12 @@ class Rows:
                     f"{key}: {row.sampler}.{shared} is {mine}, that of guide {row.guide!r} is {theirs}; "
                     "the starts stand at the guide's noise level, both must be the same"
                 )
-        per_ipc = pool.guide is not None and pool.guide.module.PER_IPC
+        guided = pool.guide is not None and pool.guide.module.PER_IPC
+        per_ipc = guided or getattr(pool.source.module, "PER_IPC", False)
         if per_ipc != pool.per_ipc:
             wanted = "eval.ipc" if per_ipc else "candidates.per_class"
-            raise ParameterError(f"{key}.sized_by: found {row.sized_by!r}, guide {row.guide!r} wants {wanted!r}")
+            who = f"source {row.source!r}" if per_ipc and not guided else f"guide {row.guide!r}"
+            raise ParameterError(f"{key}.sized_by: found {row.sized_by!r}, {who} wants {wanted!r}")
 
     def _check_method(self, name: str) -> None:
         fixed, key = self._fixed, f"methods.{name}"

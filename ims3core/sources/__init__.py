@@ -16,6 +16,8 @@ An entry of this axis has
     ``maker = None``: nothing is made, the pool is an index of the real training images.
 ``calls(wanted, **section)``
     Network calls that one image costs.
+
+One whose images depend on how many there are also has ``PER_IPC = True``; its pools are sized by ``eval.ipc``.
 """
 
 ENTRY = ("Section", "SAMPLED", "maker", "calls")
