@@ -1,0 +1,97 @@
+"""Refined rows: killed between two sets they go on, and a set that is there is never made again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ims3core.base import files
+from ims3core.data import distilled
+from ims3core.shell import axes
+from ims3core.shell.errors import NumericsError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROWS = {
+    "dm": ("random", "distribution_matching", "data/real/train"), "idc": ("random", "gradient_matching", "data/real/train"),
+    "sre2l": ("random", "batchnorm_inversion", "data/teacher"), "cao2": ("dit", "conditional_likelihood", "data/generator"),
+}  # fmt: skip
+SMALL = {
+    "distribution_matching": {"iterations": {1: 2}, "real_batch": 8}, "batchnorm_inversion": {"iterations": 2},
+    "gradient_matching": {"outer": 1, "inner": 2, "pretrain_steps": 1, "train_steps": 1, "real_batch": 4},
+    "conditional_likelihood": {"iterations": 2, "batch_size": 7, "lr": 0.5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(build, toy_text):
+    """A toy project with four refined rows of four sets each."""
+    tree, every = yaml.safe_load(toy_text), yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    for name, changes in SMALL.items():
+        tree[name] = every[name] | changes
+    tree["teacher"] = tree["encoder"] | {"norm": "batch"}
+    tree["refined"] = {row: {"start": start, "by": by, "reads": reads} for row, (start, by, reads) in ROWS.items()}
+    tree["eval"]["methods"] = ["random", "dit", *ROWS]
+    tree["report"]["tsne_method"] = "dit"
+    lines = ("prepare", "generator", "encoder", "teacher", "latents", "finetune none", "guides none", "candidates real", "candidates dit",
+             "features real", "features dit", "centroids real", "select random", "select dit", *(f"refine {row}" for row in ROWS))  # fmt: skip
+    return build(yaml.safe_dump(tree, sort_keys=False), *lines)
+
+
+def content(root, row):
+    folder = root / "data/distilled" / row
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_killed_and_resumed_is_bit_equal(built, tmp_path, monkeypatch, stage, row):
+    """At most one set is lost: those before the kill are not made again."""
+    shutil.copytree(built, other := tmp_path / "killed")
+    shutil.rmtree(other / "scratch" / f"refine-{row}")
+    monkeypatch.chdir(other)
+    before = content(built, row)
+    module, made = axes.load("refinements", ROWS[row][1], "x"), []
+    refine = module.refine
+
+    def counted(start, **section):
+        if killed and len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(start.seed)
+        return refine(start, **section)
+
+    monkeypatch.setattr(module, "refine", counted)
+    killed = True
+    with pytest.raises(KeyboardInterrupt):
+        stage("refine", row)
+    killed = False
+    stage("refine", row)
+    assert len(made) == len(set(made)) == 4
+    assert content(other, row) == before
+
+
+def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch, stage):
+    """The set before it is named, and nothing of the earlier output is touched."""
+    shutil.copytree(built, other := tmp_path / "diverged")
+    shutil.rmtree(other / "scratch" / "refine-dm")
+    monkeypatch.chdir(other)
+    module = axes.load("refinements", "distribution_matching", "x")
+
+    def diverges(start, **section):
+        raise NumericsError("loss is nan at iteration 1; lower lr")
+
+    monkeypatch.setattr(module, "refine", diverges)
+    with pytest.raises(NumericsError, match=r"refined\.dm, dm ipc 1 draw 0: loss is nan .*random/ipc-1/draw-0 is kept"):
+        stage("refine", "dm")
+    assert content(other, "dm") == content(built, "dm")
+    assert content(other, "random") == content(built, "random")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_refined_set_is_another_with_the_same_places(built, row):
+    """Same classes and counts as the row it starts from, other pixels, its own manifest."""
+    for ipc in (1, 2):
+        start = distilled.read_set(built / f"data/distilled/{ROWS[row][0]}/ipc-{ipc}/draw-0")
+        found = distilled.read_set(built / f"data/distilled/{row}/ipc-{ipc}/draw-0")
+        assert found.class_index.tolist() == start.class_index.tolist()
+        assert (found.images != start.images).any()
+    assert files.read_json(built / f"metrics/selection/{row}.json")["selection"] == ROWS[row][1]
