@@ -28,7 +28,22 @@ S3_SECTION = {
     "max_sweeps": 20,
     "eps": 1e-6,
 }
-SECTIONS = {"s3": S3_SECTION, "confidence": {"factor": 2, "order": "most"}, "realism": {"crops": 1}}
+S3_IMAGE_SECTION = {
+    "alpha": 0.4,
+    "beta": 0.9,
+    "eps": 1e-6,
+    "normalisation": "paper",
+    "kernel": "gaussian",
+    "bandwidth": 0.25,
+    "frequencies": 64,
+    "max_sweeps": 20,
+}
+SECTIONS = {
+    "s3": S3_SECTION,
+    "s3_image": S3_IMAGE_SECTION,
+    "confidence": {"factor": 2, "order": "most"},
+    "realism": {"crops": 1},
+}
 
 
 def candidates(counts: tuple[int, ...] = (25, 20, 30), dim: int = 6) -> list[Tensor]:
