@@ -1,4 +1,7 @@
-"""Full-size DiT-XL/2 with random weights on this machine: conversion, one IM step, one guided sampling step.
+"""Full-size DiT-XL/2 with random weights on this machine: conversion, and one step of everything that asks it.
+
+One training step of every adaptation, one sampling step of every sampler, one step of inversion of the guide
+``statistics``, one iteration of the refinement ``conditional_likelihood`` with the VAE's decoding.
 
     python benchmarks/dit_xl.py FOLDER [--only throughput]
 
@@ -14,20 +17,26 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ims3core.adaptations import im
+from ims3core.adaptations import diffusion, im, minimax
 from ims3core.base import compute
+from ims3core.data import ImageSet
 from ims3core.diffusion import autoencoder, checkpoints, difffit, dit_layout, pretrained, training
 from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
+from ims3core.guides import modes, statistics
 from ims3core.planning.costs import DIT_XL
-from ims3core.samplers import ddpm
+from ims3core.refinements import Start, conditional_likelihood
+from ims3core.samplers import ddim, ddpm, from_statistics, mode_guided, prototype
+
+SHAPE = (4, 32, 32)
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -59,9 +68,8 @@ def denoiser_of(folder: Path, machine: compute.Machine) -> Denoiser:
     return Denoiser(machine.frozen(network_of(folder)), linear_schedule(), 1000, machine.device, machine.dtype)
 
 
-def im_step(folder: Path) -> str:
-    """Batch 1, paper form, 4 inversion steps, gradients through all; float32 trainables, bf16 where it is native."""
-    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
+def _training_step(folder: Path, objective: training.Objective, machine: compute.Machine) -> str:
+    """Batch 1, gradients through all; float32 trainables, bf16 where it is native."""
     network = network_of(folder)
     difffit.add_scales(network, 0.5)
     weights = difffit.freeze_all_but_difffit(network)
@@ -71,10 +79,6 @@ def im_step(folder: Path) -> str:
     count = sum(p.numel() for p in weights.values())
     latents = Latents(torch.randn(1, 2, 4, 32, 32), torch.ones(1, 2, 4, 32, 32), torch.tensor([207, 1]))
     state = training.start(weights, lr=1e-3, weight_decay=0.0)
-    objective = im.objective(
-        variational=True, lambda_im=0.002, form="paper", similarity="cosine", inversion_steps=4, pairing="matched",
-        grad_through="inversion", clip_x0=False,
-    )  # fmt: skip
     began = time.perf_counter()
     training.run(
         network, state, linear_schedule(), latents, objective, steps=1, batch_size=1, label_dropout=0.1,
@@ -87,28 +91,109 @@ def im_step(folder: Path) -> str:
     return f"{took:.1f} s for the step; {count:,} trainable weights; checkpoint {size / 1e6:.1f} MB"
 
 
-def sampling_step(folder: Path) -> str:
-    """Four images, guidance 4 on three channels (a batch of 8), bf16 where it is native, one DDPM step."""
-    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
-    denoiser = denoiser_of(folder, machine)
-    streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], (4, 32, 32))
+def im_step(folder: Path) -> str:
+    """The paper's form, 4 inversion steps."""
+    objective = im.objective(
+        variational=True, lambda_im=0.002, form="paper", similarity="cosine", inversion_steps=4, pairing="matched",
+        grad_through="inversion", clip_x0=False,
+    )  # fmt: skip
+    return _training_step(folder, objective, _machine())
+
+
+def diffusion_step(folder: Path) -> str:
+    return _training_step(folder, diffusion.objective(variational=True), _machine())
+
+
+def minimax_step(folder: Path) -> str:
+    objective = minimax.objective(
+        variational=True, lambda_representative=0.002, lambda_diverse=0.008, memory=64
+    )  # fmt: skip
+    return _training_step(folder, objective, _machine())
+
+
+def _machine(*, compiled: bool = False) -> compute.Machine:
+    return compute.machine(device="auto", precision="auto", compile=compiled, threads=0)
+
+
+def _sampling_step(folder: Path, sample: Callable[..., torch.Tensor], given: torch.Tensor | None, **section) -> str:
+    """Four images, guidance 4 on three channels (a batch of 8), bf16 where it is native, one step."""
+    denoiser = denoiser_of(folder, _machine())
+    streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(4)], SHAPE)
     began = time.perf_counter()
     with torch.inference_mode():
         labels = torch.tensor([207, 1, 2, 3])
-        out = ddpm.sample(denoiser, labels, streams, None, steps=1, guidance=4.0, guided_channels=3)
-    return f"{time.perf_counter() - began:.1f} s for the step; output {tuple(out.shape)}"
+        out = sample(denoiser, labels, streams, given, guidance=4.0, guided_channels=3, **section)
+    return f"{time.perf_counter() - began:.1f} s for the step of four images; output {tuple(out.shape)}"
+
+
+def sampling_step(folder: Path) -> str:
+    return _sampling_step(folder, ddpm.sample, None, steps=1)
+
+
+def ddim_step(folder: Path) -> str:
+    return _sampling_step(folder, ddim.sample, None, steps=1)
+
+
+def mode_guided_step(folder: Path) -> str:
+    """Also k-means of a class of 1,300 latents into 50 modes, which a pool of IPC 50 asks for once."""
+    latents = torch.randn(1300, *SHAPE)
+    began = time.perf_counter()
+    found = modes.start({"latents": latents}, 50, torch.Generator().manual_seed(0), finder="centre", restarts=1)
+    took = time.perf_counter() - began
+    said = _sampling_step(folder, mode_guided.sample, found[:4], steps=1, form="ddpm", scale=0.1, free_share=0.0)
+    return f"{said}; 50 modes of 1,300 latents {took:.1f} s"
+
+
+def from_statistics_step(folder: Path) -> str:
+    return _sampling_step(folder, from_statistics.sample, torch.randn(4, *SHAPE), steps=2, level=0.5)
+
+
+def prototype_step(folder: Path) -> str:
+    return _sampling_step(folder, prototype.sample, torch.randn(4, *SHAPE), steps=2, strength=0.5)
+
+
+def statistics_step(folder: Path) -> str:
+    """Four latents inverted by one guided step; their moments; the best of 1,000 sets of IPC 10."""
+    denoiser = denoiser_of(folder, _machine())
+    keys = {"steps": 2, "level": 0.5, "guidance": 4.0, "guided_channels": 3, "sets": 1000, "skewness": "per_dimension"}
+    began = time.perf_counter()
+    prepared = statistics.prepare(torch.randn(4, *SHAPE), denoiser, 207, **keys)
+    inverted = time.perf_counter()
+    statistics.start(prepared, 10, torch.Generator().manual_seed(0), **keys)
+    ended = time.perf_counter()
+    return f"{inverted - began:.1f} s for the step of four latents; best of 1,000 sets {ended - inverted:.1f} s"
+
+
+def conditional_likelihood_step(folder: Path) -> str:
+    """Four latents, one iteration, decoded by the VAE at full size."""
+    machine = _machine()
+    network = network_of(folder).eval().requires_grad_(False).to(machine.device)
+    network.checkpoint_blocks = True
+    vae = stable_diffusion_autoencoder().to(machine.device).eval()
+    images = torch.zeros(4, 3, 256, 256, dtype=torch.uint8)
+    chosen = ImageSet(images, torch.tensor([0, 1, 2, 3]))
+    start = Start(
+        chosen=chosen, latents=torch.randn(4, *SHAPE), real=chosen, statistics=([0.5] * 3, [0.5] * 3), augment={},
+        seed=0, machine=machine, teacher=lambda: None, generator=lambda: (network, linear_schedule(), vae),
+        labels=torch.tensor([207, 1, 2, 3]),
+    )  # fmt: skip
+    began = time.perf_counter()
+    out = conditional_likelihood.refine(
+        start, iterations=1, lr=0.0006, worst_weight=0.001, timesteps=[20, 30], grid=50, noises=10, label="null",
+        timestep_form="corrected", batch_size=4,
+    )  # fmt: skip
+    return f"{time.perf_counter() - began:.1f} s for the iteration of four and its decoding; images {tuple(out.shape)}"
 
 
 def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
     """A batch as the profiles ask for it, eager and compiled, and the VAE after it; for a GPU."""
     said = []
-    shape = (4, 32, 32)
     for compiled in (False, True):
-        machine = compute.machine(device="auto", precision="auto", compile=compiled, threads=0)
+        machine = _machine(compiled=compiled)
         denoiser = denoiser_of(folder, machine)
 
         def batch(count: int, denoiser: Denoiser = denoiser) -> torch.Tensor:
-            streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], shape)
+            streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], SHAPE)
             labels = torch.arange(count) % 1000
             with torch.inference_mode():
                 return ddpm.sample(
@@ -132,8 +217,14 @@ def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
     return "".join(said)
 
 
-PARTS = {"convert": convert, "im_step": im_step, "sampling_step": sampling_step, "throughput": throughput}
-DEFAULT = ("convert", "im_step", "sampling_step")
+DEFAULT = {
+    function.__name__: function
+    for function in (
+        convert, diffusion_step, im_step, minimax_step, sampling_step, ddim_step, mode_guided_step,
+        from_statistics_step, prototype_step, statistics_step, conditional_likelihood_step,
+    )
+}  # fmt: skip
+PARTS = {**DEFAULT, "throughput": throughput}
 
 
 def main() -> None:
@@ -146,7 +237,7 @@ def main() -> None:
         began = time.perf_counter()
         said = PARTS[arguments.part](arguments.folder)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{arguments.part:14s} {time.perf_counter() - began:6.1f} s, peak {peak:.2f} GiB: {said}", flush=True)
+        print(f"{arguments.part:28s} {time.perf_counter() - began:6.1f} s, peak {peak:.2f} GiB: {said}", flush=True)
         return
     arguments.folder.mkdir(parents=True)
     try:

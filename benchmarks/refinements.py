@@ -1,0 +1,89 @@
+"""One iteration of every refinement on a set of 100 images of 224 px in 10 classes: seconds and peak memory.
+
+    python benchmarks/refinements.py
+
+Settings of the profile imagenette, except for what it does before the first iteration (gradient matching's 1,500
+training steps). Random weights: ConvNet and ResNetAP-10 of the profile, a ResNet-18 with batch norm as teacher,
+DiT-S/2 on 28 x 28 latents with Stable Diffusion's VAE. Each refinement runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ims3core import params
+from ims3core.base import compute
+from ims3core.data import ImageSet
+from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
+from ims3core.diffusion.dit import DiT, DitConfig
+from ims3core.diffusion.schedule import linear_schedule
+from ims3core.encoders import Encoder
+from ims3core.refinements import Start
+from ims3core.students.networks import build_student
+from ims3core.students.teachers import Teacher
+
+SIDE, CLASSES, IPC = 224, 10, 10
+ONE = {  # rows of the profile, and what makes one iteration of them
+    "dm": {"iterations": {1: 1}},
+    "idc": {"outer": 1, "inner": 1, "pretrain_steps": 0},
+    "sre2l": {"iterations": 1},
+    "cao2": {"iterations": 1},
+}
+
+
+def images_of(per_class: int) -> ImageSet:
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (CLASSES * per_class, 3, SIDE, SIDE), generator=noise, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(CLASSES).repeat_interleave(per_class))
+
+
+def start_for(profile: params.Params, machine: compute.Machine) -> Start:
+    statistics = ([0.5] * 3, [0.25] * 3)
+
+    def teacher() -> Teacher:
+        network = build_student("resnet18", classes=CLASSES, channels=3, side=SIDE, seed=0, norm="batch")
+        return Teacher(Encoder(network.eval().requires_grad_(False), *statistics)).to(machine.device)
+
+    def generator() -> tuple:
+        config = DitConfig(side=SIDE // 8, channels=4, patch=2, width=384, depth=12, heads=6, classes=CLASSES)
+        network = DiT(config).eval().requires_grad_(False).to(machine.device)
+        return network, linear_schedule(), stable_diffusion_autoencoder().to(machine.device).eval()
+
+    return Start(
+        chosen=images_of(IPC), latents=torch.randn(CLASSES * IPC, 4, SIDE // 8, SIDE // 8), real=images_of(64),
+        statistics=statistics, augment=profile.augment.model_dump(), seed=0, machine=machine, teacher=teacher,
+        generator=generator, labels=torch.arange(CLASSES),
+    )  # fmt: skip
+
+
+def iteration(row: str) -> None:
+    """Runs one iteration of the row's refinement and prints what it took."""
+    profile = params.load(Path(__file__).parents[1] / "profiles/imagenette.yaml")
+    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
+    entry, start = profile.refinement(row), start_for(profile, machine)
+    began = time.perf_counter()
+    entry.module.refine(start, **(entry.values | ONE[row]))
+    took, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{entry.name:26s} {took:6.1f} s, peak {peak:.2f} GiB ({machine})", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", choices=ONE, help=argparse.SUPPRESS)
+    row = parser.parse_args().row
+    if row:
+        iteration(row)
+        return
+    for row in ONE:
+        subprocess.run([sys.executable, __file__, "--row", row], check=True)
+
+
+if __name__ == "__main__":
+    main()
