@@ -65,7 +65,9 @@ def network_of(folder: Path) -> DiT:
 
 
 def denoiser_of(folder: Path, machine: compute.Machine) -> Denoiser:
-    return Denoiser(machine.frozen(network_of(folder)), linear_schedule(), 1000, machine.device, machine.dtype)
+    network = network_of(folder)
+    call = machine.frozen(network, parts=network.compiled_parts)
+    return Denoiser(call, linear_schedule(), 1000, machine.device, machine.dtype)
 
 
 def _training_step(folder: Path, objective: training.Objective, machine: compute.Machine) -> str:
@@ -95,7 +97,7 @@ def im_step(folder: Path) -> str:
     """The paper's form, 4 inversion steps."""
     objective = im.objective(
         variational=True, lambda_im=0.002, form="paper", similarity="cosine", inversion_steps=4, pairing="matched",
-        grad_through="inversion", clip_x0=False,
+        grad_through="inversion", share=1.0, clip_x0=False,
     )  # fmt: skip
     return _training_step(folder, objective, _machine())
 

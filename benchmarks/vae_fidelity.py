@@ -38,8 +38,7 @@ def main() -> None:
         statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
         protocol=rules.plan(params.network(student)),
         augment=params.augmentation(protocol), norm=rules.norm, options={},
-        device=machine.device, precision=machine.precision,
-        root_seed=params.seed,
+        machine=machine, root_seed=params.seed,
     )  # fmt: skip
     scores = {}
     for name, images in (("real images", train), ("through the VAE", passed)):

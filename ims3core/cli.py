@@ -273,12 +273,15 @@ def show_plan(
         float | None, typer.Option(help="Sustained TFLOP/s of the machine to plan for; measured here without it.")
     ] = None,
     memory: Annotated[float | None, typer.Option(help="GB of memory there: stages that need more are marked.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine again; kept from then on.")] = False,
 ) -> None:
     """Print what every stage will cost with the current parameters; loads no weights."""
     params = load(ROOT / "params.yaml")
     if tflops is not None and tflops <= 0:
         raise ParameterError(f"--tflops: found {tflops}, wanted a positive number")
-    importlib.import_module("ims3core.planning.table").show(params, ROOT, tflops=tflops, memory=memory)
+    importlib.import_module("ims3core.planning.table").show(
+        params, ROOT, tflops=tflops, memory=memory, measure=measure
+    )  # fmt: skip
 
 
 @app.command("caption")

@@ -73,10 +73,10 @@ def _phase(
     weights = difffit.freeze_all_but_difffit(network)
     # Frozen weights need no float32 copy; the trainable ones keep it under autocast.
     difffit.cast_frozen(network, machine.dtype)
-    network.to(machine.device)
     network.checkpoint_blocks = wanted.gradient_checkpointing
     objective = adaptation.module.objective(variational=wanted.variational, **adaptation.values)
     steps = training.epochs_to_steps(wanted.epochs, images=len(cached.label), batch_size=wanted.batch_size)
+    machine.trained(network, parts=network.compiled_parts, pays=steps >= compute.COMPILING_PAYS)
     state = training.start(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
     checkpoints.load_checkpoint(folder, state)
     count, label = sum(p.numel() for p in weights.values()), f"fine-tuning {adaptation.name}"

@@ -63,14 +63,13 @@ def _train(params: Params, root: Path) -> None:
     train = data.read_split(root / "data/real/train")
     rows = data.read_classes(root / "data/real/classes.json")
     labels = torch.tensor([row.generator_label for row in rows])
-    side, image_channels = train.images.shape[-1], train.images.shape[1]
     facts = [params.seed, wanted.model_dump(), machine.precision]
     key = scratch.fingerprint(facts, [root / "data/real/train"], code.digest("generator"))
     with scratch.workspace(root, "generator", key, log.warning) as work:
         if work.finished_elsewhere:
             return
         seed = derive_seed(params.seed, "generator")
-        vae = _autoencoder(work.path / "vae", train, wanted, seed, side, image_channels)
+        vae = _autoencoder(work.path, train, wanted, seed, machine)
         encoded = [autoencoder.encode(vae, batch) for batch in data.batches(train.images, 256)]
         mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
         cached = latents.Latents(mean[None], std[None], labels[train.class_index])
@@ -81,7 +80,7 @@ def _train(params: Params, root: Path) -> None:
         )  # fmt: skip
         network = DiT(config)
         initialise(network, seeded(seed, "dit-initial"))
-        network.to(machine.device)
+        machine.trained(network, parts=network.compiled_parts, pays=wanted.steps >= compute.COMPILING_PAYS)
         state = training.start(dict(network.named_parameters()), lr=wanted.lr, weight_decay=0.0)
         checkpoints.load_checkpoint(work.path, state)
         weights = sum(p.numel() for p in network.parameters())
@@ -102,21 +101,30 @@ def _train(params: Params, root: Path) -> None:
         work.publish(root / "data/generator", "generator", **facts)
 
 
-def _autoencoder(finished: Path, train: data.ImageSet, wanted, seed: int, side: int, image_channels: int):
-    """The trained VAE; one that an interrupted run finished is read instead."""
-    if (finished / files.MANIFEST).is_file():
-        files.read_manifest(finished, "vae")
-        return autoencoder.read_autoencoder(finished)
-    settings = wanted.vae.model_dump()
-    vae = autoencoder.build_autoencoder(
-        image_channels=image_channels, side=side, latent_channels=settings.pop("latent_channels"),
-        widths=settings.pop("widths"), seed=derive_seed(seed, "vae-initial"),
-    )  # fmt: skip
-    loss = autoencoder.fit_autoencoder(
-        vae, train.images, **settings, seed=seed,
-        progress=partial(progress.track, label="VAE", total=wanted.vae.steps),
-    )  # fmt: skip
-    log.info("VAE: last loss %.5f, root mean squared error %.4f of 2", loss, math.sqrt(loss))
-    vae.save_pretrained(finished, safe_serialization=True)
-    files.write_manifest(finished, "vae")
+def _autoencoder(work: Path, train: data.ImageSet, wanted, seed: int, machine: compute.Machine):
+    """The trained VAE; one that an interrupted run finished is read instead, one that it began goes on."""
+    finished = work / "vae"
+    if not (finished / files.MANIFEST).is_file():
+        settings = wanted.vae.model_dump()
+        vae = autoencoder.build_autoencoder(
+            image_channels=train.images.shape[1], side=train.images.shape[-1], widths=settings.pop("widths"),
+            latent_channels=settings.pop("latent_channels"), seed=derive_seed(seed, "vae-initial"),
+        )  # fmt: skip
+        pays = wanted.vae.steps >= compute.COMPILING_PAYS
+        machine.trained(vae, parts=[vae.encoder, vae.decoder], pays=pays)
+        state, begun = training.start(dict(vae.named_parameters()), lr=wanted.vae.lr, weight_decay=0.0), work / "begun"
+        begun.mkdir(exist_ok=True)
+        checkpoints.load_checkpoint(begun, state)
+        log.info("VAE on %s: step %d of %d", machine.device, state.step, wanted.vae.steps)
+        autoencoder.fit_autoencoder(
+            vae, state, train.images, **settings, seed=seed,
+            progress=partial(progress.track, label="VAE", total=wanted.vae.steps, done=state.step),
+            on_step=partial(checkpoints.checkpoint_every, begun, wanted.checkpoint_every),
+        )  # fmt: skip
+        loss = state.curve[-1]["vae"]
+        log.info("VAE: last loss %.5f, root mean squared error %.4f of 2", loss, math.sqrt(loss))
+        vae.save_pretrained(finished, safe_serialization=True)
+        files.write_manifest(finished, "vae")
+        shutil.rmtree(begun)
+    files.read_manifest(finished, "vae")
     return autoencoder.read_autoencoder(finished)

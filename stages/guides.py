@@ -65,7 +65,7 @@ class _Generator:
         self.phase = generator.phase_of(torch.tensor([row.generator_label for row in rows]), self.adapted)
         null_label = self.network.config.classes
         with torch.inference_mode():
-            call = machine.frozen(self.network, constant=self.phase is None)
+            call = machine.frozen(self.network, parts=self.network.compiled_parts, constant=self.phase is None)
         self.denoiser = Denoiser(call, schedule, null_label, machine.device, machine.dtype)
 
     def of_class(self, c: int) -> Denoiser:

@@ -57,7 +57,7 @@ def _train_and_write(
         student, params.network(student), side=wanted.side or held_out.images.shape[-1], classes=len(names),
         statistics=statistics, protocol=wanted.plan(params.network(student)) | {"name": protocol},
         augment=params.augmentation(protocol), norm=wanted.norm, options=params.network_options(student),
-        device=machine.device, precision=machine.precision, root_seed=params.seed,
+        machine=machine, root_seed=params.seed,
         teacher=_teacher(root, protocol, machine) if wanted.labels == "teacher" else None,
     )  # fmt: skip
     tracked = [params.seed, student, recipe.network, recipe.side, statistics, wanted.model_dump(), recipe.augment]

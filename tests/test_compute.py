@@ -1,5 +1,7 @@
 """The machine: devices, threads and processes are decided once, and what cannot work is one line."""
 
+import copy
+
 import pytest
 import torch
 
@@ -67,3 +69,64 @@ def test_weights_that_are_not_constant_may_change_under_a_compiled_network():
         after = call(torch.ones(1, 3))
     torch.testing.assert_close(after, network(torch.ones(1, 3)))
     assert not torch.allclose(before, after)
+
+
+class Doubled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.inner(self.inner(x))
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "no folder"])
+def test_without_a_compiler_or_a_cache_one_line_and_on(monkeypatch, tmp_path, caplog, fault):
+    """A missing g++, and a cache folder that cannot be made: one warning each, the same numbers."""
+    if fault == "no compiler":
+        from torch._inductor import cpp_builder, exc
+
+        def missing():
+            raise exc.InvalidCxxCompiler
+
+        monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    else:
+        (tmp_path / "file").write_text("not a folder")
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    machine, network = compute.machine(**SECTION | {"device": "cpu", "compile": True}), Doubled()
+    wanted = network(torch.ones(1, 3))
+
+    frozen = machine.frozen(network, parts=[network.inner])
+    machine.trained(network, parts=[network], pays=True)
+
+    torch.testing.assert_close(frozen(torch.ones(1, 3)), wanted)
+    said = {
+        "no compiler": "no C++ compiler such as g++ is installed",
+        "no folder": "cannot be written: Not a directory",
+    }
+    assert len(caplog.messages) == 2
+    assert all(said[fault] in message for message in caplog.messages)
+    assert network._compiled_call_impl is None
+
+
+def test_training_is_compiled_where_it_pays(monkeypatch, tmp_path):
+    """Gradients are those of the plain network, also of one term after the other."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    machine = compute.machine(**SECTION | {"device": "cpu", "compile": True})
+    plain, short = Doubled(), Doubled()
+    compiled = copy.deepcopy(plain)
+
+    machine.trained(short, parts=[short], pays=False)
+    machine.trained(compiled, parts=[compiled], pays=True)
+
+    assert short._compiled_call_impl is None and compiled._compiled_call_impl is not None
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for network in (plain, compiled):
+        out = network(torch.ones(2, 3))
+        network.kept = [
+            torch.autograd.grad(term, list(network.parameters()), retain_graph=True)
+            for term in (out.sum(), out.square().sum())
+        ]
+    for a, b in zip(plain.kept, compiled.kept, strict=True):
+        torch.testing.assert_close(a, b)

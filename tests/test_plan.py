@@ -80,7 +80,7 @@ def test_more_work_takes_longer_and_only_where_it_is():
 def test_the_command_prints_a_table(toy, capsys, monkeypatch):
     """For a given machine without measuring; stages that do not fit its memory are marked."""
     toy()
-    monkeypatch.setattr(table, "calibrate", None)
+    monkeypatch.setattr(table, "known_or_measured", None)
     cli.app(["plan", "--tflops", "400", "--memory", "0.5"], standalone_mode=False)
     out = capsys.readouterr().out
     assert "finetune@im" in out
@@ -100,3 +100,30 @@ def test_calibration_measures_every_kind(toy):
     assert min(found.values()) > 0
     row = plan.Cost("x", "vae", flops=10 * found["vae"], processes=2)
     assert rates.seconds(row, found) == pytest.approx(10 + 2 * rates.START_UP)
+
+
+def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
+    """Rates come back from the cache for the same networks; a damaged or unwritable cache is measured over."""
+    params = toy()
+    count, asked = plan.sizes(params, Path()), []
+    monkeypatch.setattr(rates.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+
+    def calibrate(params, root, count):
+        asked.append(params.compute.threads)
+        return dict.fromkeys((*rates.WORK, "decode"), 1e9 + len(asked))
+
+    monkeypatch.setattr(rates, "calibrate", calibrate)
+    first = rates.known_or_measured(params, Path(), count)
+    assert rates.known_or_measured(params, Path(), count) == first and len(asked) == 1
+    wider = params.model_copy(update={"candidates": params.candidates.model_copy(update={"batch_size": 7})})
+    assert rates.known_or_measured(wider, Path(), count) != first and len(asked) == 2
+    assert rates.known_or_measured(params, Path(), count) == first
+    assert rates.known_or_measured(params, Path(), count, again=True) != first and asked.pop()
+
+    for damage in (b"{", b"[]", b'{"a": 1}', b"\xff"):
+        (tmp_path / "cache/rates.json").write_bytes(damage)
+        rates.known_or_measured(params, Path(), count)
+    assert len(asked) == 6
+    monkeypatch.setattr(rates.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
+    rates.known_or_measured(params, Path(), count)
+    assert len(asked) == 7

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -42,33 +44,98 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def frozen(self, network: Module, *, constant: bool = True) -> Module:
+    def frozen(
+        self, network: Module, *, parts: list[nn.Module] | None = None, constant: bool = True
+    ) -> Module:  # fmt: skip
         """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
 
-        ``constant`` weights are compiled in; others may be changed in place later. Compilation falls back to eager
-        execution, with one logged line, where no compiler works.
+        Without a working compiler it is executed as it is, with one logged line.
+
+        Args:
+            parts: what is compiled, which may be less than the whole.
+            constant: whether the weights stay as they are; others may be changed in place between calls. On a
+                processor, and from :data:`FREEZING_PAYS` of them on, constant ones are compiled in: 1.1 to 1.3 times
+                faster, but torch keeps no such code for the next process.
         """
         network = network.to(self.device, self.dtype).eval().requires_grad_(False)
-        if not self.compile:
+        if not self._compiles():
             return network
         import torch._dynamo
         import torch._inductor.config
 
-        torch._inductor.config.freezing = constant
-        compiled = torch.compile(network)
+        large = sum(weight.numel() for weight in network.parameters()) >= FREEZING_PAYS
+        frozen = constant and large and self.device.type == "cpu"
+        torch._inductor.config.freezing = frozen
+        parts = [network] if parts is None or frozen else parts
+        for part in parts:
+            part.compile(dynamic=False)
 
         def call(*args: torch.Tensor) -> torch.Tensor:
-            nonlocal compiled
             try:
-                return compiled(*args)
+                return network(*args)
             except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
-                if compiled is network:
-                    raise
-                log.warning("compute.compile: no working compiler (%s), going on without", type(error).__name__)
-                compiled = network
-                return compiled(*args)
+                log.warning(NO_COMPILER, type(error).__name__)
+                for part in parts:
+                    part._compiled_call_impl = None
+                return network(*args)
 
         return call
+
+    def trained(self, network: Module, *, parts: list[nn.Module], pays: bool) -> Module:
+        """``network`` on this machine, ready for training.
+
+        If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk
+        (:func:`compiled_code`), so that the next process starts in seconds. Equal graphs give equal code, so that a
+        resumed training takes the same steps.
+        """
+        network.to(self.device).train()
+        if pays and self._compiles():
+            import torch._functorch.config
+
+            torch._functorch.config.donated_buffer = False  # gradients of single terms go through the graph again
+            for part in parts:
+                part.compile(dynamic=False)
+        return network
+
+    def _compiles(self) -> bool:
+        """Whether to compile; says in one line why not where it is asked for and cannot be."""
+        if self.compile and (fault := compiler_fault(self.device)) is not None:
+            log.warning(NO_COMPILER, fault)
+            return False
+        return self.compile
+
+
+FREEZING_PAYS = 20_000_000  # weights
+COMPILING_PAYS = 1000  # training steps of a small network; the first time takes half a minute on 2 cores
+NO_COMPILER = "compute.compile: no working compiler (%s), going on without"
+
+
+def compiled_code() -> Path:
+    """Where compiled code is kept: TORCHINDUCTOR_CACHE_DIR, else a folder in the user's cache."""
+    import platformdirs
+
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(platformdirs.user_cache_dir("ims3"), "compiled"))
+
+
+def compiler_fault(device: torch.device) -> str | None:
+    """Why networks cannot be compiled for ``device`` here, None if they can; prepares torch's cache."""
+    folder = compiled_code()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror}"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA that is installed without a GPU
+    if device.type == "cpu":
+        from torch._inductor import cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler:
+            return "no C++ compiler such as g++ is installed"
+    return None
 
 
 @contextlib.contextmanager

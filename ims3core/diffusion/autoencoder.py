@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from ims3core.shell.errors import ArtifactError, NumericsError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+    from ims3core.diffusion.training import State
 
 WHOLE = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")  # endings of weights in full precision
 SCALED_ON = 10_000  # images whose latents decide the scaling factor
@@ -45,6 +48,7 @@ def build_autoencoder(
 
 def fit_autoencoder(
     vae: AutoencoderKL,
+    state: State,
     images: torch.Tensor | IndexedImages,
     *,
     steps: int,
@@ -52,19 +56,21 @@ def fit_autoencoder(
     lr: float,
     kl_weight: float,
     seed: int,
-    progress: Callable[[Iterator[int]], Iterator[int]] = iter,
-) -> float:
-    """Trains ``vae`` to reproduce ``images`` (uint8 (N, C, H, W)) and sets its scaling factor; returns the last loss.
+    progress: Callable[[Iterable[int]], Iterator[int]] = iter,
+    on_step: Callable[[State], None] = lambda state: None,
+) -> None:
+    """Trains ``vae`` to reproduce ``images`` (uint8 (N, C, H, W)) and sets its scaling factor.
 
     Loss: mean squared error plus ``kl_weight`` times the KL divergence to a unit Gaussian per latent value.
     The scaling factor is 1 / std of the latents, so that the diffusion model sees unit variance.
+
+    Args:
+        state: of the weights of ``vae``; training goes on from its step.
+        on_step: called after every step, to save checkpoints.
     """
-    optimiser = torch.optim.Adam(vae.parameters(), lr=lr)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=lr / 20)
     vae.train()
     device = next(vae.parameters()).device
-    loss = torch.zeros(())
-    for step in progress(iter(range(steps))):
+    for step in progress(range(state.step, steps)):
         rng = seeded(seed, "vae-step", step)
         rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=rng)
         batch = signed(images[rows]).to(device)
@@ -75,15 +81,18 @@ def fit_autoencoder(
             raise NumericsError(
                 f"generator.vae: loss is {loss.item()} at step {step} (seed {seed}); lower generator.vae.lr"
             )
-        optimiser.zero_grad()
+        state.optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
-        plan.step()
+        for group in state.optimiser.param_groups:
+            group["lr"] = lr * (1 + 19 * (1 + math.cos(math.pi * step / steps)) / 2) / 20
+        state.optimiser.step()
+        state.step = step + 1
+        state.curve.append({"step": step, "vae": loss.item()})
+        on_step(state)
     vae.eval()
     shown = images[: min(len(images), SCALED_ON)]
     means = [encode(vae, batch, scaled=False)[0] for batch in batches(shown, 256)]
     vae.register_to_config(scaling_factor=1 / torch.cat(means).std().item())
-    return loss.item()
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 # Below this many tokens attention is written out: on CPUs the backward pass of torch's fused
 # attention costs several times more than four small products (measured at 16 tokens: 3x a step).
 SHORT_SEQUENCE = 64
+DEEP = 8  # blocks; a graph of 6 compiles in half a minute on 2 cores, one of 28 in several
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ class DiT(nn.Module):
     def null_label(self) -> int:
         """The label of the unconditional model."""
         return self.config.classes
+
+    @property
+    def compiled_parts(self) -> list[nn.Module]:
+        """What is compiled for training: the whole, or the blocks, which share their code, where one graph is large."""
+        return [self] if self.config.depth <= DEEP else list(self.blocks)
 
     def forward(self, z_t: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The network's raw output.

@@ -28,25 +28,45 @@ def invert(
 ) -> torch.Tensor:
     """The inverted latent z_inv at timestep ``t``, by ``steps`` Euler steps from the clean latent (Eq. 3 chained).
 
+    Arguments as of :func:`walk`.
+    """
+    z, tau = walk(network, schedule, z0, t, label, steps=steps, through_all_steps=through_all_steps)
+    eps_hat = network(z, tau, label).float()[:, : z0.shape[1]]
+    here = torch.ones_like(z[:, :1, :1, :1]) if steps == 1 else at(schedule.alpha_bar, tau, z)
+    return inversion_step(z, eps_hat, here, at(schedule.alpha_bar, t, z))
+
+
+def walk(
+    network: Network,
+    schedule: Schedule,
+    z0: torch.Tensor,
+    t: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    steps: int,
+    through_all_steps: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the last of ``steps`` Euler steps to ``t`` begins: the latent and its timestep (B,).
+
     The grid is tau_0 = clean (alpha_bar 1, the network sees t = 0), ..., tau_n = t, evenly spaced. The
     paper leaves the grid open. Conditional label, no guidance, no label dropout.
 
     Args:
         z0: (B, C, H, W) clean latents.
         t: (B,) target timesteps.
-        steps: number of network calls n.
-        through_all_steps: if false, only the last network call receives gradients (n times cheaper).
+        steps: number n of network calls of the whole inversion, of which n - 1 are made here.
+        through_all_steps: if false, the calls here receive no gradients (n times cheaper).
     """
-    z = z0
+    z, tau = z0, torch.zeros_like(t)
     alpha_bar = torch.ones(len(z0), 1, 1, 1, dtype=z0.dtype, device=z0.device)
-    for k in range(steps):
-        tau, tau_next = (t * k).div(steps, rounding_mode="floor"), (t * (k + 1)).div(steps, rounding_mode="floor")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (through_all_steps or k == steps - 1)):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and through_all_steps):
+        for k in range(1, steps):
             eps_hat = network(z, tau, label).float()[:, : z0.shape[1]]
-            alpha_bar_next = at(schedule.alpha_bar, tau_next, z0)
+            tau = (t * k).div(steps, rounding_mode="floor")
+            alpha_bar_next = at(schedule.alpha_bar, tau, z0)
             z = inversion_step(z, eps_hat, alpha_bar, alpha_bar_next)
             alpha_bar = alpha_bar_next
-    return z
+    return z, tau
 
 
 @torch.no_grad()

@@ -88,16 +88,24 @@ def matching_loss(a: torch.Tensor, b: torch.Tensor, *, similarity: str, pairing:
     return SIMILARITIES[similarity](a, b).mean()
 
 
-def denoise(
-    network: DiT, schedule: Schedule, batch: Batch, variational: bool
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The noised latents, the predicted noise, and the terms that both losses share."""
-    z_t = add_noise(schedule, batch.z0, batch.eps, batch.t)
-    eps_hat, v = network(z_t, batch.t, batch.dropped_label).float().chunk(2, 1)
+def terms_of(
+    schedule: Schedule, batch: Batch, z_t: torch.Tensor, found: torch.Tensor, *, variational: bool
+) -> dict[str, torch.Tensor]:
+    """The loss terms of what the network ``found`` (B, 2 C, H, W) in the noised latents ``z_t``."""
+    eps_hat, v = found.chunk(2, 1)
     terms = {"diffusion": diffusion_loss(eps_hat, batch.eps)}
     if variational:
         terms["variational"] = variational_loss(schedule, batch.z0, z_t, eps_hat, v, batch.t)
-    return z_t, eps_hat, terms
+    return terms
+
+
+def denoise(
+    network: DiT, schedule: Schedule, batch: Batch, variational: bool
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The noised latents, the predicted noise, and the terms that all losses share."""
+    z_t = add_noise(schedule, batch.z0, batch.eps, batch.t)
+    found = network(z_t, batch.t, batch.dropped_label).float()
+    return z_t, found.chunk(2, 1)[0], terms_of(schedule, batch, z_t, found, variational=variational)
 
 
 def denoising_terms(network: DiT, schedule: Schedule, batch: Batch, *, variational: bool) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ims3core.diffusion.schedule import Schedule, at, model_log_variance, posterior_mean, predict_z0, respace
+from ims3core.diffusion.schedule import Schedule, at, model_log_variance, posterior_mean, predict_z0
 from ims3core.shell.errors import NumericsError
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -61,8 +61,8 @@ def guided(
     if guidance == 1:
         eps_hat, v = network(z_t, t, label).float().split(channels, 1)
         return Prediction(eps_hat, v, eps_hat)
-    both = network(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
-    conditional, null = both.float().chunk(2)
+    # Two calls of one size: steps without guidance then need no other compiled code.
+    conditional, null = (network(z_t, t, asked).float() for asked in (label, torch.full_like(label, null_label)))
     eps_hat, v = conditional.split(channels, 1)
     eps_null = null[:, :guided_channels]
     steered = eps_null + guidance * (eps_hat[:, :guided_channels] - eps_null)
@@ -105,16 +105,17 @@ def denoise(
     streams: NoiseStreams,
     *,
     step: Step,
-    steps: int,
-    guidance: float,
+    schedule: Schedule,
+    guidance: float | Callable[[int], float],
     guided_channels: int,
     start: torch.Tensor | None = None,
     first: int | None = None,
 ) -> torch.Tensor:
-    """Latents (B, channels, side, side) from noise to clean along ``steps`` respaced timesteps.
+    """Latents (B, channels, side, side) from noise to clean along the timesteps of a respaced ``schedule``.
 
     Args:
         label: (B,) generator labels.
+        guidance: the scale, or what it is at a timestep of the trained process.
         streams: one noise stream per image; the first draw is the start if none is given, further ones are the
             fresh noise that ``step`` asks for.
         start: (B, channels, side, side) latents to go on from at index ``first`` of the respaced timesteps.
@@ -122,12 +123,13 @@ def denoise(
     Raises:
         NumericsError: if a latent is not finite.
     """
-    device, schedule = denoiser.device, respace(denoiser.schedule, steps)
+    device = denoiser.device
     label, timesteps = label.to(device), schedule.timesteps.to(device)
     z_t = (streams() if start is None else start).to(device)
     for index in reversed(range(len(schedule) if first is None else first + 1)):
         here = torch.full((len(label),), index, device=device)
-        found = denoiser(z_t, timesteps[here], label, guidance=guidance, guided_channels=guided_channels)
+        scale = guidance(int(schedule.timesteps[index])) if callable(guidance) else guidance
+        found = denoiser(z_t, timesteps[here], label, guidance=scale, guided_channels=guided_channels)
         z_t = step(schedule, z_t, found, here, lambda: streams().to(device))
     if not torch.isfinite(z_t).all():
         raise NumericsError("sampling: a latent is not finite; guidance too large or a broken generator")

@@ -45,7 +45,7 @@ class State:
 
 def start(weights: dict[str, nn.Parameter], *, lr: float, weight_decay: float) -> State:
     """A fresh training state: AdamW with betas (0.9, 0.999), EMA equal to the weights."""
-    optimiser = torch.optim.AdamW(weights.values(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999))
+    optimiser = torch.optim.AdamW(weights.values(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
     return State(weights, {name: p.detach().clone() for name, p in weights.items()}, optimiser, 0, [], {})
 
 

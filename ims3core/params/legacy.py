@@ -57,6 +57,8 @@ def updated(tree: dict[str, Any]) -> list[str]:
     if "augment" in tree:
         for key, value in {"patch_shuffle": 1, "randaugment": None}.items():
             table("augment").setdefault(key, value)
+    if "im" in tree:
+        table("im").setdefault("share", 1.0)
     if "encoder" in tree:
         tree.setdefault("teacher", {"source": "encoder"})
     for row in table("methods").values():

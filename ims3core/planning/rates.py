@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import platformdirs
 import torch
 
-from ims3core.base import compute
+from ims3core.base import compute, files
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
 from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_network
@@ -23,6 +28,49 @@ if TYPE_CHECKING:
 START_UP = 4.0  # seconds of a process before it does anything: interpreter, torch, data (measured on 2 cores)
 WORK = ("dit_train", "dit_sample", "student_train", "student_eval", "vae")
 DECODED = 1000.0  # images per second where nothing was measured
+
+
+def known_or_measured(params: Params, root: Path, count: Sizes, *, again: bool = False) -> dict[str, float]:
+    """The rates of this machine for these networks, measured once and then kept in the user's cache folder.
+
+    Args:
+        again: measures them anew, for example after a measurement beside other work.
+    """
+    machine = compute.machine(**params.compute.model_dump())
+    dit, student = dit_config(params, root, count), params.eval.students[0]
+    side = params.protocols[params.eval.protocols[0]].side or params.data.side
+    facts = [
+        torch.__version__, torch.get_num_threads(), processor(machine.device), str(machine), machine.compile,
+        replace(dit, depth=min(2, dit.depth), classes=0), params.finetune.batch_size, params.candidates.batch_size,
+        params.network(student), params.data.side, params.data.channels, side,
+        params.eval.draws * params.eval.seeds,
+    ]  # fmt: skip
+    path, key = (
+        Path(platformdirs.user_cache_dir("ims3"), "rates.json"),
+        hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
+    )
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if not again and set(kept.get(key, ())) == {*WORK, "decode"}:
+            return kept[key]
+    except (OSError, ValueError, AttributeError, TypeError):
+        kept = {}  # none yet, or damaged: it is measured again
+    measured = calibrate(params, root, count)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, kept | {key: measured})
+    return measured
+
+
+def processor(device: torch.device) -> str:
+    """What computes on ``device``, by name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) -> dict[str, float]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ims3core.base import compute
 from ims3core.planning.costs import costs
-from ims3core.planning.rates import calibrate, given, seconds
+from ims3core.planning.rates import given, known_or_measured, seconds
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 COLUMNS = ("stage", "calls", "TFLOP", "images", "memory GB", "disk GB", "time")
 
 
-def show(params: Params, root: Path, *, tflops: float | None, memory: float | None) -> None:
+def show(params: Params, root: Path, *, tflops: float | None, memory: float | None, measure: bool) -> None:
     """Prints the plan for this machine, or for one that sustains ``tflops`` and has ``memory`` GB."""
     if tflops is None:
         here = compute.machine(**params.compute.model_dump())
         section = params.compute.model_copy(update={"precision": here.precision})
         params = params.model_copy(update={"compute": section})
     rows, count = costs(params, root)
-    rates = calibrate(params, root, count) if tflops is None else given(tflops)
+    rates = known_or_measured(params, root, count, again=measure) if tflops is None else given(tflops)
     known = "" if count.known else " (estimated)"
     table = Table(title=f"{count.train:,} training images, {count.classes} classes{known}")
     for name in COLUMNS:

@@ -21,7 +21,9 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """From noise, ``steps`` timesteps of the trained process."""
     from ims3core.diffusion.sampling import ddim_step, denoise
+    from ims3core.diffusion.schedule import respace
 
     return denoise(
-        denoiser, label, streams, step=ddim_step, steps=steps, guidance=guidance, guided_channels=guided_channels
-    )
+        denoiser, label, streams, step=ddim_step, schedule=respace(denoiser.schedule, steps), guidance=guidance,
+        guided_channels=guided_channels,
+    )  # fmt: skip

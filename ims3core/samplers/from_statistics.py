@@ -32,8 +32,9 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """DDIM from the states ``given``, which stand at ``level`` of the respaced trajectory; nothing is random."""
     from ims3core.diffusion.sampling import ddim_step, denoise, grid_index
+    from ims3core.diffusion.schedule import respace
 
     return denoise(
-        denoiser, label, streams, step=ddim_step, steps=steps, guidance=guidance, guided_channels=guided_channels,
-        start=given, first=grid_index(level, steps=steps),
+        denoiser, label, streams, step=ddim_step, schedule=respace(denoiser.schedule, steps), guidance=guidance,
+        guided_channels=guided_channels, start=given, first=grid_index(level, steps=steps),
     )  # fmt: skip

@@ -33,6 +33,7 @@ def sample(
     Differs: the published t_stop is 25 of 50 steps; here it is a share, so that fewer steps keep its meaning.
     """
     from ims3core.diffusion.sampling import denoise
+    from ims3core.diffusion.schedule import respace
 
     modes, stop = given.to(denoiser.device), free_share * steps
     step = {"ddpm": steered_ddpm_step, "ddim": steered_ddim_step}[form]
@@ -43,8 +44,9 @@ def sample(
         return step(schedule, z_t, found, t, noise, modes, scale if t[0] >= stop else 0.0)
 
     return denoise(
-        denoiser, label, streams, step=steered, steps=steps, guidance=guidance, guided_channels=guided_channels
-    )
+        denoiser, label, streams, step=steered, schedule=respace(denoiser.schedule, steps), guidance=guidance,
+        guided_channels=guided_channels,
+    )  # fmt: skip
 
 
 def steered_ddpm_step(

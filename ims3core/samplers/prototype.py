@@ -39,6 +39,6 @@ def sample(
     schedule, first = respace(denoiser.schedule, steps), grid_index(strength, steps=steps)
     start = add_noise(schedule, given, streams(), torch.full((len(given),), first))
     return denoise(
-        denoiser, label, streams, step=ddpm_step, steps=steps, guidance=guidance, guided_channels=guided_channels,
+        denoiser, label, streams, step=ddpm_step, schedule=schedule, guidance=guidance, guided_channels=guided_channels,
         start=start, first=first,
     )  # fmt: skip

@@ -1,16 +1,21 @@
-"""Progress bars on a terminal, nothing in a pipe."""
+"""Progress bars on a terminal; in a pipe a line every few minutes."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
+EVERY = 300.0  # seconds
+
+log = logging.getLogger(__name__)
 
 
 def track(items: Iterable[Item], *, label: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
-    """Yields ``items`` under a bar with an estimate of the time left; silent unless stderr is a terminal.
+    """Yields ``items`` under a bar with an estimate of the time left; in a pipe, one line every :data:`EVERY` seconds.
 
     Args:
         total: how many there are in all, with the ``done`` ones of an earlier run; None: as many as ``items`` says.
@@ -18,13 +23,27 @@ def track(items: Iterable[Item], *, label: str, total: int | None = None, done: 
     if total is None and isinstance(items, Sized):
         total = done + len(items)
     if not sys.stderr.isatty():
-        yield from items
+        yield from _logged(items, label, total, done)
         return
     with _bar() as bar:
         task = bar.add_task(label, total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)
+
+
+def _logged(items: Iterable[Item], label: str, total: int | None, done: int) -> Iterator[Item]:
+    began = said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if (now := time.monotonic()) - said >= EVERY:
+            said = now
+            left = (
+                ""
+                if total is None
+                else f" of {total}, about {(total - done - count) * (now - began) / count / 60:.0f} min left"
+            )
+            log.info("%s: %d%s", label, done + count, left)
 
 
 def _bar():

@@ -32,7 +32,7 @@ def maker(inputs: Inputs, wanted: Wanted, machine: Machine) -> Callable[[list[Sp
             f"{sampler.name}.guided_channels: found {found}, the generator's latents have {config.channels}"
         )
     labels, vae = inputs.labels, inputs.vae.to(machine.device)
-    call = machine.frozen(inputs.network, constant=inputs.phase is None)
+    call = machine.frozen(inputs.network, parts=inputs.network.compiled_parts, constant=inputs.phase is None)
     denoiser = Denoiser(call, inputs.schedule, config.classes, machine.device, machine.dtype)
     shape = (config.channels, config.side, config.side)
     guide = _Guide(inputs, wanted)

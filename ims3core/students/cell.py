@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ims3core.base import files
-from ims3core.base.compute import one_thread_each
+from ims3core.base.compute import Machine, one_thread_each
 from ims3core.base.seeds import derive_seed
 from ims3core.data import ImageSet
 from ims3core.students.augment import build_augmentation
@@ -21,6 +21,7 @@ from ims3core.students.protocols import plan
 from ims3core.students.train import train_student
 
 SMALL_SIDE = 64  # pixels
+COMPILING_PAYS = 100  # steps on larger images; the first time takes half a minute on 2 cores
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Recipe:
     augment: dict[str, Any]
     norm: str
     options: dict[str, Any]
-    device: torch.device
-    precision: str
+    machine: Machine
     root_seed: int
     teacher: Callable[[torch.Tensor], torch.Tensor] | None = None
     _building: threading.Lock = field(default_factory=threading.Lock, compare=False)
@@ -62,13 +62,19 @@ class Recipe:
                 self.network, classes=self.classes, channels=channels, side=self.side, seed=run_seed,
                 norm=self.norm, options=self.options,
             )  # fmt: skip
+        rules = plan(ipc=count // self.classes, classes=self.classes, images=count, **self.protocol)
+        if not side_by_side(self.network, side=self.side, device=self.machine.device):
+            # What processors' convolutions prefer; 1.5 to 2.2 times faster together at 224 px.
+            network.to(memory_format=torch.channels_last)
+            self.machine.trained(network, parts=[network], pays=rules.total_steps >= COMPILING_PAYS)
         result = train_student(
             network, images.images, images.class_index, side=self.side,
             test_images=held_out.images, test_class_index=held_out.class_index,
-            plan=plan(ipc=count // self.classes, classes=self.classes, images=count, **self.protocol),
+            plan=rules,
             augmentation=build_augmentation(**self.augment, side=self.side, channels=channels),
             mean=self.statistics[0], std=self.statistics[1],
-            seed=run_seed, device=self.device, precision=self.precision, teacher=self.teacher, on_progress=on_progress,
+            seed=run_seed, device=self.machine.device, precision=self.machine.precision, teacher=self.teacher,
+            on_progress=on_progress,
         )  # fmt: skip
         return {
             "draw": draw,
@@ -112,7 +118,7 @@ def run_cell(
             files.write_json(path, record)
         return files.read_json(path)
 
-    if not side_by_side(recipe.network, side=recipe.side, device=recipe.device):
+    if not side_by_side(recipe.network, side=recipe.side, device=recipe.machine.device):
         return list(progress(run(*pair) for pair in paths))
     runs: list[Future[dict[str, Any]]] = []
     with one_thread_each() as threads, ThreadPoolExecutor(min(threads, len(paths))) as pool:

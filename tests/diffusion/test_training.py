@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from ims3core.adaptations import im
 from ims3core.adaptations.im import inversion_matching_terms
 from ims3core.diffusion import batches, checkpoints, difffit, inversion, losses, training
 from ims3core.diffusion.latents import Latents
@@ -14,7 +15,7 @@ from ims3core.shell.errors import ArtifactError, NumericsError, ParameterError
 SCHEDULE = linear_schedule()
 PAPER = {
     "variational": False, "lambda_im": 0.5, "form": "paper", "similarity": "cosine", "inversion_steps": 2,
-    "pairing": "matched", "grad_through": "inversion", "clip_x0": False,
+    "pairing": "matched", "grad_through": "inversion", "share": 1.0, "clip_x0": False,
 }  # fmt: skip
 
 
@@ -138,16 +139,62 @@ def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents)
 
 
 def test_the_paper_form_compares_the_same_timestep(tiny_dit, latents, monkeypatch):
-    """If the inversion returned z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
+    """If the inversion arrived at z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
     from ims3core.diffusion.schedule import add_noise
 
     batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
     exact = add_noise(SCHEDULE, batch.z0, batch.eps, batch.t)
-    monkeypatch.setattr(inversion, "invert", lambda *a, **k: exact)
+    monkeypatch.setattr(inversion, "walk", lambda *a, **k: (exact, batch.t))  # a last step from t to t changes nothing
 
-    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
+    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"inversion_steps": 2})
 
     assert terms["im"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("through", ["inversion", "last_step"])
+def test_the_shared_call_changes_nothing(tiny_dit, latents, steps, through):
+    """Terms and gradients equal those of L_diff and the inversion asked one after the other."""
+    batch = batches.draw_batch(latents, SCHEDULE, step=2, batch_size=6, label_dropout=0.3, null_label=3, seed=0)
+    weights = list(difffit.freeze_all_but_difffit(tiny_dit).values())
+
+    terms = inversion_matching_terms(
+        tiny_dit, SCHEDULE, batch, **PAPER | {"inversion_steps": steps, "grad_through": through, "lambda_im": 1.0}
+    )
+    z_t, _, wanted = losses.denoise(tiny_dit, SCHEDULE, batch, PAPER["variational"])
+    inverted = inversion.invert(
+        tiny_dit, SCHEDULE, batch.z0, batch.t, batch.label, steps=steps, through_all_steps=through == "inversion"
+    )
+    wanted["im"] = torch.stack([losses.cosine_distance(inverted[i : i + 1], z_t[i : i + 1]) for i in range(6)]).mean()
+
+    for name, term in wanted.items():
+        torch.testing.assert_close(terms[name], term, rtol=1e-4, atol=1e-6)
+        for a, b in zip(*(training.gradient(value, weights) for value in (terms[name], term)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["paper", "official"])
+def test_a_share_of_the_batch_keeps_the_expectation(tiny_dit, latents, form):
+    """The terms of a half, averaged over the batch and the batch turned by one row, are those of the whole."""
+    changes = {"form": form, "grad_through": "inversion" if form == "paper" else "denoiser", "lambda_im": 1.0}
+    batch = batches.draw_batch(latents, SCHEDULE, step=2, batch_size=6, label_dropout=0.3, null_label=3, seed=0)
+    turned = batches.Batch(*(tensor.roll(1, 0) for tensor in batch.__dict__.values()))
+
+    whole = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | changes)
+    halves = [
+        inversion_matching_terms(tiny_dit, SCHEDULE, part, **PAPER | changes | {"share": 0.5})
+        for part in (batch, turned)
+    ]
+
+    torch.testing.assert_close(sum(half["im"] for half in halves) / 2, whole["im"], rtol=1e-4, atol=0)
+    for half in halves:
+        torch.testing.assert_close(half["diffusion"], whole["diffusion"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("count", "share", "rows"), [(8, 0.25, [3, 7]), (8, 1.0, list(range(8))), (3, 0.1, [0])])
+def test_a_share_is_evenly_spread(count, share, rows):
+    """So that slices of a batch together hold the share of the whole; never empty."""
+    assert im.spread(count, share) == rows
 
 
 def test_the_official_form_trains_through_the_denoiser(tiny_dit, latents):

@@ -88,9 +88,11 @@ def test_a_prototype_is_noised_and_denoised_from_there(tiny_dit):
     denoiser = sampling.Denoiser(tiny_dit, SCHEDULE, 3, torch.device("cpu"), torch.float32)
     start = add_noise(respace(SCHEDULE, 6), modes(), streams(), torch.full((3,), 2))
     with torch.inference_mode():
+        keys = {name: value for name, value in STEPS.items() if name != "steps"}
         wanted = sampling.denoise(
-            denoiser, torch.tensor([0, 1, 2]), streams, step=sampling.ddpm_step, **STEPS, start=start, first=2
-        )
+            denoiser, torch.tensor([0, 1, 2]), streams, step=sampling.ddpm_step, schedule=respace(SCHEDULE, 6), **keys,
+            start=start, first=2,
+        )  # fmt: skip
     assert torch.equal(found, wanted)
     assert prototype.calls(**STEPS, strength=0.5) == 3 * 2
 

@@ -159,7 +159,7 @@ def test_a_compiled_network_sees_one_batch_size(project, monkeypatch, stage):
     tree["compute"]["compile"] = True
     Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     stage("candidates", "dit")
-    assert sizes == {2 * tree["candidates"]["batch_size"]}  # conditional and unconditional together
+    assert sizes == {tree["candidates"]["batch_size"]}
     padded = {path.name: files.read_tensors(path) for path in pool.glob("*.safetensors")}
     assert padded.keys() == plain.keys()
     for name, shard in padded.items():

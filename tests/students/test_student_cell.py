@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ims3core.base import compute, files
+from ims3core.base import compute, files, processes
 from ims3core.data import ImageSet
 from ims3core.shell.errors import NumericsError
 from ims3core.students import cell
@@ -17,6 +17,9 @@ PROTOCOL = {
 }  # fmt: skip
 
 
+MACHINE = compute.Machine(torch.device("cpu"), "fp32", False, processes.Team())
+
+
 def noise_images(count, seed):
     rng = torch.Generator().manual_seed(seed)
     return ImageSet(torch.randint(256, (count, 1, 8, 8), generator=rng, dtype=torch.uint8), torch.arange(count) % 2)
@@ -26,7 +29,7 @@ def run(directory, *, sets=3, seeds=2, progress=iter, **changes):
     directory.mkdir(exist_ok=True)
     recipe = cell.Recipe(**{
         "student": "convnet", "network": "convnet", "side": 8, "classes": 2, "statistics": ([0.5], [0.25]),
-        "protocol": PROTOCOL, "augment": AUGMENT, "norm": "instance", "options": {}, "device": torch.device("cpu"), "precision": "fp32", "root_seed": 7,
+        "protocol": PROTOCOL, "augment": AUGMENT, "norm": "instance", "options": {}, "machine": MACHINE, "root_seed": 7,
     } | changes)  # fmt: skip
     paths = {(d, s): directory / f"run-{d}-{s}.json" for d in range(sets) for s in range(seeds)}
     return cell.run_cell(recipe, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), paths, progress)
