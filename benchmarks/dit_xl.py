@@ -3,7 +3,7 @@
 One training step of every adaptation, one sampling step of every sampler, one step of inversion of the guide
 ``statistics``, one iteration of the refinement ``conditional_likelihood`` with the VAE's decoding.
 
-    python benchmarks/dit_xl.py FOLDER [--only throughput]
+    python benchmarks/dit_xl.py FOLDER
 
 Writes about 6 GB into FOLDER (removed at the end) and prints seconds and peak memory of each part, each in a process
 of its own, and the size of a fine-tuning checkpoint (weights, EMA and both Adam moments of the trainable weights).
@@ -25,7 +25,7 @@ import torch
 from ims3core.adaptations import diffusion, im, minimax
 from ims3core.base import compute
 from ims3core.data import ImageSet
-from ims3core.diffusion import autoencoder, checkpoints, difffit, dit_layout, pretrained, training
+from ims3core.diffusion import checkpoints, difffit, dit_layout, pretrained, training
 from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
@@ -113,8 +113,8 @@ def minimax_step(folder: Path) -> str:
     return _training_step(folder, objective, _machine())
 
 
-def _machine(*, compiled: bool = False) -> compute.Machine:
-    return compute.machine(device="auto", precision="auto", compile=compiled, threads=0)
+def _machine() -> compute.Machine:
+    return compute.machine(device="auto", precision="auto", compile=False, threads=0)
 
 
 def _sampling_step(folder: Path, sample: Callable[..., torch.Tensor], given: torch.Tensor | None, **section) -> str:
@@ -187,53 +187,19 @@ def conditional_likelihood_step(folder: Path) -> str:
     return f"{time.perf_counter() - began:.1f} s for the iteration of four and its decoding; images {tuple(out.shape)}"
 
 
-def throughput(folder: Path, *, images: int = 64, steps: int = 10) -> str:
-    """A batch as the profiles ask for it, eager and compiled, and the VAE after it; for a GPU."""
-    said = []
-    for compiled in (False, True):
-        machine = _machine(compiled=compiled)
-        denoiser = denoiser_of(folder, machine)
-
-        def batch(count: int, denoiser: Denoiser = denoiser) -> torch.Tensor:
-            streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(count)], SHAPE)
-            labels = torch.arange(count) % 1000
-            with torch.inference_mode():
-                return ddpm.sample(
-                    denoiser, labels, streams, None, steps=steps, guidance=4.0, guided_channels=3
-                ).cpu()  # fmt: skip
-
-        for name, count in (("first", images), ("second", images), ("smaller", images * 3 // 4), ("third", images)):
-            began = time.perf_counter()
-            latents = batch(count)
-            took = time.perf_counter() - began
-            said.append(f"\n  {'compiled' if compiled else 'eager'}, {name} batch of {count}: {took:.2f} s, "
-                        f"{count / took * steps / 50:.2f} images/s at 50 steps")  # fmt: skip
-    vae = stable_diffusion_autoencoder().to(machine.device).eval()
-    for _ in range(2):
-        began = time.perf_counter()
-        autoencoder.decode(vae, latents)
-        took = time.perf_counter() - began
-    said.append(f"\n  VAE: {images / took:.1f} images/s")
-    if machine.device.type == "cuda":
-        said.append(f"\n  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on {torch.cuda.get_device_name()}")
-    return "".join(said)
-
-
-DEFAULT = {
+PARTS = {
     function.__name__: function
     for function in (
         convert, diffusion_step, im_step, minimax_step, sampling_step, ddim_step, mode_guided_step,
         from_statistics_step, prototype_step, statistics_step, conditional_likelihood_step,
     )
 }  # fmt: skip
-PARTS = {**DEFAULT, "throughput": throughput}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--only", choices=PARTS, help="this part, for example throughput on a GPU")
     arguments = parser.parse_args()
     if arguments.part:
         began = time.perf_counter()
@@ -244,7 +210,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     try:
         write_checkpoint(arguments.folder)
-        for part in DEFAULT if arguments.only is None else ("convert", arguments.only):
+        for part in PARTS:
             subprocess.run([sys.executable, __file__, str(arguments.folder), "--part", part], check=True)
     finally:
         shutil.rmtree(arguments.folder)

@@ -99,7 +99,7 @@ def make_pool(folder: Path, tree: dict, guidance: float) -> None:
     if (place / "data/features/dit").is_dir():
         return
     link(ROOT, place, UPSTREAM)
-    tree["ddpm"]["guidance"] = guidance
+    tree[tree["pools"]["dit"]["sampler"]]["guidance"] = guidance
     run(place, tree, ("candidates", "dit"), ("features", "dit"))
 
 
@@ -114,12 +114,15 @@ def score(folder: Path, tree: dict, setting: Setting) -> dict[int, list[float]]:
         link(ROOT, place, UPSTREAM)
         link(folder / f"guidance-{setting.guidance}", place, ("data/candidates/dit", "data/features/dit"))
         run(place, tree, ("select", method), *(("students", method, ipc, student, protocol) for ipc in cells))
-    found = {}
-    for ipc, path in cells.items():
-        runs = files.read_json(path)["runs"]
-        draws = [[run["last_top1"] for run in runs if run["draw"] == draw] for draw in range(grid["draws"])]
-        found[ipc] = [statistics.mean(seeds) for seeds in draws]
-    return found
+    return {ipc: draws_of(path) for ipc, path in cells.items()}
+
+
+def draws_of(path: Path) -> list[float]:
+    """The accuracy in percent of each draw of a cell, averaged over student seeds."""
+    seeds: dict[int, list[float]] = {}
+    for run in files.read_json(path)["runs"]:
+        seeds.setdefault(run["draw"], []).append(run["last_top1"])
+    return [statistics.mean(seeds[draw]) for draw in sorted(seeds)]
 
 
 def run(folder: Path, tree: dict, *stages: tuple) -> None:
