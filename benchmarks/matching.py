@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -74,11 +73,11 @@ def main() -> None:
     plain = seconds(diffusion.objective(variational=wanted.variational))
     print(f"plain diffusion fine-tuning: {plain:.4f} s a step")
     most = full["inversion_steps"]
-    counts = sorted({1, 2, most}, reverse=True)
+    named = [(most, "inversion", share) for share in (1.0, 0.25, 0.125, 0.0625)]
+    named += [(most, "last_step", 1.0)] + [(n, "inversion", 1.0) for n in (2, 1) if n < most]
     forms = {
         (n, through, share): full | {"inversion_steps": n, "grad_through": through, "share": share}
-        for n, through, share in product(counts, ("inversion", "last_step"), (1.0, 0.25, 0.125))
-        if n > 1 or through == "inversion"
+        for n, through, share in named
     }
     halves = [sum(gradient(full, step) for step in range(first, arguments.batches, 2)) for first in (0, 1)]
     whole = halves[0] + halves[1]
@@ -87,7 +86,7 @@ def main() -> None:
         objective = adaptation.module.objective(variational=wanted.variational, **form)
         found = whole if form == full else sum(gradient(form, step) for step in range(arguments.batches))
         print(
-            f"{n} steps, through {through:9s}, share {share:5.3f}: cosine {_cosine(whole, found):.3f}, norm "
+            f"{n} steps, through {through:9s}, share {share:6.4f}: cosine {_cosine(whole, found):.3f}, norm "
             f"{float(found.norm() / whole.norm()):.2f}, {seconds(objective) / plain:.2f} x the plain step",
             flush=True,
         )  # fmt: skip

@@ -36,12 +36,14 @@ def main() -> None:
     parser.add_argument("--interval", nargs="+", default=["0,1"], help="low,high")
     parser.add_argument("--spacing", nargs="+", default=["time"], choices=["time", "log_snr"])
     parser.add_argument("--draws", type=int, default=6)
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help="variants at once; they share the cores")
+    parser.add_argument("--device", default="cpu", help="where pools are made; students train on the processor")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     tree = yaml.safe_load((settings.ROOT / "params.yaml").read_text(encoding="utf-8"))
     tree["eval"] |= {"draws": arguments.draws, "seeds": 1, "split": "validation"}
-    tree["compute"]["threads"] = 1
+    tree["compute"] |= {"device": "cpu", "threads": max(1, cores // arguments.jobs)}
     shared = {key: tree[tree["pools"]["dit"]["sampler"]][key] for key in ("guidance", "guided_channels")}
     variants: dict[str, tuple[str, dict[str, Any]]] = {"ddpm-50": ("ddpm", shared | {"steps": 50})}
     for steps, interval, spacing in itertools.product(arguments.steps, arguments.interval, arguments.spacing):
@@ -50,20 +52,27 @@ def main() -> None:
 
     folder = arguments.folder.resolve()
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as executor:
-        found = dict(zip(variants, executor.map(partial(score, folder, tree), variants.items()), strict=True))
-    for name, (sampler, section) in variants.items():
-        calls = axes.load("samplers", sampler, "here").calls(**section)
-        print(f"{name}: {calls} calls per image")
-        for cell, values in found[name].items():
-            apart = [a - b for a, b in zip(values, found["ddpm-50"][cell], strict=True)]
-            mean, half = t_interval(apart)
-            print(
-                f"  {cell[0]:4s} IPC {cell[1]:3d}: {settings.summary(values)}, to ddpm-50 {mean:+.2f} "
-                f"[{mean - half:+.2f}, {mean + half:+.2f}]"
-            )
+        reference = None
+        for name, found in zip(
+            variants, executor.map(partial(score, folder, tree, arguments.device), variants.items()), strict=True
+        ):
+            reference = reference or found
+            sampler, section = variants[name]
+            calls = axes.load("samplers", sampler, "here").calls(**section)
+            print(f"{name}: {calls} calls per image")
+            for (method, ipc), values in found.items():
+                apart = [a - b for a, b in zip(values, reference[method, ipc], strict=True)]
+                mean, half = t_interval(apart)
+                print(
+                    f"  {method:4s} IPC {ipc:3d}: {settings.summary(values)}, to ddpm-50 {mean:+.2f} "
+                    f"[{mean - half:+.2f}, {mean + half:+.2f}]",
+                    flush=True,
+                )
 
 
-def score(folder: Path, tree: dict, variant: tuple[str, tuple[str, dict[str, Any]]]) -> dict[tuple, list[float]]:
+def score(
+    folder: Path, tree: dict, device: str, variant: tuple[str, tuple[str, dict[str, Any]]]
+) -> dict[tuple, list[float]]:
     """Accuracy in percent of every draw, by method and IPC."""
     name, (sampler, section) = variant
     place, grid = folder / name, tree["eval"]
@@ -71,7 +80,8 @@ def score(folder: Path, tree: dict, variant: tuple[str, tuple[str, dict[str, Any
     student, protocol = grid["students"][0], grid["protocols"][0]
     settings.link(settings.ROOT, place, settings.UPSTREAM)
     if not (place / "data/features/dit").is_dir():
-        settings.run(place, tree, ("candidates", "dit"), ("features", "dit"))
+        there = tree | {"compute": tree["compute"] | {"device": device}}
+        settings.run(place, there, ("candidates", "dit"), ("features", "dit"))
     found = {}
     for method in METHODS:
         cells = {ipc: place / f"metrics/cells/{method}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}

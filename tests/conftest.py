@@ -25,7 +25,7 @@ def toy_parameters(**changes) -> dict:
         "generator__dit": {"width": 16, "depth": 2, "heads": 2, "patch": 2}, "generator__checkpoint_every": 2,
         "generator__warmup_steps": 1, "encoder__steps": 4, "finetune__epochs": 0.05, "finetune__batch_size": 16,
         "finetune__checkpoint_every": 1, "finetune__grad_norm_every": 1, "im__inversion_steps": 2,
-        "candidates__per_class": 6, "ddpm__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
+        "candidates__per_class": 6, "dpm_solver__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
         "eval__ipc": [1, 2], "eval__draws": 2, "eval__seeds": 2, "compute__compile": False, "compute__precision": "fp32",
         "report__grid_images": 2, "report__tsne_real": 6,
     }  # fmt: skip

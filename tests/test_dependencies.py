@@ -17,7 +17,7 @@ STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 FREE = ("ims3core/shell/", "ims3core/params/", "ims3core/cli.py", "ims3core/__main__.py", "ims3core/__init__.py")
 # What params.yaml names where dvc.yaml has ${item.<axis or key>}: the entries of the toy profile that do the most.
 ITEM = {
-    "loss": "im", "by": "none", "source": "generated", "sampler": "ddpm", "guide": "none", "selection": "s3",
+    "loss": "im", "by": "none", "source": "generated", "sampler": "dpm_solver", "guide": "none", "selection": "s3",
     "key": "row", "pool": "dit", "adaptation": "im",
 }  # fmt: skip
 RUNS = {

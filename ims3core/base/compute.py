@@ -126,6 +126,9 @@ def compiler_fault(device: torch.device) -> str | None:
             pass
     except OSError as error:
         return f"{folder} cannot be written: {error.strerror}"
+    import torch._dynamo.config
+
+    torch._dynamo.config.recompile_limit = 64  # a block by batch size, with and without gradients and scales
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA that is installed without a GPU
     if device.type == "cpu":

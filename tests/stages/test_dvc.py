@@ -124,7 +124,7 @@ def outdated(project):
         ("ims3core/selections/s3.py", {"select@s3", "select@ims3"}),
         ("ims3core/selections/herding.py", {"select@herding"}),
         ("ims3core/adaptations/im.py", {"finetune@im"}),
-        ("ims3core/samplers/ddpm.py", {"candidates@dit", "candidates@im"}),
+        ("ims3core/samplers/dpm_solver.py", {"candidates@dit", "candidates@im"}),
         ("ims3core/sources/generated.py", {"candidates@dit", "candidates@im"}),
         ("ims3core/guides/none.py", {"guides@none"}),
         ("ims3core/shell/errors.py", set()),
@@ -290,7 +290,7 @@ METHOD = {"centroids": "real", "selection": "first", "pool": "fresh", "reads": "
         (
             "adaptations", ADAPTATION,
             {"adaptations": {"loss": "new"}, "methods": METHOD,
-             "pools": POOL | {"source": "generated", "sampler": "ddpm", "adaptation": "fresh"}},
+             "pools": POOL | {"source": "generated", "sampler": "dpm_solver", "adaptation": "fresh"}},
             POOLED | {"finetune@fresh"},
         ),
         ("sources", SOURCE, {"pools": POOL | {"source": "new", "sampler": "none"}, "methods": METHOD | {"selection": "random"}}, POOLED),

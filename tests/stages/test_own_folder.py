@@ -12,7 +12,7 @@ from ims3core import data
 from ims3core.base import files
 from ims3core.diffusion import latents
 from ims3core.intake.readers import digits
-from ims3core.samplers import ddpm
+from ims3core.samplers import dpm_solver
 from ims3core.shell.errors import Ims3Error
 
 LABELS = {"drei": 3, "eins": 1, "sieben": 7}
@@ -56,13 +56,13 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
     asked = []
-    real_sample = ddpm.sample
+    real_sample = dpm_solver.sample
 
     def spy(denoiser, labels, *args, **options):
         asked.append(labels)
         return real_sample(denoiser, labels, *args, **options)
 
-    monkeypatch.setattr(ddpm, "sample", spy)
+    monkeypatch.setattr(dpm_solver, "sample", spy)
     for line in (
         "prepare",
         "generator",

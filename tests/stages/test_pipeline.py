@@ -239,7 +239,7 @@ def test_more_guided_channels_than_latents_is_refused(project, stage):
     """The error names the key and the generator's channels."""
     text = Path("params.yaml").read_text().replace("guided_channels: 1", "guided_channels: 9")
     Path("params.yaml").write_text(text)
-    with pytest.raises(ParameterError, match=r"ddpm\.guided_channels: found 9, the generator's latents have 1"):
+    with pytest.raises(ParameterError, match=r"dpm_solver\.guided_channels: found 9, the generator's latents have 1"):
         stage("candidates", "dit")
 
 
