@@ -123,8 +123,8 @@ def students(machine: compute.Machine, repeats: int, *, side: int = 224, batch: 
             return networks.build_student(name, classes=10, channels=3, side=side, seed=0).to(machine.device)
 
         bare = _bare(build(), images[:batch], labels[:batch], machine)
-        quick = build().to(memory_format=torch.channels_last)
-        machine.trained(quick, parts=[quick], pays=True)
+        quick = build()
+        machine.trained(quick, parts=[quick], pays=True, convolves=True)
         found = in_turn(
             {
                 "eager bare step": bare,

@@ -111,7 +111,7 @@ def _autoencoder(work: Path, train: data.ImageSet, wanted, seed: int, machine: c
             latent_channels=settings.pop("latent_channels"), seed=derive_seed(seed, "vae-initial"),
         )  # fmt: skip
         pays = wanted.vae.steps >= compute.COMPILING_PAYS
-        machine.trained(vae, parts=[vae.encoder, vae.decoder], pays=pays)
+        machine.trained(vae, parts=[vae.encoder, vae.decoder], pays=pays, convolves=True)
         state, begun = training.start(dict(vae.named_parameters()), lr=wanted.vae.lr, weight_decay=0.0), work / "begun"
         begun.mkdir(exist_ok=True)
         checkpoints.load_checkpoint(begun, state)

@@ -160,5 +160,7 @@ def test_a_guide_that_the_sampler_does_not_take_is_refused(add):
     )
     pool = DIGITS["pools"]["dit"] | {"guide": "aim"}
     rows = {"guides": {"aim": {"by": "aim", "adaptation": "none"}}, "pools": {"dit": pool}, "aim": {}}
-    with pytest.raises(ParameterError, match=r"pools\.dit\.guide: 'aim' gives targets, sampler 'dpm_solver' takes nothing"):
+    with pytest.raises(
+        ParameterError, match=r"pools\.dit\.guide: 'aim' gives targets, sampler 'dpm_solver' takes nothing"
+    ):
         parse(changed(**rows))

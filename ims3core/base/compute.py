@@ -81,15 +81,21 @@ class Machine:
 
         return call
 
-    def trained(self, network: Module, *, parts: list[nn.Module], pays: bool) -> Module:
+    def trained(self, network: Module, *, parts: list[nn.Module], pays: bool, convolves: bool = False) -> Module:
         """``network`` on this machine, ready for training.
 
         If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk
         (:func:`compiled_code`), so that the next process starts in seconds. Equal graphs give equal code, so that a
         resumed training takes the same steps.
+
+        Args:
+            convolves: whether it is mostly convolutions, whose compiled code likes channels last: 1.5 to 2.2 times
+                faster together at 224 px. Eager pooling and norms in bf16 are several times slower in that layout.
         """
         network.to(self.device).train()
         if pays and self._compiles():
+            if convolves:
+                network.to(memory_format=torch.channels_last)
             import torch._functorch.config
 
             torch._functorch.config.donated_buffer = False  # gradients of single terms go through the graph again
