@@ -96,9 +96,9 @@ class Machine:
         if pays and self._compiles():
             if convolves:
                 network.to(memory_format=torch.channels_last)
-            import torch._functorch.config
+            from torch._functorch import config as functorch
 
-            torch._functorch.config.donated_buffer = False  # gradients of single terms go through the graph again
+            functorch.donated_buffer = False  # gradients of single terms go through the graph again
             for part in parts:
                 part.compile(dynamic=False)
         return network

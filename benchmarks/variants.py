@@ -1,0 +1,105 @@
+"""Settings against each other on the validation split, paired over drawn sets.
+
+    python benchmarks/variants.py FOLDER --rows dit s3 [--draws 6] [--seeds 1] [--device cpu]
+        --variant "pools.dit.sampler=ddpm ddpm.steps=50" --variant "dpm_solver.steps=6" --variant "dpm_solver.steps=8"
+
+A variant is params.yaml with some keys changed. Needs `dvc repro guides centroids labels`; fine-tunes (unless the
+adaptation is none), samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the
+last step and its standard error, and the difference to the first variant with its 95 % interval: draw by draw, from
+the same noise. Run again with more variants, it adds theirs. Nothing here reads the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import settings
+import yaml
+
+from ims3core.params import parse
+from ims3core.report.statistics import interval
+
+UPSTREAM = tuple(
+    f"data/{part}" for part in ("real", "generator", "latents", "guides", "encoder", "centroids", "labels")
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", nargs="+", default=["dit", "s3"])
+    parser.add_argument("--variant", action="append", required=True, help="key=value key=value ...")
+    parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help="variants at once; they share the cores")
+    parser.add_argument("--device", default="cpu", help="where the generator runs; students train on the processor")
+    arguments = parser.parse_args()
+    logging.disable(logging.INFO)
+    tree = yaml.safe_load((settings.ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree["eval"] |= {"draws": arguments.draws, "seeds": arguments.seeds, "split": "validation"}
+    tree["compute"] |= {"device": "cpu", "threads": max(1, cores // arguments.jobs)}
+    task = partial(score, arguments.folder.resolve(), tree, arguments.rows, arguments.device)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as executor:
+        reference = None
+        for name, found in zip(arguments.variant, executor.map(task, arguments.variant), strict=True):
+            reference = reference or found
+            print(name)
+            for (row, ipc), values in found.items():
+                mean, half = interval([a - b for a, b in zip(values, reference[row, ipc], strict=True)])
+                said = f"  {row:6s} IPC {ipc:3d}: {settings.summary(values)}, to the first {mean:+.2f} "
+                print(f"{said}[{mean - half:+.2f}, {mean + half:+.2f}]", flush=True)
+
+
+def changed(tree: dict[str, Any], variant: str) -> dict[str, Any]:
+    """A copy of ``tree`` with the keys of ``variant`` changed."""
+    tree = deepcopy(tree)
+    for change in variant.split():
+        key, value = change.split("=", 1)
+        *path, last = key.split(".")
+        section = tree
+        for part in path:
+            section = section[part]
+        if last not in section:
+            raise SystemExit(f"{key}: no such key in params.yaml")
+        section[last] = yaml.safe_load(value)
+    return tree
+
+
+def score(folder: Path, tree: dict, rows: list[str], device: str, variant: str) -> dict[tuple, list[float]]:
+    """Accuracy in percent of every draw, by row and IPC."""
+    place = folder / hashlib.sha256(variant.encode()).hexdigest()[:12]
+    tree = changed(tree, variant)
+    there, grid, params = (
+        tree | {"compute": tree["compute"] | {"device": device}},
+        tree["eval"],
+        parse(yaml.safe_dump(tree)),
+    )
+    settings.link(settings.ROOT, place, UPSTREAM)
+    student, protocol = grid["students"][0], grid["protocols"][0]
+    found = {}
+    for row in rows:
+        name = params.methods[row].pool
+        adaptation = params.pools[name].adaptation
+        if not (place / "data/adapted" / adaptation).is_dir():
+            settings.run(place, there, ("finetune", adaptation))
+        if not (place / "data/features" / name).is_dir():
+            settings.run(place, there, ("candidates", name), ("features", name))
+        cells = {ipc: place / f"metrics/cells/{row}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}
+        if not all(path.is_file() for path in cells.values()):
+            settings.run(place, tree, ("select", row), *(("students", row, ipc, student, protocol) for ipc in cells))
+        found |= {(row, ipc): settings.draws_of(path) for ipc, path in cells.items()}
+    return found
+
+
+if __name__ == "__main__":
+    main()
