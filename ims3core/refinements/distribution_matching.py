@@ -52,6 +52,7 @@ def refine(
 
     from ims3core.base.seeds import derive_seed
     from ims3core.students import pixels
+    from ims3core.students.augment import Alike
     from ims3core.students.networks import build_student
 
     chosen, device, autocast = start.chosen, start.machine.device, start.machine.autocast
@@ -80,9 +81,11 @@ def refine(
             ).to(device).requires_grad_(False)  # fmt: skip
         loss = torch.zeros((), device=device)
         for c in range(classes):
+            # One transformation for all: an image that is to stand for many is compared under the same view.
+            alike = Alike(derive_seed(seed, "augment", c))
             with autocast():
-                theirs = judge.features(normalise(augment(real(c, real_batch, seed), derive_seed(seed, "augment", c))))
-                ours = judge.features(normalise(augment(images[rows[c]], derive_seed(seed, "augment", c))))
+                theirs = judge.features(normalise(augment(real(c, real_batch, seed), alike)))
+                ours = judge.features(normalise(augment(images[rows[c]], alike)))
             loss = loss + distance(theirs.float(), ours.float(), statistic=statistic, directions=directions, seed=seed)
         check_finite(loss, iteration)
         adam.zero_grad()

@@ -134,9 +134,14 @@ def _clipped_interval(centre: float, share: float, side: int) -> tuple[int, int]
     return max(pixel - half, 0), min(pixel + half, side)
 
 
+class Alike(int):
+    """A seed under which all images of a batch are transformed like its first (DSA, Zhao & Bilen 2021)."""
+
+
 def _uniform(batch: int, columns: int, seed: int, purpose: str) -> Tensor:
     """(batch, columns) in [0, 1); rows are drawn one after the other, so row i does not depend on ``batch``."""
-    return torch.rand(batch, columns, generator=generator(seed, purpose))
+    rows = 1 if isinstance(seed, Alike) else batch
+    return torch.rand(rows, columns, generator=generator(seed, purpose)).expand(batch, columns)
 
 
 def _affine(batch: int) -> Tensor:
