@@ -59,8 +59,10 @@ def test_a_processor_is_fast_in_bf16_with_amx_alone(monkeypatch, amx, native):
     assert compute.computes_bf16(torch.device("cpu")) is False
 
 
-def test_weights_that_are_not_constant_may_change_under_a_compiled_network():
+def test_weights_that_are_not_constant_may_change_under_a_compiled_network(monkeypatch, tmp_path):
     """Weights of another phase, put in place, are the ones the next call uses; constants would be the old ones."""
+    monkeypatch.setattr(compute, "SMALL", 0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = torch.nn.Linear(3, 2)
     call = compute.machine(device="cpu", precision="fp32", compile=True, threads=1).frozen(network, constant=False)
     with torch.inference_mode():
@@ -94,6 +96,7 @@ def test_without_a_compiler_or_a_cache_one_line_and_on(monkeypatch, tmp_path, ca
     else:
         (tmp_path / "file").write_text("not a folder")
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(compute, "SMALL", 0)
     machine, network = compute.machine(**SECTION | {"device": "cpu", "compile": True}), Doubled()
     wanted = network(torch.ones(1, 3))
 

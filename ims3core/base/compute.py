@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import platformdirs
 import torch
 from torch import nn
 
@@ -49,22 +50,23 @@ class Machine:
     ) -> Module:  # fmt: skip
         """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
 
-        Without a working compiler it is executed as it is, with one logged line.
+        Without a working compiler it is executed as it is, with one logged line; so is a network below :data:`SMALL`,
+        which makes a pool in less time than its code takes to load.
 
         Args:
             parts: what is compiled, which may be less than the whole.
             constant: whether the weights stay as they are; others may be changed in place between calls. On a
-                processor, and from :data:`FREEZING_PAYS` of them on, constant ones are compiled in: 1.1 to 1.3 times
+                processor, and from :data:`LARGE` on, constant ones are compiled in: 1.1 to 1.3 times
                 faster, but torch keeps no such code for the next process.
         """
         network = network.to(self.device, self.dtype).eval().requires_grad_(False)
-        if not self._compiles():
+        count = sum(weight.numel() for weight in network.parameters())
+        if count < SMALL or not self._compiles():
             return network
         import torch._dynamo
         import torch._inductor.config
 
-        large = sum(weight.numel() for weight in network.parameters()) >= FREEZING_PAYS
-        frozen = constant and large and self.device.type == "cpu"
+        frozen = constant and count >= LARGE and self.device.type == "cpu"
         torch._inductor.config.freezing = frozen
         parts = [network] if parts is None or frozen else parts
         for part in parts:
@@ -84,9 +86,8 @@ class Machine:
     def trained(self, network: Module, *, parts: list[nn.Module], pays: bool, convolves: bool = False) -> Module:
         """``network`` on this machine, ready for training.
 
-        If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk
-        (:func:`compiled_code`), so that the next process starts in seconds. Equal graphs give equal code, so that a
-        resumed training takes the same steps.
+        If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk, so that the
+        next process starts in seconds. Equal graphs give equal code, so a resumed training takes the same steps.
 
         Args:
             convolves: whether it is mostly convolutions, whose compiled code likes channels last: 1.5 to 2.2 times
@@ -111,21 +112,18 @@ class Machine:
         return self.compile
 
 
-FREEZING_PAYS = 20_000_000  # weights
+SMALL, LARGE = 4_000_000, 20_000_000  # weights
 COMPILING_PAYS = 1000  # training steps of a small network; the first time takes half a minute on 2 cores
 NO_COMPILER = "compute.compile: no working compiler (%s), going on without"
 
 
-def compiled_code() -> Path:
-    """Where compiled code is kept: TORCHINDUCTOR_CACHE_DIR, else a folder in the user's cache."""
-    import platformdirs
-
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(platformdirs.user_cache_dir("ims3"), "compiled"))
+# Where compiled code is kept. Set before torch's compiler is loaded, which else takes a folder of temporary files.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(platformdirs.user_cache_dir("ims3"), "compiled")))
 
 
 def compiler_fault(device: torch.device) -> str | None:
     """Why networks cannot be compiled for ``device`` here, None if they can; prepares torch's cache."""
-    folder = compiled_code()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -135,7 +133,6 @@ def compiler_fault(device: torch.device) -> str | None:
     import torch._dynamo.config
 
     torch._dynamo.config.recompile_limit = 64  # a block by batch size, with and without gradients and scales
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA that is installed without a GPU
     if device.type == "cpu":
         from torch._inductor import cpp_builder, exc

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ims3core.shell.errors import ParameterError
 from ims3core.students.augment import (
-    Alike,
     CROP_RATIO,
     GREY_WEIGHTS,
     LIGHTING_VALUES,
     LIGHTING_VECTORS,
+    Alike,
     _crop_maps,
     _warp,
     build_augmentation,
