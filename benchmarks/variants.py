@@ -3,10 +3,10 @@
     python benchmarks/variants.py FOLDER --rows dit s3 [--draws 6] [--seeds 1] [--device cpu]
         --variant "pools.dit.sampler=ddpm ddpm.steps=50" --variant "dpm_solver.steps=6" --variant "dpm_solver.steps=8"
 
-A variant is params.yaml with some keys changed. Needs `dvc repro guides centroids labels`; fine-tunes (unless the
-adaptation is none), samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the
-last step and its standard error, and the difference to the first variant with its 95 % interval: draw by draw, from
-the same noise. Run again with more variants, it adds theirs. Nothing here reads the test split.
+A variant is params.yaml with some keys changed. Needs `dvc repro latents centroids labels`; fine-tunes, prepares the
+guide, samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the last step and its
+standard error, and the difference to the first variant with its 95 % interval: draw by draw, from the same noise. Run
+again with more variants, it adds theirs. Nothing here reads the test split.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ import yaml
 from ims3core.params import parse
 from ims3core.report.statistics import interval
 
-UPSTREAM = tuple(
-    f"data/{part}" for part in ("real", "generator", "latents", "guides", "encoder", "centroids", "labels")
-)
+UPSTREAM = tuple(f"data/{part}" for part in ("real", "generator", "latents", "encoder", "centroids", "labels"))
 
 
 def main() -> None:
@@ -89,9 +87,10 @@ def score(folder: Path, tree: dict, rows: list[str], device: str, variant: str) 
     found = {}
     for row in rows:
         name = params.methods[row].pool
-        adaptation = params.pools[name].adaptation
-        if not (place / "data/adapted" / adaptation).is_dir():
-            settings.run(place, there, ("finetune", adaptation))
+        pool = params.pools[name]
+        for stage, made in (("finetune", f"adapted/{pool.adaptation}"), ("guides", f"guides/{pool.guide}")):
+            if not (place / "data" / made).is_dir():
+                settings.run(place, there, (stage, Path(made).name))
         if not (place / "data/features" / name).is_dir():
             settings.run(place, there, ("candidates", name), ("features", name))
         cells = {ipc: place / f"metrics/cells/{row}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}
