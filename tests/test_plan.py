@@ -68,10 +68,10 @@ def test_every_profile_can_be_planned(path, tmp_path):
 def test_more_work_takes_longer_and_only_where_it_is():
     """Doubling the sampler's steps doubles the pools' FLOPs and nothing else."""
     one, two = (
-        {r.stage: r.flops for r in plan.costs(profile("digits", candidates__steps=n), Path("/nowhere"))[0]}
+        {r.stage: r.flops for r in plan.costs(profile("digits", dpm_solver__steps=n), Path("/nowhere"))[0]}
         for n in (20, 40)
     )
-    assert two["candidates@dit"] == pytest.approx(2 * one["candidates@dit"], rel=0.02)
+    assert two["candidates@dit"] == pytest.approx(2 * one["candidates@dit"], rel=0.05)
     assert {k: v for k, v in one.items() if "candidates" not in k} == {
         k: v for k, v in two.items() if "candidates" not in k
     }
