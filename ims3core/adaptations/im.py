@@ -87,13 +87,12 @@ def inversion_matching_terms(
     z_t, channels = add_noise(schedule, batch.z0, batch.eps, batch.t), batch.z0.shape[1]
     z0, t, label, noised = (values[rows] for values in (batch.z0, batch.t, batch.label, z_t))
     if form == "paper":
-        z, tau = walk(
+        z, tau, alpha_bar = walk(
             network, schedule, z0, t, label, steps=inversion_steps, through_all_steps=grad_through == "inversion"
         )
         calls = zip((z_t, batch.t, batch.dropped_label), (z, tau, label), strict=True)
         found, last = network(*map(torch.cat, calls)).float().split([len(z_t), len(z)])
-        here = torch.ones_like(z[:, :1, :1, :1]) if inversion_steps == 1 else at(schedule.alpha_bar, tau, z)
-        inverted = inversion_step(z, last[:, :channels], here, at(schedule.alpha_bar, t, z))
+        inverted = inversion_step(z, last[:, :channels], alpha_bar, at(schedule.alpha_bar, t, z))
         other = noised
     else:
         found = network(z_t, batch.t, batch.dropped_label).float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ims3core.diffusion.sampling import Network
@@ -17,23 +19,12 @@ def inversion_step(
 
 
 def invert(
-    network: Network,
-    schedule: Schedule,
-    z0: torch.Tensor,
-    t: torch.Tensor,
-    label: torch.Tensor,
-    *,
-    steps: int,
-    through_all_steps: bool = True,
+    network: Network, schedule: Schedule, z0: torch.Tensor, t: torch.Tensor, label: torch.Tensor, **how: Any
 ) -> torch.Tensor:
-    """The inverted latent z_inv at timestep ``t``, by ``steps`` Euler steps from the clean latent (Eq. 3 chained).
-
-    Arguments as of :func:`walk`.
-    """
-    z, tau = walk(network, schedule, z0, t, label, steps=steps, through_all_steps=through_all_steps)
+    """The inverted latent z_inv at timestep ``t``, by Euler steps from the clean latent; as :func:`walk` says."""
+    z, tau, alpha_bar = walk(network, schedule, z0, t, label, **how)
     eps_hat = network(z, tau, label).float()[:, : z0.shape[1]]
-    here = torch.ones_like(z[:, :1, :1, :1]) if steps == 1 else at(schedule.alpha_bar, tau, z)
-    return inversion_step(z, eps_hat, here, at(schedule.alpha_bar, t, z))
+    return inversion_step(z, eps_hat, alpha_bar, at(schedule.alpha_bar, t, z))
 
 
 def walk(
@@ -45,8 +36,8 @@ def walk(
     *,
     steps: int,
     through_all_steps: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the last of ``steps`` Euler steps to ``t`` begins: the latent and its timestep (B,).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the last of ``steps`` Euler steps to ``t`` begins (Eq. 3 chained): latent, timestep (B,) and alpha_bar.
 
     The grid is tau_0 = clean (alpha_bar 1, the network sees t = 0), ..., tau_n = t, evenly spaced. The
     paper leaves the grid open. Conditional label, no guidance, no label dropout.
@@ -66,7 +57,7 @@ def walk(
             alpha_bar_next = at(schedule.alpha_bar, tau, z0)
             z = inversion_step(z, eps_hat, alpha_bar, alpha_bar_next)
             alpha_bar = alpha_bar_next
-    return z, tau
+    return z, tau, alpha_bar
 
 
 @torch.no_grad()

@@ -140,11 +140,12 @@ def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents)
 
 def test_the_paper_form_compares_the_same_timestep(tiny_dit, latents, monkeypatch):
     """If the inversion arrived at z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
-    from ims3core.diffusion.schedule import add_noise
+    from ims3core.diffusion.schedule import add_noise, at
 
     batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
     exact = add_noise(SCHEDULE, batch.z0, batch.eps, batch.t)
-    monkeypatch.setattr(inversion, "walk", lambda *a, **k: (exact, batch.t))  # a last step from t to t changes nothing
+    there = (exact, batch.t, at(SCHEDULE.alpha_bar, batch.t, exact))  # a last step from t to t changes nothing
+    monkeypatch.setattr(inversion, "walk", lambda *a, **k: there)
 
     terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"inversion_steps": 2})
 
