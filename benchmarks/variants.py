@@ -1,12 +1,12 @@
 """Settings against each other on the validation split, paired over drawn sets.
 
-    python benchmarks/variants.py FOLDER --rows dit s3 [--draws 6] [--seeds 1] [--device cpu]
+    python benchmarks/variants.py FOLDER --rows dit s3 [--draws 6] [--seeds 1] [--device cpu] [--against dit]
         --variant "pools.dit.sampler=ddpm ddpm.steps=50" --variant "dpm_solver.steps=6" --variant "dpm_solver.steps=8"
 
 A variant is params.yaml with some keys changed. Needs `dvc repro latents centroids labels`; fine-tunes, prepares the
 guide, samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the last step and its
-standard error, and the difference to the first variant with its 95 % interval: draw by draw, from the same noise. Run
-again with more variants, it adds theirs. Nothing here reads the test split.
+standard error, and the difference to the first variant with its 95 % interval: draw by draw, from the same noise.
+With --against it is the difference to that row under the first variant. Run again with more variants, it adds theirs. Nothing here reads the test split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 from ims3core.params import parse
 from ims3core.report.statistics import interval
 
-UPSTREAM = tuple(f"data/{part}" for part in ("real", "generator", "latents", "encoder", "centroids", "labels"))
+UPSTREAM = tuple(f"data/{part}" for part in ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels"))
 
 
 def main() -> None:
@@ -40,21 +40,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=cores, help="variants at once; they share the cores")
+    parser.add_argument("--against", help="a row that every row is compared with")
     parser.add_argument("--device", default="cpu", help="where the generator runs; students train on the processor")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     tree = yaml.safe_load((settings.ROOT / "params.yaml").read_text(encoding="utf-8"))
     tree["eval"] |= {"draws": arguments.draws, "seeds": arguments.seeds, "split": "validation"}
     tree["compute"] |= {"device": "cpu", "threads": max(1, cores // arguments.jobs)}
-    task = partial(score, arguments.folder.resolve(), tree, arguments.rows, arguments.device)
+    task = partial(score, arguments.folder.resolve(), tree, arguments.device)
+    against, wanted = arguments.against, [(arguments.rows, name) for name in arguments.variant]
+    if against:
+        wanted.insert(0, ([against], arguments.variant[0]))
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as executor:
         reference = None
-        for name, found in zip(arguments.variant, executor.map(task, arguments.variant), strict=True):
+        for (_, name), found in zip(wanted, executor.map(task, *zip(*wanted, strict=True)), strict=True):
             reference = reference or found
             print(name)
             for (row, ipc), values in found.items():
-                mean, half = interval([a - b for a, b in zip(values, reference[row, ipc], strict=True)])
-                said = f"  {row:6s} IPC {ipc:3d}: {settings.summary(values)}, to the first {mean:+.2f} "
+                other = reference[against or row, ipc]
+                mean, half = interval([a - b for a, b in zip(values, other, strict=True)])
+                said = f"  {row:8s} IPC {ipc:3d}: {settings.summary(values)}, to {against or 'the first'} {mean:+.2f} "
                 print(f"{said}[{mean - half:+.2f}, {mean + half:+.2f}]", flush=True)
 
 
@@ -73,7 +78,7 @@ def changed(tree: dict[str, Any], variant: str) -> dict[str, Any]:
     return tree
 
 
-def score(folder: Path, tree: dict, rows: list[str], device: str, variant: str) -> dict[tuple, list[float]]:
+def score(folder: Path, tree: dict, device: str, rows: list[str], variant: str) -> dict[tuple, list[float]]:
     """Accuracy in percent of every draw, by row and IPC."""
     place = folder / hashlib.sha256(variant.encode()).hexdigest()[:12]
     tree = changed(tree, variant)
