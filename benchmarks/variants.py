@@ -6,7 +6,8 @@
 A variant is params.yaml with some keys changed. Needs `dvc repro latents centroids labels`; fine-tunes, prepares the
 guide, samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the last step and its
 standard error, and the difference to the first variant with its 95 % interval: draw by draw, from the same noise.
-With --against it is the difference to that row under the first variant. Run again with more variants, it adds theirs. Nothing here reads the test split.
+With --against it is the difference to that row under the first variant. Run again with more variants, it adds theirs.
+Nothing here reads the test split.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import yaml
 from ims3core.params import parse
 from ims3core.report.statistics import interval
 
-UPSTREAM = tuple(f"data/{part}" for part in ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels"))
+PARTS = ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels")
+UPSTREAM = tuple(f"data/{part}" for part in PARTS)
 
 
 def main() -> None:
