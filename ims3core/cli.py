@@ -192,6 +192,12 @@ def _chosen(known: list[str], wanted: str | None, key: str) -> list[str]:
 
 
 @app.command()
+def probe(row: Row = None) -> None:
+    """Measure something of a generator beside its images."""
+    run_rows("probe", row, "probes")
+
+
+@app.command()
 def coverage() -> None:
     """Measure how pools and sets cover the real images."""
     run_stage("coverage", params=load(ROOT / "params.yaml"))
@@ -226,6 +232,25 @@ def beside(
     """Run another profile in a clone beside this one; leaves metrics/<profile>.csv, .md and .html."""
     for line in importlib.import_module("ims3core.shell.beside").run(ROOT, profile):
         typer.echo(line)
+
+
+@app.command()
+def study(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Studies of params.yaml; without one they are listed.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Run studies of the paper as DVC experiments; leaves metrics/studies/<name>.csv and .png."""
+    params = load(ROOT / "params.yaml")
+    for name in names or []:
+        _chosen(list(params.studies), name, "studies")
+    run = importlib.import_module("ims3core.studies.command")
+    if not names and not every:
+        run.show(ROOT, params)
+    for name in params.studies if every else names or []:
+        for line in run.run(ROOT, name, params):
+            typer.echo(line)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ from ims3core.base import files
 from ims3core.params import Params
 from ims3core.report import artifacts, costs, ddranking, figures, layouts, page, published, statistics, tables
 from ims3core.shell.errors import ParameterError
+from ims3core.studies import figures as studies
+from ims3core.studies import results, sentences
 
 OTHERS = ("random", "dit")  # every row is compared with these
 HIGHER = "higher"
@@ -21,15 +24,15 @@ def run(params: Params, root: Path) -> None:
     grid, featured, largest = params.eval, params.report.tsne_method, max(params.eval.ipc)
     if featured not in grid.methods:
         raise ParameterError(f"report.tsne_method: found {featured!r}, wanted one of eval.methods {grid.methods}")
-    results = _results(params, root)
-    shown = results.cell(featured, largest, grid.students[0], grid.protocols[0])
+    found = _results(params, root)
+    shown = found.cell(featured, largest, grid.students[0], grid.protocols[0])
     manifests = {name: artifacts.read_manifest(root, method=name, ipc=largest, draw=0) for name in grid.methods}
     size = {"classes": len(shown.classes), "count": params.report.grid_images}
     images = {name: artifacts.read_images(root, manifest, **size) for name, manifest in manifests.items()}
-    runs = tables.runs([*results.cells, *results.full])
-    summary, chosen = tables.summary(runs), tables.selections(results.selections, ipcs=grid.ipc)
+    runs = tables.runs([*found.cells, *found.full])
+    summary, chosen = tables.summary(runs), tables.selections(found.selections, ipcs=grid.ipc)
     curves, plane = _curves(params, root), _plane(params, root, manifests, classes=shown.classes)
-    fixed = [name for name in grid.methods if _is_fixed(params, results, name)]
+    fixed = [name for name in grid.methods if _is_fixed(params, found, name)]
     compared = statistics.comparisons(
         runs[runs["method"] != artifacts.FULL], others=[name for name in OTHERS if name in grid.methods], fixed=fixed
     )
@@ -53,12 +56,12 @@ def run(params: Params, root: Path) -> None:
         ),
         recipes=[_recipe(params, name) for name in grid.methods],
         summary=summary, selections=chosen, comparisons=compared, coverage=coverage, costs=cost, layouts=made,
-        pictures=pictures, galleries=_galleries(params, root, manifests, shown.classes),
+        pictures=pictures, galleries=_galleries(params, root, manifests, shown.classes), studies=_studies(params, root),
         fixed=fixed, paper=tables.paper_rows(dataset="ImageWoof", ipc=10),
     )  # fmt: skip
     frames = {
         "accuracy": summary[summary["method"] != artifacts.FULL], "selection": chosen, "training": curves,
-        "students": tables.student_curves([*results.cells, *results.full]),
+        "students": tables.student_curves([*found.cells, *found.full]),
         "confusion": tables.confusion_rows(shown), "tsne": plane,
     }  # fmt: skip
     written = {f"metrics/plots/{name}.csv": tables.csv_text(frame).encode() for name, frame in frames.items()}
@@ -80,8 +83,8 @@ def run(params: Params, root: Path) -> None:
 
 def markdown(params: Params, root: Path) -> str:
     """The result tables as Markdown, one per protocol."""
-    results = _results(params, root)
-    made = _layouts(params, tables.summary(tables.runs([*results.cells, *results.full])))
+    found = _results(params, root)
+    made = _layouts(params, tables.summary(tables.runs([*found.cells, *found.full])))
     made.pop(HIGHER, None)
     texts = [layouts.markdown(table) for table in made.values()]
     if len(made) > 1:
@@ -109,9 +112,9 @@ def _layouts(params: Params, summary: pd.DataFrame) -> dict[str, layouts.Layout]
     return made if both is None else made | {HIGHER: both}
 
 
-def _is_fixed(params: Params, results: artifacts.Results, name: str) -> bool:
+def _is_fixed(params: Params, found: artifacts.Results, name: str) -> bool:
     """Whether all drawn sets of a row are one: a deterministic choice of real images."""
-    record = next(record for record in results.selections if record.method == name)
+    record = next(record for record in found.selections if record.method == name)
     return record.deterministic and name in params.methods and params.pools[record.pool].source == "real"
 
 
@@ -127,6 +130,22 @@ def _galleries(
     for index, name in enumerate(classes):
         own = {method: stack[index] for method, stack in stacks.items()}
         made[name] = page.Picture(*(figures.gallery(own, theme=theme) for theme in figures.THEMES))
+    return made
+
+
+def _studies(params: Params, root: Path) -> list[page.StudyPart]:
+    """The studies of params.yaml that were run on this data set."""
+    made, dataset = [], params.data.name or params.data.source
+    for name, study in params.studies.items():
+        labels = study.labels
+        frame = results.read(root, name, labels)
+        frame = frame[frame["data"] == dataset]
+        if len(frame):
+            draw = partial(studies.draw, study, frame, labels)
+            found = sentences.sentences(study, frame, labels)
+            made.append(
+                page.StudyPart(name, study.claim, found, page.Picture(*(draw(theme=t) for t in figures.THEMES)))
+            )
     return made
 
 

@@ -21,6 +21,7 @@ ENTRIES = [(axis, name) for axis in axes.NAMES for name in axes.entries(axis)]
 TAKES_SECTION = {
     "sources": ("maker", "calls"), "adaptations": ("objective", "passes"), "guides": ("prepare", "start", "calls"),
     "samplers": ("calls", "sample"), "selections": ("need", "select"), "refinements": ("refine",),
+    "probes": ("measure",),
 }  # fmt: skip
 
 

@@ -78,7 +78,16 @@ def test_training_a_student_does_not_load_torchs_compiler():
 def test_every_stage_of_dvc_has_its_command():
     """dvc.yaml calls commands that exist, and every stage command is in dvc.yaml."""
     called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
-    assert called == set(cli.registered()) - {"use", "beside", "caption", "methods", "timings", "plan", "export"}
+    assert called == set(cli.registered()) - {
+        "use",
+        "beside",
+        "study",
+        "caption",
+        "methods",
+        "timings",
+        "plan",
+        "export",
+    }
 
 
 def test_bad_parameters_end_in_one_line_and_exit_code_2(toy, tmp_path):

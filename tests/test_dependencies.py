@@ -20,11 +20,13 @@ ITEM = {
     "loss": "im", "by": "none", "source": "generated", "sampler": "dpm_solver", "guide": "none", "selection": "s3",
     "key": "row", "pool": "dit", "adaptation": "im",
 }  # fmt: skip
+OTHER = {"probe": {"by": "instability"}}
 RUNS = {
     "prepare": "prepare", "generator": "generator", "encoder": "encoder", "teacher": "teacher", "latents": "latents",
     "finetune": "finetune im", "guides": "guides none", "candidates": "candidates dit", "features": "features dit",
     "centroids": "centroids real", "select": "select s3", "labels": "labels steps_soft",
     "students": "students s3 1 convnet steps_soft", "full_data": "full-data convnet steps_soft", "coverage": "coverage",
+    "probe": "probe mine",
 }  # fmt: skip
 BEFORE = {"finetune": ["finetune none"], "candidates": ["candidates real"], "features": ["features real"]}
 RECORD = """if True:
@@ -56,6 +58,8 @@ def loaded(tmp_path_factory, toy_text):
     tree["eval"]["methods"], tree["report"]["tsne_method"] = ["s3"], "s3"
     tree["methods"] = {"s3": tree["methods"]["s3"]}
     del tree["pools"]["im"]
+    tree["probes"] = {"mine": {"by": "instability", "adaptation": "im"}}
+    tree["instability"] = {"images": 1, "steps": 1, "level": 0.5}
     tree["teacher"] = tree["encoder"] | {"norm": "batch"}  # trained: loads the most
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     found = {}
@@ -75,7 +79,7 @@ def loaded(tmp_path_factory, toy_text):
 def test_a_stage_depends_on_every_module_it_loads(name, loaded):
     """Recorded while it runs, dynamic imports included; entries that only the check of params.yaml loaded do not count."""
     files, checked = loaded[name]
-    declared = set(code.dependencies(name, **ITEM))
+    declared = set(code.dependencies(name, **ITEM | OTHER.get(name, {})))
     entries = {f"ims3core/{axis}/{entry}.py" for axis in axes.NAMES for entry in [*axes.entries(axis), "__init__"]}
 
     used = {f for f in files if not f.startswith(FREE) and len(ast.parse((REPOSITORY / f).read_text()).body) > 1}
@@ -93,7 +97,8 @@ def test_a_stage_depends_on_no_module_it_never_loads(name, loaded):
         "select": {"images", "encoders", "teachers", "networks"},
     }.get(name, set())  # fmt: skip
     files, _ = loaded[name]
-    declared = {f for f in code.dependencies(name, **ITEM) if not f.startswith("ims3core/base/")}
+    named = code.dependencies(name, **ITEM | OTHER.get(name, {}))
+    declared = {f for f in named if not f.startswith("ims3core/base/")}
     unused = {f for f in declared - set(files) if len(ast.parse((REPOSITORY / f).read_text()).body) > 1}
     assert {Path(f).stem for f in unused} <= some_rows
 
@@ -115,7 +120,7 @@ def test_dependencies_exist_and_none_is_of_the_shell(name):
     ("name", "templates"),
     {
         "finetune": ["adaptations/${item.loss}"], "guides": ["guides/${item.by}"], "refine": ["refinements/${item.by}"],
-        "candidates": ["sources/${item.source}", "samplers/${item.sampler}"], "select": ["selections/${item.selection}"],
+        "candidates": ["sources/${item.source}", "samplers/${item.sampler}"], "select": ["selections/${item.selection}"], "probe": ["probes/${item.by}"],
     }.items(),
 )  # fmt: skip
 def test_a_row_depends_on_the_entries_it_names(name, templates):

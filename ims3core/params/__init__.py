@@ -46,7 +46,9 @@ class Params(Section):
     augment: sections.Augment
     protocols: dict[Name, sections.Protocol]
     eval: sections.Eval
+    probes: dict[Name, sections.Probe] = {}
     coverage: sections.Coverage
+    studies: dict[Name, sections.Study] = {}
     report: sections.Report
     compute: sections.Compute
     _rows: Rows = PrivateAttr()
@@ -70,6 +72,10 @@ class Params(Section):
     def refinement(self, name: str) -> Entry:
         """The refinement of a row of ``refined``, with its values."""
         return self._rows.refinement(name)
+
+    def probe(self, name: str) -> Entry:
+        """The probe of a row of ``probes``, with its values."""
+        return self._rows.probe(name)
 
     def network(self, student: str) -> str:
         """The network behind an entry of ``eval.students``: a row of ``students``, or a network by its own name."""
@@ -104,12 +110,12 @@ class Params(Section):
         return self
 
 
-class _Yaml12Loader(yaml.SafeLoader):
+class Yaml12Loader(yaml.SafeLoader):
     """PyYAML reads 1e-3 as text; DVC and YAML 1.2 read it as a number, and so does this loader."""
 
 
-_Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Yaml12Loader.add_implicit_resolver(
+Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
@@ -122,14 +128,24 @@ def parse(text: str, *, name: str = "params.yaml") -> Params:
     Raises:
         ParameterError: naming the first offending key, the value found and what is allowed.
     """
+    return checked(tree_of(text, name=name), name=name)
+
+
+def tree_of(text: str, *, name: str = "params.yaml") -> dict[str, Any]:
+    """The sections in ``text`` as they are written, keys of an earlier version brought up to date."""
     try:
-        tree = yaml.load(text, _Yaml12Loader)
+        tree = yaml.load(text, Yaml12Loader)
     except yaml.YAMLError as error:
         raise ParameterError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ParameterError(f"{name}: found {type(tree).__name__}, wanted a mapping of sections")
     if moved := legacy.updated(tree):
         log.warning("%s: keys of an earlier version were understood: %s", name, "; ".join(moved))
+    return tree
+
+
+def checked(tree: dict[str, Any], *, name: str = "params.yaml") -> Params:
+    """The parameters in ``tree``, as :func:`parse` checks them."""
     fixed = {key: value for key, value in tree.items() if key in Params.model_fields}
     try:
         params = Params.model_validate(fixed)

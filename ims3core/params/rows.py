@@ -139,6 +139,11 @@ class Rows:
         row = self._fixed.refined[name]
         return self._own("refinements", row.by, f"refined.{name}", "by", row.set)
 
+    def probe(self, name: str) -> Entry:
+        """The probe of a row of ``probes``."""
+        row = self._fixed.probes[name]
+        return self._own("probes", row.by, f"probes.{name}", "by", row.set)
+
     def pool(self, name: str) -> PoolParts:
         """The entries of a row of ``pools``."""
         row, key = self._fixed.pools[name], f"pools.{name}"
@@ -177,6 +182,9 @@ class Rows:
             self._check_method(name)
         for name in fixed.refined:
             self._check_refined(name)
+        for name, row in fixed.probes.items():
+            _known(f"probes.{name}.adaptation", row.adaptation, fixed.adaptations)
+            self.probe(name)
         known = [*fixed.methods, *fixed.refined]
         for name in fixed.eval.methods:
             _known("eval.methods", name, known)

@@ -322,6 +322,38 @@ class Coverage(Section):
     real_images: Count
 
 
+class Probe(Row):
+    by: Name
+    adaptation: Name
+
+
+class Study(Section):
+    """What varies (``vary``: every combination of values; or named ``settings``), for which rows, what is measured."""
+
+    claim: str
+    rows: Annotated[list[Name], Field(min_length=1)]
+    ipc: Annotated[list[Count], Field(min_length=1)]
+    draws: Count
+    seeds: Count
+    split: Literal["test", "validation"]
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    measures: Annotated[list[Literal["accuracy", "coverage", "cost", "probes"]], Field(min_length=1)]
+    show: list[str] = Field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of what tells its settings apart; none where there is a single one."""
+        return list(self.vary) or (["setting"] if self.settings else [])
+
+    @model_validator(mode="after")
+    def _one_way_of_varying(self) -> Study:
+        if self.vary and self.settings:
+            raise ValueError("vary, settings: found both, wanted one of them or none")
+        return self
+
+
 class Report(Section):
     grid_images: Count
     gallery_images: Count

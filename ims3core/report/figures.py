@@ -72,7 +72,7 @@ THEMES = (LIGHT, DARK)
 
 
 @contextmanager
-def _canvas(theme: Theme, *, height: float, width: float = WIDTH) -> Iterator[tuple[Figure, io.BytesIO]]:
+def canvas(theme: Theme, *, height: float, width: float = WIDTH) -> Iterator[tuple[Figure, io.BytesIO]]:
     """A figure in the theme's style; on leaving it is written as PNG without date or version."""
     style = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     style |= {
@@ -118,7 +118,7 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, *, theme: Theme) -> byte
     if len(ipcs) > MAX_POINT_IPCS:
         return _accuracy_lines(summary, students=students, theme=theme)
     methods = [method for method in summary["method"].unique() if method != FULL]
-    with _canvas(theme, height=len(students) * (1.0 + 0.34 * len(methods))) as (figure, target):
+    with canvas(theme, height=len(students) * (1.0 + 0.34 * len(methods))) as (figure, target):
         panels = figure.subplots(len(students), len(ipcs), squeeze=False, sharey=True)
         for axes, (student, ipc) in zip(panels.flat, [(s, i) for s in students for i in ipcs], strict=True):
             mine = runs[(runs["student"] == student) & (runs["ipc"] == ipc)]
@@ -137,7 +137,7 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, *, theme: Theme) -> byte
 
 
 def _accuracy_lines(summary: pd.DataFrame, *, students: Sequence[str], theme: Theme) -> bytes:
-    with _canvas(theme, height=4.2) as (figure, target):
+    with canvas(theme, height=4.2) as (figure, target):
         panels = figure.subplots(1, len(students), squeeze=False, sharey=True)[0]
         for axes, student in zip(panels, students, strict=True):
             mine = summary[(summary["student"] == student) & (summary["method"] != FULL)]
@@ -162,7 +162,7 @@ def selection(selections: pd.DataFrame, *, theme: Theme) -> bytes:
     """The two terms of Eq. 10 for every drawn set: one row of panels per IPC."""
     methods, ipcs = list(selections["method"].unique()), list(selections["ipc"].unique())
     terms = {"closeness": "closeness to the real centroids", "separation": "separation of the classes"}
-    with _canvas(theme, height=len(ipcs) * (1.0 + 0.3 * len(methods))) as (figure, target):
+    with canvas(theme, height=len(ipcs) * (1.0 + 0.3 * len(methods))) as (figure, target):
         panels = figure.subplots(len(ipcs), len(terms), squeeze=False, sharey=True)
         for row, ipc in zip(panels, ipcs, strict=True):
             mine = selections[selections["ipc"] == ipc]
@@ -196,7 +196,7 @@ def training(curves: pd.DataFrame, *, theme: Theme, columns: int = 4) -> bytes:
     """Loss curves, one panel per training and series: every value faint, a running mean on top."""
     panels = list(curves.groupby(["training", "series"], sort=False))
     rows = -(-len(panels) // columns)
-    with _canvas(theme, height=1.9 * rows + 0.2) as (figure, target):
+    with canvas(theme, height=1.9 * rows + 0.2) as (figure, target):
         grid = figure.subplots(rows, columns, squeeze=False).flat
         # The panels first: zip must not swallow an axes that stays empty.
         for ((training_name, series), curve), axes in zip(panels, grid, strict=False):
@@ -231,7 +231,7 @@ def confusion(confusion: Sequence[Sequence[int]], *, classes: Sequence[str], the
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ramp = LinearSegmentedColormap.from_list("share", [theme.surface, theme.accent])
     size = 6.0
-    with _canvas(theme, height=size, width=size + 0.9) as (figure, target):
+    with canvas(theme, height=size, width=size + 0.9) as (figure, target):
         axes = figure.subplots()
         image = axes.imshow(share, cmap=ramp, vmin=0, vmax=100)
         if len(classes) <= MAX_CLASSES:
@@ -266,7 +266,7 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], theme: 
     columns = -(-len(images) // rows)
     tile = min(1.1, (WIDTH - 0.5) / (columns * count))
     width = columns * count * tile + 0.8
-    with _canvas(theme, height=rows * (len(shown) * tile + 0.45), width=width) as (figure, target):
+    with canvas(theme, height=rows * (len(shown) * tile + 0.45), width=width) as (figure, target):
         panels = figure.subplots(rows, columns, squeeze=False, sharey=False)
         for axes, (method, stack) in zip(panels.flat, images.items(), strict=False):
             cell = stack.shape[2] + _gap(stack)
@@ -292,7 +292,7 @@ def gallery(images: Mapping[str, np.ndarray], *, theme: Theme) -> bytes:
     """
     count = max(len(stack) for stack in images.values())
     tile = min(0.8, (WIDTH - 1.2) / count)
-    with _canvas(theme, height=len(images) * tile * 1.15 + 0.2, width=count * tile + 1.2) as (figure, target):
+    with canvas(theme, height=len(images) * tile * 1.15 + 0.2, width=count * tile + 1.2) as (figure, target):
         panels = figure.subplots(len(images), 1, squeeze=False)[:, 0]
         for axes, (method, stack) in zip(panels, images.items(), strict=True):
             axes.imshow(_montage(stack[None], surface=theme.surface), interpolation="nearest", aspect="equal")
@@ -342,7 +342,7 @@ def tsne(plane: pd.DataFrame, *, real: str, theme: Theme) -> bytes:
     colours = dict(zip(names, _class_colours(len(names), theme), strict=True))
     background = plane[plane["kind"] == real]
     methods = [kind for kind in plane["kind"].unique() if kind != real]
-    with _canvas(theme, height=WIDTH / max(len(methods), 2) + 0.3) as (figure, target):
+    with canvas(theme, height=WIDTH / max(len(methods), 2) + 0.3) as (figure, target):
         panels = figure.subplots(1, len(methods), squeeze=False, sharex=True, sharey=True)[0]
         for axes, method in zip(panels, methods, strict=True):
             mine = plane[plane["kind"] == method]

@@ -86,6 +86,16 @@ class Picture:
     dark: bytes
 
 
+@dataclass(frozen=True)
+class StudyPart:
+    """A study on the page: the claim it tests, what was found, and its figure."""
+
+    name: str
+    claim: str
+    sentences: list[str]
+    picture: Picture
+
+
 def html(
     *,
     setting: Setting,
@@ -99,6 +109,7 @@ def html(
     fixed: Sequence[str],
     pictures: Mapping[str, Picture],
     galleries: Mapping[str, Picture],
+    studies: Sequence[StudyPart],
     paper: pd.DataFrame,
 ) -> str:
     """The whole page.
@@ -113,6 +124,7 @@ def html(
         fixed: methods whose drawn sets are all the same, so that their means differ by the students alone.
         pictures: by the names the template asks for: accuracy, selection, training, confusion, samples, tsne.
         galleries: by class.
+        studies: those of this data set that were run.
         paper: as from ``tables.paper_rows``.
     """
     environment = jinja2.Environment(
@@ -137,6 +149,7 @@ def html(
         layouts=layouts,
         pictures=pictures,
         galleries=galleries,
+        studies=studies,
         paper=_paper_table(paper),
     )
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from ims3core.shell.errors import ParameterError
 
 PACKAGE = Path(__file__).parents[1]
-NAMES = ("sources", "adaptations", "guides", "samplers", "selections", "refinements")
+NAMES = ("sources", "adaptations", "guides", "samplers", "selections", "refinements", "probes")
 
 
 def entries(axis: str) -> list[str]:

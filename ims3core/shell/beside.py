@@ -1,4 +1,4 @@
-"""Runs another profile beside this one: in a clone of the last commit that shares DVC's cache.
+"""Runs other parameters beside this checkout: in a clone of the last commit that shares DVC's cache.
 
 params.yaml, dvc.lock and the results of this checkout stay as they are. The clone stays in ``scratch/beside`` and is
 taken up again, so that a run that was killed goes on and one that is repeated does nothing.
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ims3core.shell.errors import ParameterError
@@ -24,27 +24,15 @@ def run(root: Path, profile: str) -> Iterator[str]:
     Raises:
         ParameterError: not a git repository, no such profile in its last commit, or a stage that failed.
     """
-    clone = (root / HOME / profile).resolve()
-    commit = _git(root, "rev-parse", "HEAD")
-    if not (clone / ".git").is_dir():
-        clone.parent.mkdir(parents=True, exist_ok=True)
-        _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
-    _git(clone, "fetch", "--quiet", "origin", commit)
-    _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
-    if _git(root, "status", "--porcelain", "--untracked-files=no", "--", "ims3core", "stages", "profiles", "dvc.yaml"):
+    clone = prepare_clone(root, profile)
+    if uncommitted(root, ("ims3core", "stages", "profiles", "dvc.yaml")):
         yield "uncommitted changes of code and profiles do not count: the last commit is run"
     if not (clone / "profiles" / f"{profile}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (clone / "profiles").glob("*.yaml")))
         raise ParameterError(f"profile: the last commit has no {profile!r}; known: {known}")
     shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
-    if (kept := clone / ".dvc/kept.lock").is_file():  # the checkout above brought that of the default profile back
-        shutil.copyfile(kept, clone / "dvc.lock")
-    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / ".dvc/cache").resolve()))
     yield f"{profile}: dvc repro in {clone}"
-    try:
-        _call(clone, sys.executable, "-m", "dvc", "repro")
-    finally:
-        shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+    dvc(clone, "repro")
     markdown = subprocess.run(
         [sys.executable, "-m", "ims3core", "report", "--markdown"], cwd=clone, capture_output=True, check=True,
         env=_environment(clone),
@@ -54,6 +42,35 @@ def run(root: Path, profile: str) -> Iterator[str]:
     shutil.copyfile(clone / "metrics/accuracy.csv", root / f"metrics/{profile}.csv")
     shutil.copyfile(clone / "reports/index.html", root / f"metrics/{profile}.html")
     yield f"metrics/{profile}.csv, .md and .html are written"
+
+
+def prepare_clone(root: Path, name: str) -> Path:
+    """The clone ``name`` at the last commit of ``root``, with what DVC knew in it."""
+    clone = (root / HOME / name).resolve()
+    commit = _git(root, "rev-parse", "HEAD")
+    if not (clone / ".git").is_dir():
+        clone.parent.mkdir(parents=True, exist_ok=True)
+        _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
+    _git(clone, "fetch", "--quiet", "origin", commit)
+    _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
+    if (kept := clone / ".dvc/kept.lock").is_file():  # the checkout above brought that of the default profile back
+        shutil.copyfile(kept, clone / "dvc.lock")
+    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / ".dvc/cache").resolve()))
+    return clone
+
+
+def dvc(clone: Path, *arguments: str) -> None:
+    """Runs DVC in a clone with the clone's own code; what it then knows is kept for the next time."""
+    try:
+        _call(clone, sys.executable, "-m", "dvc", *arguments)
+    finally:
+        shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+
+
+def uncommitted(root: Path, places: Sequence[str]) -> list[str]:
+    """The files under ``places`` that differ from the last commit, or are not in it."""
+    found = _git(root, "-c", "core.quotePath=false", "status", "--porcelain", "--untracked-files=all", "--", *places)
+    return [line[2:].strip() for line in found.splitlines()]
 
 
 def _environment(clone: Path) -> dict[str, str]:
@@ -71,4 +88,4 @@ def _git(folder: Path, *arguments: str) -> str:
     found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     if found.returncode:
         raise ParameterError(f"git {arguments[0]}: {' '.join(found.stderr.split())}")
-    return found.stdout.strip()
+    return found.stdout.rstrip()

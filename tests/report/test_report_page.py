@@ -95,6 +95,7 @@ def render(values=None, *, methods=None, dataset="digits", protocols=None, **cha
             )
             for name in protocols or ["steps"]
         },
+        "studies": [],
         "galleries": {"ant": page.Picture(light=PNG, dark=PNG[::-1])},
         "fixed": ["herding"],
         "pictures": {

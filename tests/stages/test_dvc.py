@@ -59,7 +59,7 @@ def tracked_bytes(project):
 def project(tmp_path_factory, toy_text):
     """A git repository with this code, the toy profile and no results, fully reproduced once."""
     root = tmp_path_factory.mktemp("project")
-    for name in ("ims3core", "stages", "profiles"):
+    for name in ("ims3core", "stages", "profiles", "metrics/studies"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(REPOSITORY / name, root / name)

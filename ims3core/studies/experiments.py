@@ -1,0 +1,91 @@
+"""Runs the settings of a study as DVC experiments: in a clone of the last commit that shares DVC's cache."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import yaml
+
+from ims3core.base import files
+from ims3core.shell import beside, progress
+from ims3core.shell.errors import ParameterError
+from ims3core.studies import results
+from ims3core.studies.settings import settings_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ims3core.params.sections import Study
+    from ims3core.studies.settings import Setting
+
+log = logging.getLogger(__name__)
+TARGETS = {"accuracy": "students", "coverage": "coverage", "cost": "select", "probes": "probe"}
+CODE = ("ims3core", "stages", "dvc.yaml")
+
+
+def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.DataFrame, int]:
+    """The table of a study with every setting in it, and how many experiments ran.
+
+    Settings that the table knows are not run; it is written after each that was. params.yaml, dvc.lock and the results
+    of ``root`` stay as they are.
+
+    Args:
+        tree: params.yaml as it stands; uncommitted changes of it count.
+
+    Raises:
+        ParameterError: a setting that params.yaml does not allow, uncommitted changes of code, a stage that failed.
+    """
+    settings = settings_of(name, tree, study)
+    known = results.read(root, name, study.labels)
+    known = known[known["key"].isin([setting.key for setting in settings])]
+    missing = [setting for setting in settings if setting.key not in set(known["key"])]
+    if missing:
+        if changed := beside.uncommitted(root, CODE):
+            others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise ParameterError(
+                f"{changed[0]}{others}: not in the last commit, on which DVC would run the experiments; commit first, "
+                "or put the changes aside with `git stash`"
+            )
+        with _alone(root):
+            clone = beside.prepare_clone(root, "studies")
+            done = len(settings) - len(missing)
+            for setting in progress.track(missing, label=f"study {name}", total=len(settings), done=done):
+                log.info(
+                    "study %s: %s", name, ", ".join(f"{k} {v}" for k, v in setting.labels.items()) or "one setting"
+                )
+                _experiment(clone, name, study, setting)
+                known = pd.concat([known, results.collect(clone, root, study, setting)]) if len(known) else (
+                    results.collect(clone, root, study, setting)
+                )  # fmt: skip
+                results.write(root, name, known)
+    order = {setting.key: place for place, setting in enumerate(settings)}
+    known = known.sort_values("key", key=lambda keys: keys.map(order), kind="stable").reset_index(drop=True)
+    results.write(root, name, known)
+    return known, len(missing)
+
+
+def _experiment(clone: Path, name: str, study: Study, setting: Setting) -> None:
+    """``dvc exp run`` of one setting, as far as what is measured needs."""
+    files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
+    targets = list(dict.fromkeys(TARGETS[measure] for measure in study.measures))
+    beside.dvc(clone, "exp", "run", "--quiet", "--force", "--name", f"{name}-{setting.key}".replace("_", "-"), *targets)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Only one study at a time works in the clone; another waits."""
+    place = root / beside.HOME / "studies.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another study is running; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

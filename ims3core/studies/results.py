@@ -1,0 +1,108 @@
+"""What the experiments of a study printed, one value a line, and which of them are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ims3core.base import files
+from ims3core.shell import timings
+from ims3core.shell.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from ims3core.params.sections import Study
+    from ims3core.studies.settings import Setting
+
+HOME = Path("metrics/studies")
+FACTS = ["data", "key"]
+VALUES = ["row", "ipc", "draw", "seed", "metric", "value"]
+COVERAGE = ("precision", "recall", "density", "coverage", "boundary", "recognised")
+PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, points here
+COST = ("sampling_calls", "finetuning_passes", "real_images")
+
+
+def path_of(root: Path, name: str, kind: str = "csv") -> Path:
+    """Where the table or figure of a study lies."""
+    return root / HOME / f"{name}.{kind}"
+
+
+def read(root: Path, name: str, labels: list[str]) -> pd.DataFrame:
+    """The table of a study, empty where there is none or its columns are those of an earlier definition."""
+    columns = [*FACTS, *labels, *VALUES]
+    path = path_of(root, name)
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    kinds = dict.fromkeys([*FACTS, *labels, "row", "ipc", "metric"], str)
+    try:
+        frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={"value": [""]})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ArtifactError(f"{path}: not a table of a study ({error}); delete it, the study writes it again") from None
+    return frame if list(frame.columns) == columns else pd.DataFrame(columns=columns)
+
+
+def write(root: Path, name: str, frame: pd.DataFrame) -> None:
+    """Writes the table of a study, whole or not at all."""
+    files.write_csv(path_of(root, name), list(frame.columns), frame.itertuples(index=False))
+
+
+def collect(clone: Path, root: Path, study: Study, setting: Setting) -> pd.DataFrame:
+    """The values that one finished experiment left in ``clone``; times come from the local log of ``root`` too."""
+    readers = {"accuracy": _accuracy, "coverage": _coverage, "cost": _cost, "probes": _probes}
+    lines = [line for measure in study.measures for line in readers[measure](clone, root, setting)]
+    frame = pd.DataFrame(lines, columns=VALUES)
+    frame.insert(0, "data", setting.params.data.name or setting.params.data.source)
+    frame.insert(1, "key", setting.key)
+    for place, (name, value) in enumerate(setting.labels.items(), len(FACTS)):
+        frame.insert(place, name, value)
+    return frame.astype({"ipc": str})
+
+
+def _accuracy(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+    """Top-1 of the last epoch, of every row, IPC, draw and seed."""
+    grid, found = setting.params.eval, []
+    for row in grid.methods:
+        for ipc in grid.ipc:
+            cell = files.read_json(clone / f"metrics/cells/{row}-{ipc}-{grid.students[0]}-{grid.protocols[0]}.json")
+            found += [(row, ipc, run["draw"], run["seed"], "accuracy", run["last_top1"]) for run in cell["runs"]]
+    return found
+
+
+def _coverage(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+    """The measures of every drawn set, and those of every pool under the pool's name and no IPC."""
+    found = []
+    for line in pd.read_csv(clone / "metrics/coverage.csv", keep_default_na=False).to_dict("records"):
+        for metric in COVERAGE:
+            if line[metric] != "":
+                value = float(line[metric]) * (100 if metric in PERCENT else 1)
+                found.append((line["name"], line["ipc"], line["draw"], 0, metric, round(value, 3)))
+    return found
+
+
+def _cost(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+    """Network calls and real images of every row; seconds of its fine-tuning and pool as this machine last took."""
+    from ims3core.report import costs
+
+    classes = len(files.read_json(clone / "data/real/classes.json"))
+    frame = costs.frame(setting.params, clone, classes=classes)
+    found = [(line["method"], "", 0, 0, name, line[name]) for line in frame.to_dict("records") for name in COST]
+    took = {record["stage"]: record for place in (root, clone) for record in timings.read(place)}
+    for row in setting.params.eval.methods:
+        method = setting.params.methods.get(row)
+        if method is not None:
+            adaptation = setting.params.pools[method.pool].adaptation
+            for metric, stage in (("fine-tuning", f"finetune-{adaptation}"), ("sampling", f"candidates-{method.pool}")):
+                if stage in took:
+                    found.append((row, "", 0, 0, f"{metric} s", took[stage]["seconds"]))
+                    found.append((row, "", 0, 0, f"{metric} peak MiB", took[stage]["peak_mib"]))
+    return found
+
+
+def _probes(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+    """Every sample of every probe; a sample counts as a draw."""
+    found = []
+    for row in setting.params.probes:
+        for line in pd.read_csv(clone / f"metrics/probes/{row}.csv").to_dict("records"):
+            found.append((row, "", line["sample"], 0, line["measure"], round(line["value"], 5)))
+    return found

@@ -1,0 +1,100 @@
+"""What a study found, in sentences made from its numbers: differences over drawn sets with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from ims3core.report import statistics
+
+if TYPE_CHECKING:
+    from ims3core.params.sections import Study
+
+FEW = 4  # so many alternatives are all named; of more, the highest and the lowest
+UNITS = {"accuracy": "points", "precision": "points", "recall": "points", "coverage": "points", "recognised": "points"}
+
+
+class Value(NamedTuple):
+    """One mean over drawn sets with the half-width of its 95 % interval (NaN for a single set)."""
+
+    mean: float
+    half_width: float
+    sets: list[float]
+
+
+def shown(study: Study, frame: pd.DataFrame) -> list[str]:
+    """The measures that are drawn and told of, in order."""
+    found = list(dict.fromkeys(frame["metric"]))
+    return [name for name in study.show if name in found] if study.show else found
+
+
+def setting_names(frame: pd.DataFrame, labels: Sequence[str]) -> pd.Series:
+    """One name per line for the setting it belongs to: its value, or keys with values where several vary."""
+    if len(labels) == 1:
+        return frame[labels[0]]
+    return frame[list(labels)].apply(lambda line: ", ".join(f"{k} {v}" for k, v in line.items()), axis=1)
+
+
+def values(frame: pd.DataFrame, by: Sequence[str]) -> dict[tuple, Value]:
+    """Means over drawn sets, a set being the mean over its student seeds, grouped by the columns ``by``."""
+    sets = frame.groupby([*by, "draw"], sort=False)["value"].mean()
+    found: dict[tuple, list[float]] = {}
+    for (*group, _draw), value in sets.items():
+        found.setdefault(tuple(group), []).append(float(value))
+    return {group: Value(*statistics.interval(own), own) for group, own in found.items()}
+
+
+def sentences(study: Study, frame: pd.DataFrame, labels: Sequence[str]) -> list[str]:
+    """One sentence per measure, row and IPC: settings against the first setting, or rows against the first row."""
+    found = []
+    frame = frame.assign(setting=setting_names(frame, labels) if labels else "")
+    for metric in shown(study, frame):
+        mine = frame[frame["metric"] == metric]
+        for ipc in dict.fromkeys(mine["ipc"]):
+            here = mine[mine["ipc"] == ipc]
+            where = f"{metric}" if ipc == "" else f"{metric}, IPC {ipc}"
+            if not labels:
+                found.append(_against_first(where, values(here, ["row"]), metric, ipc))
+                continue
+            for row in dict.fromkeys(here["row"]):
+                own = values(here[here["row"] == row], ["setting"])
+                found.append(_against_first(f"{row}, {where}", own, metric, ipc))
+    return [sentence for sentence in found if sentence]
+
+
+def _against_first(where: str, found: dict[tuple, Value], metric: str, ipc: str) -> str:
+    """The alternatives against the first of them."""
+    (first, *others) = found.items()
+    unit = f" {UNITS[metric]}" if metric in UNITS else ""
+    text = f"{where}: {first[0][0]} {spread(first[1])}"
+    if not others:
+        return text + "."
+    if len(others) > FEW:
+        ordered = sorted(others, key=lambda item: item[1].mean)
+        others, text = [ordered[-1], ordered[0]], f"{text}; highest and lowest of {len(found) - 1} others:"
+        return f"{text} {'; '.join(_difference(name[0], value, first[1], unit, ipc) for name, value in others)}."
+    return f"{text}; {'; '.join(_difference(name[0], value, first[1], unit, ipc) for name, value in others)}."
+
+
+def _difference(name: str, mine: Value, first: Value, unit: str, ipc: str) -> str:
+    if len(mine.sets) != len(first.sets) and min(len(mine.sets), len(first.sets)) > 1:
+        return f"{name} {spread(mine)}"
+    mean, half, verdict = statistics.difference(mine.sets, first.sets, ipc=int(ipc or 1))
+    if math.isnan(half):
+        return f"{name} {_number(mine.mean)}"
+    word = {"better": "higher", "worse": "lower"}.get(verdict, verdict)
+    return f"{name} {mean:+.2f} ± {half:.2f}{unit}, {word}"
+
+
+def spread(value: Value) -> str:
+    """Text like "91.3 ± 0.8"; the ± is the half-width of a 95 % interval over drawn sets."""
+    if math.isnan(value.half_width) or value.half_width == 0:
+        return _number(value.mean)
+    return f"{value.mean:.2f} ± {value.half_width:.2f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"

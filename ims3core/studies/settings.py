@@ -1,0 +1,123 @@
+"""The settings of a study: params.yaml with some keys changed, cut down to the rows that the study compares."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from ims3core import params
+from ims3core.params.sections import Study
+from ims3core.shell import axes, code, scratch
+from ims3core.shell.errors import ParameterError
+
+TABLES = ("adaptations", "guides", "pools", "centroids", "methods", "refined", "probes", "protocols", "students")
+UNTRACKED = ("compute", "report", "studies")  # what no result depends on, but for compute.precision
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One experiment of a study.
+
+    Attributes:
+        labels: what tells it from the others, as text: ``{"s3.alpha": "0.4"}`` or ``{"setting": "official"}``.
+        params: the checked parameters.
+        tree: the same as params.yaml holds them.
+        key: sixteen hexadecimal digits over everything that its results depend on.
+    """
+
+    labels: dict[str, str]
+    params: params.Params
+    tree: dict[str, Any]
+    key: str
+
+
+def settings_of(name: str, tree: dict[str, Any], study: Study) -> list[Setting]:
+    """The settings of the study ``name`` of the params.yaml ``tree``, in order: the first varied key turns slowest.
+
+    Raises:
+        ParameterError: naming the study and the key that is unknown, or the setting that params.yaml does not allow.
+    """
+    if study.settings:
+        changes = [({"setting": label}, changed) for label, changed in study.settings.items()]
+    else:
+        combined = [dict(zip(study.vary, values, strict=True)) for values in itertools.product(*study.vary.values())]
+        changes = [({key: text(value) for key, value in changed.items()}, changed) for changed in combined]
+    return [_setting(name, tree, study, labels, study.fixed | changed) for labels, changed in changes]
+
+
+def text(value: Any) -> str:
+    """A value as it stands in tables: a number or word as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _setting(name: str, tree: dict[str, Any], study: Study, labels: dict[str, str], changed: dict) -> Setting:
+    said = f"studies.{name}" + "".join(f", {key} {value}" for key, value in labels.items())
+    tree = deepcopy(tree) | {"studies": {}}
+    for key, value in changed.items():
+        _change(tree, key, value, f"studies.{name}")
+    tree["eval"] |= {"methods": study.rows, "ipc": study.ipc, "draws": study.draws, "seeds": study.seeds}
+    tree["eval"] |= {"split": study.split, **{part: tree["eval"][part][:1] for part in ("students", "protocols")}}
+    tree["report"]["tsne_method"] = study.rows[0]
+    try:
+        params.checked(deepcopy(tree))
+        _prune(tree)
+        checked = params.checked(deepcopy(tree))
+    except ParameterError as error:
+        raise ParameterError(f"{said}: {str(error).removeprefix('params.yaml: ')}") from error
+    facts = {section: value for section, value in tree.items() if section not in UNTRACKED}
+    digests = [code.digest(stage, **item) for stage, item in _stages(checked)]
+    return Setting(labels, checked, tree, scratch.short([facts, tree["compute"]["precision"], digests]))
+
+
+def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
+    """Sets ``key`` of ``tree``: one that exists, a row of a table, or the section of an entry."""
+    *path, last = key.split(".")
+    section: Any = tree
+    for part in path:
+        if not isinstance(section, dict) or part not in section:
+            raise ParameterError(f"{said}: params.yaml has no key {key!r}")
+        section = section[part]
+    is_new_row = path in ([table] for table in TABLES) or (not path and axes.known_anywhere(last))
+    if not isinstance(section, dict) or (last not in section and not is_new_row):
+        raise ParameterError(f"{said}: params.yaml has no key {key!r}")
+    section[last] = value
+
+
+def _prune(tree: dict[str, Any]) -> None:
+    """Leaves only the rows of the tables that the compared rows need, so that nothing else is made."""
+    wanted, refined, methods = list(tree["eval"]["methods"]), {}, {}
+    for name in wanted:
+        if name in tree["refined"]:
+            refined[name] = tree["refined"][name]
+            wanted.append(refined[name]["start"])
+        else:
+            methods[name] = tree["methods"][name]
+    pools = {row["pool"] for row in methods.values()} | {"real"}
+    centroids = {row["centroids"] for row in methods.values()}
+    pools |= {tree["centroids"][name]["pool"] for name in centroids}
+    kept = {"refined": refined, "methods": methods, "centroids": _of(tree["centroids"], centroids)}
+    kept["pools"] = _of(tree["pools"], pools)
+    kept["guides"] = _of(tree["guides"], {row["guide"] for row in kept["pools"].values()} | {"none"})
+    adapted = {row["adaptation"] for table in (kept["pools"], kept["guides"], tree["probes"]) for row in table.values()}
+    tree |= kept | {"adaptations": _of(tree["adaptations"], adapted)}
+
+
+def _of(table: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: row for name, row in table.items() if name in names}
+
+
+def _stages(checked: params.Params) -> list[tuple[str, dict[str, Any]]]:
+    """Every stage that the setting runs, with the row that its dependencies are templates over."""
+    found: list[tuple[str, dict[str, Any]]] = [
+        (stage, {"split": "", "method": "", "ipc": "", "protocol": ""})
+        for stage in ("prepare", "generator", "encoder", "teacher", "latents", "labels", "students", "coverage")
+    ]
+    tables = {"finetune": checked.adaptations, "guides": checked.guides, "candidates": checked.pools}
+    tables |= {"features": checked.pools, "centroids": checked.centroids, "select": checked.methods}
+    tables |= {"refine": checked.refined, "probe": checked.probes}
+    for stage, table in tables.items():
+        found += [(stage, {"key": name, **row.model_dump()}) for name, row in table.items()]
+    return found

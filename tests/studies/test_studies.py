@@ -1,0 +1,277 @@
+"""Studies: settings, what is known of them, sentences and figures; the experiments themselves with a pretended DVC."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import yaml
+
+from ims3core import params
+from ims3core.report.figures import LIGHT
+from ims3core.shell import beside
+from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.studies import costs, experiments, figures, results, sentences
+from ims3core.studies.settings import settings_of
+from tests.conftest import REPOSITORY, toy_parameters
+
+PLAIN = {
+    "claim": "c", "rows": ["ims3"], "ipc": [1, 2], "draws": 2, "seeds": 2, "split": "validation",
+    "measures": ["accuracy"],
+}  # fmt: skip
+
+
+def study_of(**changes):
+    return params.sections.Study.model_validate(PLAIN | changes)
+
+
+def settings(study, **changes):
+    return settings_of("mine", toy_parameters(**changes), study)
+
+
+class TestSettings:
+    def test_every_combination_the_first_key_slowest(self):
+        found = settings(study_of(vary={"s3.alpha": [0.1, 0.2], "s3.beta": [1, 2, 3]}))
+        assert [tuple(s.labels.values()) for s in found] == [(a, b) for a in ("0.1", "0.2") for b in ("1", "2", "3")]
+        assert [s.tree["s3"]["beta"] for s in found] == [1, 2, 3] * 2
+        assert len({s.key for s in found}) == 6
+
+    def test_grid_is_the_study_s(self):
+        (found,) = settings(study_of())
+        grid = found.params.eval
+        assert (grid.methods, grid.ipc, grid.draws, grid.seeds, grid.split) == (["ims3"], [1, 2], 2, 2, "validation")
+
+    def test_only_the_rows_it_needs_are_left(self):
+        """IMS3 needs the pools real and im; a refined row what it starts from; a guide its adaptation."""
+        (found,) = settings(study_of())
+        assert set(found.params.pools) == {"real", "im"} and set(found.params.methods) == {"ims3"}
+        assert set(found.params.adaptations) == {"none", "im"}
+        tree = toy_parameters() | {"distribution_matching": profile()["distribution_matching"]}
+        tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+        (found,) = settings_of("mine", tree, study_of(rows=["dm"]))
+        assert set(found.params.methods) == {"random"} and set(found.params.refined) == {"dm"}
+
+    def test_named_settings_make_rows_and_sections(self):
+        changed = {
+            "minimax": {"lambda_representative": 0.1, "lambda_diverse": 0.1, "memory": 2},
+            "adaptations.im": {"loss": "minimax"},
+        }
+        plain, other = settings(study_of(settings={"a": {}, "b": changed}))
+        assert (plain.params.adaptation("im").name, other.params.adaptation("im").name) == ("im", "minimax")
+        assert [s.labels for s in (plain, other)] == [{"setting": "a"}, {"setting": "b"}]
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"vary": {"s3.alhpa": [1]}}, "studies.mine: params.yaml has no key 's3.alhpa'"),
+            ({"vary": {"s4.alpha": [1]}}, "no key 's4.alpha'"),
+            ({"vary": {"s3.alpha.x": [1]}}, "no key 's3.alpha.x'"),
+            ({"fixed": {"nonsense": 1}}, "no key 'nonsense'"),
+            ({"vary": {"s3.alpha": [0.1, "much"]}}, "studies.mine, s3.alpha much: s3.alpha: found 'much'"),
+            ({"rows": ["nobody"]}, "eval.methods: 'nobody' is unknown"),
+            ({"ipc": [1, 50]}, "candidates.per_class: 6 images per class and draw are too few"),
+        ],
+    )
+    def test_what_params_do_not_allow(self, changes, words):
+        with pytest.raises(ParameterError, match="studies.mine") as caught:
+            settings(study_of(**changes))
+        assert words in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"vary": {"s3.alpha": []}}, "vary"), ({"vary": {"a": [1]}, "settings": {"x": {}}}, "wanted one of them"),
+            ({"rows": []}, "rows"), ({"measures": ["speed"]}, "measures"),
+        ],
+    )  # fmt: skip
+    def test_definitions_that_say_nothing(self, changes, words):
+        tree = toy_parameters() | {"studies": {"mine": PLAIN | changes}}
+        with pytest.raises(ParameterError, match=r"studies\.mine") as caught:
+            params.checked(tree)
+        assert words in str(caught.value)
+
+    def test_key_knows_what_decides_a_result(self):
+        """Not the machine, the report or other studies; but every number that a stage reads, and the grid."""
+        base = settings(study_of())[0].key
+        assert settings(study_of(), compute__threads=7, report__tsne_real=5)[0].key == base
+        assert settings(study_of(claim="other words"))[0].key == base
+        for changed in ({"s3__alpha": 0.123}, {"seed": 5}, {"compute__precision": "bf16"}, {"generator__lr": 0.5}):
+            assert settings(study_of(), **changed)[0].key != base
+        assert settings(study_of(draws=3))[0].key != base
+        assert settings(study_of(), dpm_solver__steps=3)[0].key != base
+
+
+def profile():
+    return yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+
+
+def lines(*rows, labels=()):
+    columns = [*labels, "row", "ipc", "draw", "seed", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+class TestSentences:
+    def test_numbers_are_paired_differences_of_sets(self):
+        """Seeds are averaged within a set; the interval is that of the sets' differences."""
+        rows = [("dit", "1", d, s, "accuracy", 80 + d + s) for d in range(3) for s in range(2)]
+        rows += [("im", "1", d, s, "accuracy", 81 + d + s + 0.1 * d) for d in range(3) for s in range(2)]
+        (found,) = sentences.sentences(study_of(), lines(*rows), [])
+        half = 4.302653 * 0.1 / math.sqrt(3)
+        assert f"im +1.10 ± {half:.2f} points, higher" in found and found.startswith("accuracy, IPC 1: dit 81.50")
+
+    def test_of_many_settings_the_extremes(self):
+        rows = [(str(v), "ims3", "1", d, 0, "accuracy", 90 + v + d) for v in range(7) for d in range(2)]
+        (found,) = sentences.sentences(
+            study_of(vary={"s3.alpha": [0]}), lines(*rows, labels=["s3.alpha"]), ["s3.alpha"]
+        )
+        assert "highest and lowest of 6 others: 6 +6.00" in found and "; 1 +1.00" in found and " 3 " not in found
+
+    def test_one_set_has_no_interval(self):
+        rows = [("a", "x", "", 0, 0, "m", 1.0), ("b", "x", "", 0, 0, "m", 1234.0)]
+        (found,) = sentences.sentences(
+            study_of(settings={"a": {}, "b": {}}), lines(*rows, labels=["setting"]), ["setting"]
+        )
+        assert found == "x, m: a 1.00; b 1,234."
+
+
+@pytest.mark.parametrize(
+    ("varied", "kind"),
+    [
+        ({"s3.alpha": [0.1, 0.2], "s3.beta": [1, 2]}, "_heat"), ({"im.lambda_im": [0.001, 0.1, 1]}, "_lines"),
+        ({"im.similarity": ["l1", "l2", "cosine"]}, "_dots"), ({"s3.groups": [1, 2]}, "_dots"), ({}, "_dots"),
+    ],
+)  # fmt: skip
+def test_figure_of_each_kind(varied, kind, monkeypatch):
+    import itertools
+
+    study, labels = study_of(vary=varied), list(varied)
+    rows = [
+        (*map(str, values), row, ipc, d, 0, "accuracy", 90.0 + d)
+        for values in itertools.product(*varied.values())
+        for row in ("im", "ims3") for ipc in ("1", "2") for d in range(2)
+    ]  # fmt: skip
+    called = []
+    original = getattr(figures, kind)
+    monkeypatch.setattr(figures, kind, lambda *a: called.append(kind) or original(*a))
+    png = figures.draw(study, lines(*rows, labels=labels), labels, theme=LIGHT)
+    assert called == [kind] and png.startswith(b"\x89PNG") and len(png) > 5000
+
+
+class TestExperiments:
+    @pytest.fixture
+    def project(self, tmp_path, monkeypatch):
+        """A checkout whose DVC writes cells: accuracy 90 plus alpha; it can be told to die."""
+        self.ran, self.dies_at, self.changed = [], None, []
+        clone = tmp_path / "clone"
+        monkeypatch.setattr(beside, "prepare_clone", lambda root, name: clone)
+        monkeypatch.setattr(beside, "uncommitted", lambda root, places: self.changed)
+
+        def dvc(folder, *arguments):
+            tree = yaml.safe_load((folder / "params.yaml").read_text())
+            if len(self.ran) == self.dies_at:
+                raise KeyboardInterrupt
+            self.ran.append((tree["s3"]["alpha"], arguments))
+            for row in tree["eval"]["methods"]:
+                for ipc in tree["eval"]["ipc"]:
+                    place = folder / f"metrics/cells/{row}-{ipc}-convnet-steps.json"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    runs = [
+                        {"draw": d, "seed": s, "last_top1": 90 + tree["s3"]["alpha"]} for d in (0, 1) for s in (0, 1)
+                    ]
+                    place.write_text(json.dumps({"runs": runs}))
+
+        monkeypatch.setattr(beside, "dvc", dvc)
+        return tmp_path
+
+    def run(self, project, study, **changes):
+        return experiments.run(project, "mine", toy_parameters(**changes), study)
+
+    def test_once_and_never_again(self, project):
+        study = study_of(vary={"s3.alpha": [0.1, 0.2, 0.3]})
+        frame, ran = self.run(project, study)
+        assert ran == 3 and len(frame) == 3 * 2 * 2 * 2
+        assert frame.groupby("s3.alpha")["value"].mean().to_dict() == pytest.approx(
+            {"0.1": 90.1, "0.2": 90.2, "0.3": 90.3}
+        )
+        written = (project / "metrics/studies/mine.csv").read_bytes()
+        again, ran = self.run(project, study)
+        assert ran == 0 and len(self.ran) == 3 and (project / "metrics/studies/mine.csv").read_bytes() == written
+        pd.testing.assert_frame_equal(again.astype(str), frame.astype(str))
+
+    def test_dvc_runs_an_experiment_as_far_as_is_measured(self, project):
+        self.run(project, study_of(vary={"s3.alpha": [0.1]}))
+        ((_, arguments),) = self.ran
+        assert arguments[:2] == ("exp", "run") and arguments[-1] == "students" and "--name" in arguments
+
+    def test_killed_in_the_middle_only_the_rest_runs(self, project):
+        study, self.dies_at = study_of(vary={"s3.alpha": [0.1, 0.2, 0.3]}), 2
+        with pytest.raises(KeyboardInterrupt):
+            self.run(project, study)
+        self.dies_at = None
+        frame, ran = self.run(project, study)
+        assert ran == 1 and [alpha for alpha, _ in self.ran] == [0.1, 0.2, 0.3] and frame["s3.alpha"].nunique() == 3
+
+    def test_one_more_value_runs_alone_and_a_changed_one_replaces(self, project):
+        self.run(project, study_of(vary={"s3.alpha": [0.1, 0.2]}))
+        frame, ran = self.run(project, study_of(vary={"s3.alpha": [0.3, 0.2, 0.1]}))
+        assert ran == 1 and list(dict.fromkeys(frame["s3.alpha"])) == ["0.3", "0.2", "0.1"]
+        frame, ran = self.run(project, study_of(vary={"s3.alpha": [0.1]}), s3__beta=0.1)
+        assert ran == 1 and frame["s3.alpha"].unique().tolist() == ["0.1"]
+
+    def test_uncommitted_code_is_refused_before_anything_runs(self, project):
+        self.changed = ["ims3core/a.py", "stages/b.py"]
+        with pytest.raises(ParameterError, match=r"ims3core/a.py and 1 more: not in the last commit"):
+            self.run(project, study_of(vary={"s3.alpha": [0.1]}))
+        assert not self.ran and not (project / "metrics").exists()
+
+    def test_nothing_runs_where_one_setting_is_wrong(self, project):
+        with pytest.raises(ParameterError, match=r"s3\.alpha -1"):
+            self.run(project, study_of(vary={"s3.alpha": [0.1, -1]}))
+        assert not self.ran and not (project / "metrics").exists()
+
+
+class TestResults:
+    def test_a_broken_table_is_named(self, tmp_path):
+        path = results.path_of(tmp_path, "mine")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b'data,key\n"unclosed')
+        with pytest.raises(ArtifactError, match="mine.csv: not a table of a study"):
+            results.read(tmp_path, "mine", [])
+
+    def test_columns_of_an_earlier_definition_do_not_count(self, tmp_path):
+        frame = pd.DataFrame(
+            [["digits", "k", "1", "x", "1", 0, 0, "m", 1.0]], columns=[*results.FACTS, "a", *results.VALUES]
+        )
+        results.write(tmp_path, "mine", frame)
+        assert len(results.read(tmp_path, "mine", ["a"])) == 1 and results.read(tmp_path, "mine", ["b"]).empty
+
+    def test_coverage_of_sets_and_pools(self, tmp_path):
+        from types import SimpleNamespace
+
+        (tmp_path / "metrics").mkdir()
+        (tmp_path / "metrics/coverage.csv").write_text(
+            "kind,name,ipc,draw,precision,recall,density,coverage,boundary,recognised\n"
+            "pool,im,,0,0.5,0.25,1.5,0.75,,\nset,ims3,10,1,0.5,0.25,1.5,0.75,2.5,99.0\n"
+        )
+        found = results._coverage(tmp_path, tmp_path, SimpleNamespace())
+        assert ("im", "", 0, 0, "recall", 25.0) in found and ("ims3", "10", 1, 0, "boundary", 2.5) in found
+        assert len(found) == 4 + 6
+
+
+def test_phase_of_a_key_is_where_it_first_matters():
+    wanted = {
+        "generator.lr": 1,
+        "im.lambda_im": 4,
+        "dpm_solver.steps": 6,
+        "s3.alpha": 9,
+        "eval.draws": 12,
+        "crops.scale": 6,
+    }
+    assert {key: costs.phase_of(key) for key in wanted} == wanted
+
+
+def test_the_shipped_studies_are_settings_that_params_allow():
+    tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+    checked = params.checked(tree)
+    counts = {name: len(settings_of(name, tree, study)) for name, study in checked.studies.items()}
+    assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 14
