@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def run(params: Params, root: Path) -> None:
             return
         rows = []
         for item in progress.track(items, label="coverage"):
-            part = f"{scratch.short([*item[:4], files.manifest_digest(item[4])])}.json"
+            part = f"{scratch.short([*item[:4], measure.content(*item)])}.json"
             if not work.has(part):
                 files.write_json(work.path / part, measure(*item))
             work.keep(part)
@@ -69,12 +70,24 @@ class _Measure:
         self.encoder = encoders.read_encoder(root / "data/encoder").to(self.device)
         files.read_manifest(root / "data/teacher", "teacher")
         self.teacher = teachers.read_teacher(root / "data/teacher").to(self.device)
+        self.pools: dict[Path, tuple] = {}  # the pool that was read last
+
+    def content(self, kind: str, name: str, ipc: Any, draw: int, folder: Path) -> str:
+        """What names an item's measures: a set's manifest, a pool's own features, so that more draws change nothing."""
+        if kind == "pool":
+            return hashlib.sha256(self._of_pool(ipc, draw, folder).numpy().tobytes()).hexdigest()
+        return files.manifest_digest(folder)
+
+    def _of_pool(self, ipc: Any, draw: int, folder: Path) -> torch.Tensor:
+        """The features of one draw (and IPC) of a pool."""
+        if folder not in self.pools:
+            self.pools = {folder: pools.read_features(folder)}
+        features, place = self.pools[folder]
+        return features[torch.nonzero((place.draw == draw) & (place.ipc == (ipc or pools.EVERY_IPC))).flatten()]
 
     def __call__(self, kind: str, name: str, ipc: Any, draw: int, folder: Path) -> dict[str, float | None]:
         if kind == "pool":
-            features, place = pools.read_features(folder)
-            rows = torch.nonzero((place.draw == draw) & (place.ipc == (ipc or pools.EVERY_IPC))).flatten()
-            own, boundary = features[rows], {"boundary": None, "recognised": None}
+            own, boundary = self._of_pool(ipc, draw, folder), {"boundary": None, "recognised": None}
         else:
             chosen = distilled.read_set(folder)
             with torch.inference_mode():
