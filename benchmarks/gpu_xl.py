@@ -85,6 +85,7 @@ def finetuning(machine: compute.Machine, batch: int, peak: float) -> None:
         "diffusion": diffusion.objective(variational=True),
         "im, 4 steps, all through": im.objective(**full),
         "im, 4 steps, last step, a quarter": im.objective(**cheap),
+        "im, 2 steps, an eighth (the profiles')": im.objective(**full | {"inversion_steps": 2, "share": 0.125}),
         "im, 1 step, a quarter": im.objective(**cheap | {"inversion_steps": 1}),
         "minimax": minimax.objective(variational=True, lambda_representative=0.002, lambda_diverse=0.008, memory=64),
     }

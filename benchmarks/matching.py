@@ -1,10 +1,10 @@
 """What cheaper forms of Inversion-Matching keep of its gradient, and what a step of them costs.
 
-    python benchmarks/matching.py [--batches 200] [--repeats 15]
+    python benchmarks/matching.py [--batches 200] [--repeats 15] [--steps 4]
 
 Needs `dvc repro generator latents`. Prints, for the paper's form with fewer inversion steps, with the gradient of the
 last step only, and on a share of each batch: the cosine between its gradient of the matching term and that of the
-full form (the inversion steps of params.yaml, through all of them, on whole batches), both averaged over the
+full form (`--steps` inversion steps, gradient through all of them, on whole batches), both averaged over the
 batches, the ratio of their norms, and the seconds of a fine-tuning step against one of plain diffusion fine-tuning.
 The cosine of two independent halves of the batches under the full form says how much is noise.
 """
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=15, help="timed steps of each form")
+    parser.add_argument("--steps", type=int, default=4, help="inversion steps of the full form")
     arguments = parser.parse_args()
     params = load(Path("params.yaml"))
     machine = compute.machine(**params.compute.model_dump() | {"compile": False})
@@ -42,6 +43,7 @@ def main() -> None:
     network.to(machine.device).train()
     adaptation, wanted = params.adaptation("im"), params.finetune
     full = adaptation.values | {"form": "paper", "grad_through": "inversion", "share": 1.0, "lambda_im": 1.0}
+    full["inversion_steps"] = most = arguments.steps
 
     def batch(step: int) -> batches.Batch:
         drawn = batches.draw_batch(
@@ -72,9 +74,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {machine}, {arguments.batches} batches")
     plain = seconds(diffusion.objective(variational=wanted.variational))
     print(f"plain diffusion fine-tuning: {plain:.4f} s a step")
-    most = full["inversion_steps"]
     named = [(most, "inversion", share) for share in (1.0, 0.25, 0.125, 0.0625)]
     named += [(most, "last_step", 1.0)] + [(n, "inversion", 1.0) for n in (2, 1) if n < most]
+    named += [(n, "inversion", share) for n, share in ((2, 0.125), (2, 0.0625), (1, 0.125)) if n < most]
     forms = {
         (n, through, share): full | {"inversion_steps": n, "grad_through": through, "share": share}
         for n, through, share in named
