@@ -387,3 +387,47 @@ def test_a_kill_is_survived(project, stage, home, piece, output, victim):
 
     assert stage in ran
     assert {path: path.read_bytes() for path in expected} == expected
+
+
+def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
+    """Real experiments: what varies is in the table, what is known is not run, one more value runs alone."""
+    dvc(project, "repro")
+    before = (project / "params.yaml").read_text()
+    study = {"claim": "c", "rows": ["s3", "dit"], "ipc": [1], "draws": 2, "seeds": 1, "split": "validation",
+             "vary": {"s3.alpha": [0.1, 0.9]}, "measures": ["accuracy", "coverage", "cost", "probes"],
+             "fixed": {"probes.mine": {"by": "instability", "adaptation": "none"},
+                       "instability": {"images": 1, "steps": 2, "level": 0.5}}}  # fmt: skip
+
+    def ims3():
+        began = time.monotonic()
+        result = subprocess.run(
+            [sys.executable, "-m", "ims3core", "study", "mine"], cwd=project, capture_output=True, text=True, check=False,
+            env=environment(project),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-3000:]
+        return int(re.search(r"(\d+) experiments ran", result.stdout)[1]), time.monotonic() - began
+
+    try:
+        change(project, "studies", value={"mine": study})
+        mine, lock = (project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()
+        table = project / "metrics/studies/mine.csv"
+        assert ims3()[0] == 2
+        lines = table.read_text().splitlines()
+        assert {line.split(",")[2] for line in lines[1:]} == {"0.1", "0.9"}
+        assert {"accuracy", "recall", "sampling_calls", "log_coefficient"} <= {line.split(",")[-2] for line in lines}
+        assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        ran, took = ims3()
+        assert ran == 0 and took < 10 and table.read_text().splitlines() == lines
+        change(project, "studies", value={"mine": study | {"vary": {"s3.alpha": [0.1, 0.5, 0.9]}}})
+        assert ims3()[0] == 1
+        change(project, "studies", value={"mine": study})
+        assert ((project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()) == (mine, lock)
+        names = subprocess.run(
+            [sys.executable, "-m", "dvc", "exp", "list"], cwd=project / "scratch/beside/studies", capture_output=True,
+            text=True, check=True, env=environment(project),
+        ).stdout  # fmt: skip
+        assert names.count("mine-") == 3
+    finally:
+        (project / "params.yaml").write_text(before)
+        shutil.rmtree(project / "metrics/studies")
+        shutil.copytree(REPOSITORY / "metrics/studies", project / "metrics/studies")
