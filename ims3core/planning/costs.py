@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +154,19 @@ class Units:
     latent: int
 
 
+_KNOWN: dict[str, Units] = {}  # in this process, for the many settings of studies
+
+
 def units(params: Params, config: DitConfig, count: Sizes) -> Units:
     """Counts every network once, on the meta device."""
+    parts = [params.generator, params.encoder, params.data, params.compute, config, count]
+    key = repr(parts)
+    if key not in _KNOWN:
+        _KNOWN[key] = _counted(params, config, count)
+    return _KNOWN[key]
+
+
+def _counted(params: Params, config: DitConfig, count: Sizes) -> Units:
     data = params.data
     with torch.device("meta"):
         dit = DiT(config)
@@ -261,6 +273,7 @@ def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
     return student_network(wanted.network, count.classes, data.channels, data.side)
 
 
+@cache
 def student_network(name: str, classes: int, channels: int, side: int) -> tuple[nn.Module, float]:
     """A student on the meta device, and its FLOPs per image."""
     with torch.device("meta"):

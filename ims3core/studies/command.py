@@ -30,7 +30,7 @@ def show(root: Path, params: Params) -> None:
         settings = settings_of(name, tree, study)
         known = set(results.read(root, name, study.labels)["key"])
         done = sum(setting.key in known for setting in settings)
-        took = duration(costs.seconds(root, study, settings))
+        took = duration(costs.seconds(root, params, study, settings))
         table.add_row(name, str(len(settings)), str(done), took, study.claim)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 

@@ -10,6 +10,7 @@ from ims3core.shell import axes
 if TYPE_CHECKING:
     from typing import Any
 
+    from ims3core.params import Params
     from ims3core.params.sections import Study
     from ims3core.studies.settings import Setting
 
@@ -35,22 +36,18 @@ def phase_of(key: str) -> int:
     return min(own, default=len(STAGES))
 
 
-def seconds(root: Path, study: Study, settings: list[Setting]) -> float:
-    """The planned seconds of all settings together, as if nothing were cached but what this grid has made."""
+def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -> float:
+    """The planned seconds of all settings of a study of ``params``, as if only its own grid had been made."""
     from ims3core.base import compute
     from ims3core.planning import rates
-    from ims3core.planning.costs import costs
+    from ims3core.planning.costs import costs, sizes
 
     made: set[tuple] = set()
-    total = START_UP * len(settings)
+    total, here = START_UP * len(settings), compute.machine(**params.compute.model_dump())
+    section = params.compute.model_copy(update={"precision": here.precision})
+    known = rates.known_or_measured(params.model_copy(update={"compute": section}), root, sizes(params, root))
     for setting in settings:
-        checked = setting.params
-        here = compute.machine(**checked.compute.model_dump())
-        section = checked.compute.model_copy(update={"precision": here.precision})
-        checked = checked.model_copy(update={"compute": section})
-        rows, count = costs(checked, root)
-        known = rates.known_or_measured(checked, root, count)
-        for row in rows:
+        for row in costs(setting.params.model_copy(update={"compute": section}), root)[0]:
             stage = row.stage.split("@")[0].split(" ")[0]
             phase = STAGE_PHASES.get(stage, len(STAGES))
             changed = tuple(sorted((key, value) for key, value in _changed(study, setting) if phase_of(key) <= phase))
