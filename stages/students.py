@@ -58,7 +58,7 @@ def _train_and_write(
         statistics=statistics, protocol=wanted.plan(params.network(student)) | {"name": protocol},
         augment=params.augmentation(protocol), norm=wanted.norm, options=params.network_options(student),
         machine=machine, root_seed=params.seed,
-        teacher=_teacher(root, protocol, machine) if wanted.labels == "teacher" else None,
+        teacher=_teacher(params, root, protocol, machine) if wanted.labels == "teacher" else None,
     )  # fmt: skip
     tracked = [params.seed, student, recipe.network, recipe.side, statistics, wanted.model_dump(), recipe.augment]
     tracked += [machine.precision, recipe.options]
@@ -86,12 +86,16 @@ def _train_and_write(
     log.info("%s: %.2f %% on %s (mean of %d runs, last epoch)", path.stem, mean, grid.split, len(runs))
 
 
-def _teacher(root: Path, protocol: str, machine: compute.Machine) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The teacher of a protocol, in the precision of its students."""
+def _teacher(
+    params: Params, root: Path, protocol: str, machine: compute.Machine
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The teacher of a protocol, in the precision of its students; it sees images at the side it was trained at."""
     from ims3core.students.teachers import read_teacher
 
     files.read_manifest(root / "data/labels" / protocol, "teacher")
     teacher = read_teacher(root / "data/labels" / protocol).to(machine.device)
+    if teacher.encoder.resize is None and params.protocols[protocol].side not in (None, params.data.side):
+        teacher.encoder.resize = teacher.encoder.crop = params.data.side
 
     def ask(images: torch.Tensor) -> torch.Tensor:
         with machine.autocast():

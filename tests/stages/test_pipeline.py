@@ -55,6 +55,17 @@ def project(built, tmp_path, monkeypatch):
     return tmp_path / "p"
 
 
+def test_students_of_another_side_ask_a_teacher_that_knows_one(project, stage):
+    """A ConvNet's head fits images of one side; students that are trained at twice of it get its labels all the same."""
+    stage("select", "random")
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["protocols"]["steps_soft"]["side"] = 16
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    stage("students", "random", 1, "convnet", "steps_soft")
+    runs = files.read_json(Path("metrics/cells/random-1-convnet-steps_soft.json"))["runs"]
+    assert len(runs) == 4 and all(0 <= run["last_top1"] <= 100 for run in runs)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_whole_grid_ends_in_tables_and_a_page(project, stage):
     """Select, students, full data and report produce every declared output, and a second run changes no byte."""
