@@ -40,6 +40,15 @@ def test_every_profile_is_complete_and_commented(path):
             assert key in {"batch_size", "heads", "momentum", "weight_decay", "label_dropout"}, line
 
 
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_profile_has_the_sections_that_dvc_asks_for(path):
+    """DVC stops at a stage whose parameter is missing, even one that may be left out."""
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
+    named = {name.split(".")[0] for stage in stages for name in stage.get("do", stage)["params"] if "${" not in name}
+    tables = {stage["foreach"].strip("${}") for stage in stages if "foreach" in stage}
+    assert named | tables <= set(yaml.safe_load(path.read_text()))
+
+
 def test_the_checked_out_params_are_a_profile():
     """What `make repro` runs is a published profile."""
     assert (REPOSITORY / "params.yaml").read_text() in [p.read_text() for p in (REPOSITORY / "profiles").glob("*.yaml")]
