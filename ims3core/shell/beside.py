@@ -67,6 +67,12 @@ def dvc(clone: Path, *arguments: str) -> None:
         shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
 
 
+def forget_experiment(clone: Path, name: str) -> None:
+    """Makes room for an experiment of this name; DVC's own way, ``--force``, would run every stage again."""
+    if _git(clone, "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}"):
+        dvc(clone, "exp", "remove", "--quiet", name)
+
+
 def uncommitted(root: Path, places: Sequence[str]) -> list[str]:
     """The files under ``places`` that differ from the last commit, or are not in it."""
     found = _git(root, "-c", "core.quotePath=false", "status", "--porcelain", "--untracked-files=all", "--", *places)

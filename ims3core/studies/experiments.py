@@ -74,7 +74,9 @@ def _experiment(clone: Path, name: str, study: Study, setting: Setting) -> None:
     """``dvc exp run`` of one setting, as far as what is measured needs."""
     files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
     targets = list(dict.fromkeys(TARGETS[measure] for measure in study.measures))
-    beside.dvc(clone, "exp", "run", "--quiet", "--force", "--name", f"{name}-{setting.key}", *targets)
+    title = f"{name}-{setting.key}"
+    beside.forget_experiment(clone, title)
+    beside.dvc(clone, "exp", "run", "--quiet", "--name", title, *targets)
 
 
 @contextmanager

@@ -164,6 +164,7 @@ class TestExperiments:
         self.ran, self.dies_at, self.changed = [], None, []
         clone = tmp_path / "clone"
         monkeypatch.setattr(beside, "prepare_clone", lambda root, name: clone)
+        monkeypatch.setattr(beside, "forget_experiment", lambda folder, name: None)
         monkeypatch.setattr(beside, "uncommitted", lambda root, places: self.changed)
 
         def dvc(folder, *arguments):
@@ -202,6 +203,7 @@ class TestExperiments:
         self.run(project, study_of(vary={"s3.alpha": [0.1]}))
         ((_, arguments),) = self.ran
         assert arguments[:2] == ("exp", "run") and arguments[-1] == "students" and "--name" in arguments
+        assert "--force" not in arguments  # it runs every stage again
 
     def test_killed_in_the_middle_only_the_rest_runs(self, project):
         study, self.dies_at = study_of(vary={"s3.alpha": [0.1, 0.2, 0.3]}), 2
