@@ -60,9 +60,8 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
                     "study %s: %s", name, ", ".join(f"{k} {v}" for k, v in setting.labels.items()) or "one setting"
                 )
                 _experiment(clone, name, study, setting)
-                known = pd.concat([known, results.collect(clone, root, study, setting)]) if len(known) else (
-                    results.collect(clone, root, study, setting)
-                )  # fmt: skip
+                found = results.collect(clone, study, setting)
+                known = pd.concat([known, found]) if len(known) else found
                 results.write(root, name, known)
     order = {setting.key: place for place, setting in enumerate(settings)}
     known = known.sort_values("key", key=lambda keys: keys.map(order), kind="stable").reset_index(drop=True)

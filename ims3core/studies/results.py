@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ims3core.base import files
-from ims3core.shell import timings
 from ims3core.shell.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ def write(root: Path, name: str, frame: pd.DataFrame) -> None:
     files.write_csv(path_of(root, name), list(frame.columns), frame.itertuples(index=False))
 
 
-def collect(clone: Path, root: Path, study: Study, setting: Setting) -> pd.DataFrame:
-    """The values that one finished experiment left in ``clone``; times come from the local log of ``root`` too."""
+def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:
+    """The values that one finished experiment left in ``clone``."""
     readers = {"accuracy": _accuracy, "coverage": _coverage, "cost": _cost, "probes": _probes}
-    lines = [line for measure in study.measures for line in readers[measure](clone, root, setting)]
+    lines = [line for measure in study.measures for line in readers[measure](clone, setting)]
     frame = pd.DataFrame(lines, columns=VALUES)
     frame.insert(0, "data", setting.params.data.name or setting.params.data.source)
     frame.insert(1, "key", setting.key)
@@ -59,7 +58,7 @@ def collect(clone: Path, root: Path, study: Study, setting: Setting) -> pd.DataF
     return frame.astype({"ipc": str})
 
 
-def _accuracy(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+def _accuracy(clone: Path, setting: Setting) -> list[tuple]:
     """Top-1 of the last epoch, of every row, IPC, draw and seed."""
     grid, found = setting.params.eval, []
     for row in grid.methods:
@@ -69,7 +68,7 @@ def _accuracy(clone: Path, root: Path, setting: Setting) -> list[tuple]:
     return found
 
 
-def _coverage(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+def _coverage(clone: Path, setting: Setting) -> list[tuple]:
     """The measures of every drawn set, and those of every pool under the pool's name and no IPC."""
     found = []
     for line in pd.read_csv(clone / "metrics/coverage.csv", keep_default_na=False).to_dict("records"):
@@ -80,26 +79,16 @@ def _coverage(clone: Path, root: Path, setting: Setting) -> list[tuple]:
     return found
 
 
-def _cost(clone: Path, root: Path, setting: Setting) -> list[tuple]:
-    """Network calls and real images of every row; seconds of its fine-tuning and pool as this machine last took."""
+def _cost(clone: Path, setting: Setting) -> list[tuple]:
+    """Network calls and real images of every row; times are the machine's and not tracked (`ims3 timings`)."""
     from ims3core.report import costs
 
     classes = len(files.read_json(clone / "data/real/classes.json"))
     frame = costs.frame(setting.params, clone, classes=classes)
-    found = [(line["method"], "", 0, 0, name, line[name]) for line in frame.to_dict("records") for name in COST]
-    took = {record["stage"]: record for place in (root, clone) for record in timings.read(place)}
-    for row in setting.params.eval.methods:
-        method = setting.params.methods.get(row)
-        if method is not None:
-            adaptation = setting.params.pools[method.pool].adaptation
-            for metric, stage in (("fine-tuning", f"finetune-{adaptation}"), ("sampling", f"candidates-{method.pool}")):
-                if stage in took:
-                    found.append((row, "", 0, 0, f"{metric} s", took[stage]["seconds"]))
-                    found.append((row, "", 0, 0, f"{metric} peak MiB", took[stage]["peak_mib"]))
-    return found
+    return [(line["method"], "", 0, 0, name, line[name]) for line in frame.to_dict("records") for name in COST]
 
 
-def _probes(clone: Path, root: Path, setting: Setting) -> list[tuple]:
+def _probes(clone: Path, setting: Setting) -> list[tuple]:
     """Every sample of every probe; a sample counts as a draw."""
     found = []
     for row in setting.params.probes:

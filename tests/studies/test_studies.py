@@ -255,7 +255,7 @@ class TestResults:
             "kind,name,ipc,draw,precision,recall,density,coverage,boundary,recognised\n"
             "pool,im,,0,0.5,0.25,1.5,0.75,,\nset,ims3,10,1,0.5,0.25,1.5,0.75,2.5,99.0\n"
         )
-        found = results._coverage(tmp_path, tmp_path, SimpleNamespace())
+        found = results._coverage(tmp_path, SimpleNamespace())
         assert ("im", "", 0, 0, "recall", 25.0) in found and ("ims3", "10", 1, 0, "boundary", 2.5) in found
         assert len(found) == 4 + 6
 
