@@ -24,7 +24,7 @@ def digest(stage: str, **item: Any) -> str:
 
 def dependencies(stage: str, **item: Any) -> list[str]:
     """The files of code that ``stage`` depends on, relative to the project, sorted."""
-    entry = _stages().get(stage)
+    entry = stages().get(stage)
     named = ["ims3core", "stages"] if entry is None else entry.get("do", entry)["deps"]
     paths = [PROJECT / _filled(name, item) for name in named if name.split("/")[0] in ("ims3core", "stages")]
     found = {file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])}
@@ -37,7 +37,8 @@ def _filled(text: str, item: dict[str, Any]) -> str:
 
 
 @cache
-def _stages() -> dict[str, Any]:
+def stages() -> dict[str, Any]:
+    """The stages of dvc.yaml, in its order; none where there is no dvc.yaml."""
     path = PROJECT / "dvc.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
 

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ims3core.base import files
 from ims3core.base.processes import Team
@@ -139,9 +139,8 @@ def workspace(
         finished = team.share(None)
         yield Workspace(home / key, finished, team, tag, on_wait)
         return
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("a+") as lock:
-        finished = _acquire(lock, name, on_wait) and _published(home) == tag
+    with alone(home / "lock", name, on_wait) as waited:
+        finished = waited and _published(home) == tag
         if not finished:
             (home / "published").unlink(missing_ok=True)
             for stale in home.iterdir():
@@ -162,20 +161,23 @@ def whole(folder: Path) -> Iterator[Path]:
     staged.replace(folder)
 
 
-def _acquire(lock: IO[str], name: str, on_wait: Callable[[str], None]) -> bool:
-    """Locks and signs the file; true if another run had to be waited for."""
-    waited = False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        on_wait(f"{name}: process {lock.read().strip() or 'unknown'} is still at it; waiting for it to end")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        waited = True
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return waited
+@contextlib.contextmanager
+def alone(path: Path, name: str, on_wait: Callable[[str], None]) -> Iterator[bool]:
+    """Holds the lock file ``path``, signed with the process; yields whether another run had to be waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        waited = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            on_wait(f"{name}: process {lock.read().strip() or 'unknown'} is still at it; waiting for it to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            waited = True
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield waited
 
 
 def _published(home: Path) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ims3core.shell import axes
+from ims3core.shell import axes, code
 
 if TYPE_CHECKING:
     from typing import Any
@@ -15,25 +17,33 @@ if TYPE_CHECKING:
     from ims3core.studies.settings import Setting
 
 START_UP = 10.0  # seconds that DVC takes around the stages of one experiment
-PHASES = {  # where in the graph a section begins to matter; entries of axes and anything else: below
-    "seed": 0, "data": 0, "generator": 1, "encoder": 2, "teacher": 2, "augment": 2, "latents": 3, "adaptations": 4,
-    "finetune": 4, "ema": 4, "guides": 5, "pools": 6, "candidates": 6, "features": 7, "centroids": 8, "methods": 9,
-    "refined": 10,
-}  # fmt: skip
-AXIS_PHASES = {"adaptations": 4, "guides": 5, "sources": 6, "samplers": 6, "selections": 9, "refinements": 10}
-STAGES = ("prepare", "generator", "encoder", "teacher", "latents", "finetune", "guides", "candidates", "features",
-          "centroids", "select", "refine")  # fmt: skip
-STAGE_PHASES = dict(zip(STAGES, (0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10), strict=True))
+AXIS = re.compile(r"ims3core/(\w+)/\$\{")  # the axis of an entry that dvc.yaml names by template
 SKIPPED = ("full_data", "report", "labels")
 
 
-def phase_of(key: str) -> int:
-    """How far down the graph a key of params.yaml first matters."""
-    section = key.split(".")[0]
-    if section in PHASES:
-        return PHASES[section]
-    own = [phase for axis, phase in AXIS_PHASES.items() if section in axes.entries(axis)]
-    return min(own, default=len(STAGES))
+@cache
+def affected(key: str) -> list[str]:
+    """The stages of dvc.yaml that a key of params.yaml changes: those that name its section or entry, and what follows.
+
+    A row of a table counts as all rows of its stage.
+    """
+    section, stages = key.split(".")[0], {name: entry.get("do", entry) for name, entry in code.stages().items()}
+    changed: list[str] = []
+    made: list[str] = []
+    for name, stage in stages.items():  # in the order of the graph
+        own = AXIS.findall(" ".join(stage["deps"]))
+        names_it = section in {param.split(".")[0] for param in stage["params"]}
+        names_it |= any(section in axes.entries(folder) for folder in own)
+        if names_it or any(_same(dep, out) for dep in stage["deps"] for out in made):
+            changed.append(name)
+            made += [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+    return changed
+
+
+def _same(dep: str, out: str) -> bool:
+    """Whether a dependency can be (a part of) an output, both with what stands for a row cut off."""
+    dep, out = dep.split("${")[0], out.split("${")[0]
+    return bool(dep) and (dep.startswith(out) or out.startswith(dep))
 
 
 def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -> float:
@@ -49,9 +59,8 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
     for setting in settings:
         for row in costs(setting.params.model_copy(update={"compute": section}), root)[0]:
             stage = row.stage.split("@")[0].split(" ")[0]
-            phase = STAGE_PHASES.get(stage, len(STAGES))
-            changed = tuple(sorted((key, value) for key, value in _changed(study, setting) if phase_of(key) <= phase))
-            if stage in SKIPPED or (not changed and phase < len(STAGES)) or (row.stage, changed) in made:
+            changed = tuple(sorted((key, value) for key, value in _changed(study, setting) if stage in affected(key)))
+            if stage in SKIPPED or (not changed and stage != "students") or (row.stage, changed) in made:
                 continue
             made.add((row.stage, changed))
             total += rates.seconds(row, known)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +10,7 @@ import pandas as pd
 import yaml
 
 from ims3core.base import files
-from ims3core.shell import beside, progress
+from ims3core.shell import beside, progress, scratch
 from ims3core.shell.errors import ParameterError
 from ims3core.studies import results
 from ims3core.studies.settings import settings_of
@@ -52,7 +49,7 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
                 f"{changed[0]}{others}: not in the last commit, on which DVC would run the experiments; commit first, "
                 "or put the changes aside with `git stash`"
             )
-        with _alone(root):
+        with scratch.alone(root / beside.HOME / "studies.lock", "studies", log.warning):
             clone = beside.prepare_clone(root, "studies")
             done = len(settings) - len(missing)
             for setting in progress.track(missing, label=f"study {name}", total=len(settings), done=done):
@@ -76,17 +73,3 @@ def _experiment(clone: Path, name: str, study: Study, setting: Setting) -> None:
     title = f"{name}-{setting.key}"
     beside.forget_experiment(clone, title)
     beside.dvc(clone, "exp", "run", "--quiet", "--name", title, *targets)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Only one study at a time works in the clone; another waits."""
-    place = root / beside.HOME / "studies.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another study is running; waiting for it")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -51,8 +51,7 @@ def _panels(study: Study, frame: pd.DataFrame) -> list[tuple[str, str, pd.DataFr
 
 
 def _title(metric: str, ipc: str, row: str = "") -> str:
-    parts = [row, f"IPC {ipc}" if ipc else ""]
-    return ", ".join(part for part in parts if part) or metric
+    return ", ".join(part for part in (row, metric, ipc and f"IPC {ipc}") if part)
 
 
 def _grid(count: int, across: int = 3) -> tuple[int, int]:

@@ -412,6 +412,7 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
         mine, lock = (project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()
         table = project / "metrics/studies/mine.csv"
         assert ims3()[0] == 2
+        assert not (project / "scratch/beside/studies/scratch/generator").exists()  # it came from DVC's cache
         lines = table.read_text().splitlines()
         assert {line.split(",")[2] for line in lines[1:]} == {"0.1", "0.9"}
         assert {"accuracy", "recall", "sampling_calls", "log_coefficient"} <= {line.split(",")[-2] for line in lines}

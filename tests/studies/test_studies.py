@@ -260,16 +260,16 @@ class TestResults:
         assert len(found) == 4 + 6
 
 
-def test_phase_of_a_key_is_where_it_first_matters():
-    wanted = {
-        "generator.lr": 1,
-        "im.lambda_im": 4,
-        "dpm_solver.steps": 6,
-        "s3.alpha": 9,
-        "eval.draws": 12,
-        "crops.scale": 6,
-    }
-    assert {key: costs.phase_of(key) for key in wanted} == wanted
+def test_a_key_changes_the_stages_that_name_it_and_what_follows():
+    """The first is where it matters first; an encoder touches no generator."""
+    first = {
+        "data.side": "prepare", "im.lambda_im": "finetune", "dpm_solver.steps": "candidates", "crops.scale": "candidates",
+        "encoder.network": "encoder", "s3.alpha": "select", "distribution_matching.lr": "refine", "eval.seeds": "candidates",
+    }  # fmt: skip
+    assert {key: costs.affected(key)[0] for key in first} == first
+    assert all("students" in costs.affected(key) for key in first)
+    assert not {"latents", "finetune", "candidates"} & set(costs.affected("encoder.network"))
+    assert "generator" in costs.affected("generator.lr") and "finetune" not in costs.affected("s3.alpha")
 
 
 def test_the_shipped_studies_are_settings_that_params_allow():
