@@ -14,7 +14,14 @@ from ims3core.shell import axes, code
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-FREE = ("ims3core/shell/", "ims3core/params/", "ims3core/cli.py", "ims3core/__main__.py", "ims3core/__init__.py")
+FREE = (
+    "ims3core/shell/",
+    "ims3core/params/",
+    "ims3core/cli.py",
+    "ims3core/tools.py",
+    "ims3core/__main__.py",
+    "ims3core/__init__.py",
+)
 # What params.yaml names where dvc.yaml has ${item.<axis or key>}: the entries of the toy profile that do the most.
 ITEM = {
     "loss": "im", "by": "none", "source": "generated", "sampler": "dpm_solver", "guide": "none", "selection": "s3",
