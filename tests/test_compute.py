@@ -133,3 +133,23 @@ def test_training_is_compiled_where_it_pays(monkeypatch, tmp_path):
         ]
     for a, b in zip(plain.kept, compiled.kept, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_compiled_training_adds_in_a_fixed_order(monkeypatch, tmp_path):
+    """Threads that each add to the row of a label must not race: the same step gives the same gradient, bit for bit."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        machine = compute.machine(**SECTION | {"device": "cpu", "compile": True, "threads": 2})
+        network, labels = torch.nn.Embedding(3, 512), torch.arange(4096) % 3
+        machine.trained(network, parts=[network], pays=True)
+        weight = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
+        gradients = []
+        for _ in range(30):
+            (network(labels) * weight).sum().backward()
+            gradients.append(network.weight.grad.clone())
+            network.weight.grad = None
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before)

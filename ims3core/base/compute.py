@@ -45,9 +45,7 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def frozen(
-        self, network: Module, *, parts: list[nn.Module] | None = None, constant: bool = True
-    ) -> Module:  # fmt: skip
+    def frozen(self, network: Module, *, parts: list[nn.Module] | None = None, constant: bool = True) -> Module:
         """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
 
         Without a working compiler it is executed as it is, with one logged line; so is a network below :data:`SMALL`,
@@ -87,7 +85,8 @@ class Machine:
         """``network`` on this machine, ready for training.
 
         If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk, so that the
-        next process starts in seconds. Equal graphs give equal code, so a resumed training takes the same steps.
+        next process starts in seconds. Equal graphs give equal code, so a resumed training takes the same steps; for
+        that, compiled code on a processor must also add in a fixed order, which torch leaves open for a table's rows.
 
         Args:
             convolves: whether it is mostly convolutions, whose compiled code likes channels last: 1.5 to 2.2 times
@@ -100,6 +99,9 @@ class Machine:
             from torch._functorch import config as functorch
 
             functorch.donated_buffer = False  # gradients of single terms go through the graph again
+            if self.device.type == "cpu":
+                torch.use_deterministic_algorithms(True, warn_only=True)
+                torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
             for part in parts:
                 part.compile(dynamic=False)
         return network
