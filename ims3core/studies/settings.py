@@ -87,7 +87,7 @@ def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
 
 
 def _prune(tree: dict[str, Any]) -> None:
-    """Leaves only the rows of the tables that the compared rows need, so that nothing else is made."""
+    """Leaves only the rows and sections that the compared rows need: nothing else is made, or outdates a result."""
     wanted, refined, methods = list(tree["eval"]["methods"]), {}, {}
     for name in wanted:
         if name in tree["refined"]:
@@ -102,7 +102,11 @@ def _prune(tree: dict[str, Any]) -> None:
     kept["pools"] = _of(tree["pools"], pools)
     kept["guides"] = _of(tree["guides"], {row["guide"] for row in kept["pools"].values()} | {"none"})
     adapted = {row["adaptation"] for table in (kept["pools"], kept["guides"], tree["probes"]) for row in table.values()}
-    tree |= kept | {"adaptations": _of(tree["adaptations"], adapted)}
+    kept["adaptations"] = _of(tree["adaptations"], adapted)
+    tree |= kept | {table: _of(tree[table], set(tree["eval"][table])) for table in ("students", "protocols")}
+    named = {value for table in TABLES for row in tree[table].values() for value in row.values() if type(value) is str}
+    for section in [name for name in tree if axes.known_anywhere(name) and name not in named]:
+        del tree[section]
 
 
 def _of(table: dict[str, Any], names: set[str]) -> dict[str, Any]:

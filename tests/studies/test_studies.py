@@ -51,6 +51,18 @@ class TestSettings:
         (found,) = settings_of("mine", tree, study_of(rows=["dm"]))
         assert set(found.params.methods) == {"random"} and set(found.params.refined) == {"dm"}
 
+    def test_what_the_rows_do_not_name_outdates_no_result(self):
+        """A row, an entry's section or a protocol that the study does not use may come and go."""
+        (plain,) = settings(study_of())
+        tree = toy_parameters() | {"distribution_matching": profile()["distribution_matching"]}
+        tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+        tree["protocols"]["other"] = tree["protocols"][tree["eval"]["protocols"][0]]
+        (more,) = settings_of("mine", tree, study_of())
+        assert more.key == plain.key
+        tree["im"]["lambda_im"] = 0.5
+        (other,) = settings_of("mine", tree, study_of())
+        assert other.key != plain.key
+
     def test_named_settings_make_rows_and_sections(self):
         changed = {
             "minimax": {"lambda_representative": 0.1, "lambda_diverse": 0.1, "memory": 2},
