@@ -256,7 +256,10 @@ class Rows:
         fixed = self._fixed
         if name in fixed.methods:
             raise ParameterError(f"refined.{name}: methods has a row of this name too; names of rows must differ")
-        wanted, row = self.refinement(name).module.READS, fixed.refined[name]
+        row, refinement = fixed.refined[name], self.refinement(name)
+        wanted = refinement.module.READS
+        if callable(wanted):
+            wanted = wanted(refinement.values)
         if row.reads != wanted:
             raise ParameterError(f"refined.{name}.reads: found {row.reads!r}, {row.by} wants {wanted!r}")
         seen = [name]

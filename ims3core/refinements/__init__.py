@@ -6,7 +6,7 @@ An entry of this axis has
     Its keys.
 ``READS``
     The artefact it needs beside the real images, which its row names too (``reads``): ``data/real/train`` for none,
-    ``data/teacher`` or ``data/generator``.
+    ``data/teacher`` or ``data/generator``; or a function of its values that says so.
 ``refine(start, **section)``
     New uint8 images (N, channels, side, side) in the order of the set, from a :class:`Start`. Random only by
     ``start.seed``, which is that of the set. Raises NumericsError when it diverges: the set it started from is kept.

@@ -1,4 +1,4 @@
-"""Pixels whose features match those of real images, class by class (DM; NCFM with characteristic functions)."""
+"""Images whose features match those of real images, class by class (DM; NCFM with characteristic functions)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from ims3core.params import schema
 from ims3core.refinements import Start, check_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from diffusers import AutoencoderKL
     from torch import Tensor
 
-READS = "data/real/train"
+PIXELS = 2**20  # of all images in one call of the network: many small classes together, large ones one by one
+BATCH = 64  # images that the VAE encodes or decodes at once
+
+
+def READS(values: dict) -> str:
+    """The generator draws latents; pixels need nothing beside the real images."""
+    return "data/generator" if values["space"] == "latents" else "data/real/train"
 
 
 class Section(schema.Section):
@@ -24,6 +34,7 @@ class Section(schema.Section):
     train_steps: Annotated[list[schema.Index], Field(min_length=2, max_length=2)]
     statistic: Literal["mean", "characteristic"]
     directions: schema.Count
+    space: Literal["pixels", "latents"]
 
     @model_validator(mode="after")
     def _some(self) -> Section:
@@ -40,13 +51,14 @@ def iterations_of(table: dict[int, int], ipc: int) -> int:
 
 def refine(
     start: Start, *, iterations: dict[int, int], lr: float, real_batch: int, network: str, networks: int,
-    train_steps: list[int], statistic: str, directions: int,
+    train_steps: list[int], statistic: str, directions: int, space: str,
 ) -> Tensor:  # fmt: skip
-    """Adam on the pixels against the features of a network, another one at each iteration.
+    """Adam on the images against the features of a network, another one at each iteration.
 
     Args:
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
             ``train_steps``, which take turns.
+        space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
     import torch
 
@@ -56,43 +68,94 @@ def refine(
     from ims3core.students.networks import build_student
 
     chosen, device, autocast = start.chosen, start.machine.device, start.machine.autocast
-    classes = int(start.labels.numel())
-    images = pixels.as_parameter(chosen.images, device)
+    classes, side = int(start.labels.numel()), chosen.images.shape[-1]
+    values, images_of, finished = _canvas(start, space)
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
-    augment = pixels.differentiable_augmentation(start.augment, images)
-    low, high = train_steps
-    pool = [
-        pixels.briefly_trained(
-            network, start.real, classes=classes, steps=low + (high - low) * n // max(1, networks - 1), batch_size=64,
-            lr=0.02, seed=derive_seed(start.seed, "trained", n), augment=start.augment, statistics=start.statistics,
-            device=device, autocast=autocast,
-        ).requires_grad_(False)
-        for n in range(networks)
-    ]  # fmt: skip
-    adam = torch.optim.Adam([images], lr=lr)
+    augment = pixels.differentiable_augmentation(start.augment, chosen.images)
+    pool = [judge.requires_grad_(False) for judge in _trained(start, network, networks, train_steps)]
+    together = max(1, PIXELS // ((real_batch + len(chosen.images) // classes) * side**2))  # classes in one call
+    adam = torch.optim.Adam([values], lr=lr)
     for iteration in start.progress(range(iterations_of(iterations, len(chosen.images) // classes))):
         seed = derive_seed(start.seed, "iteration", iteration)
         if pool:
             judge = pool[iteration % len(pool)]
         else:
             judge = build_student(
-                network, classes=classes, channels=images.shape[1], side=images.shape[-1], seed=seed
+                network, classes=classes, channels=chosen.images.shape[1], side=side, seed=seed
             ).to(device).requires_grad_(False)  # fmt: skip
-        loss = torch.zeros((), device=device)
-        for c in range(classes):
-            # One transformation for all: an image that is to stand for many is compared under the same view.
-            alike = Alike(derive_seed(seed, "augment", c))
-            with autocast():
-                theirs = judge.features(normalise(augment(real(c, real_batch, seed), alike)))
-                ours = judge.features(normalise(augment(images[rows[c]], alike)))
-            loss = loss + distance(theirs.float(), ours.float(), statistic=statistic, directions=directions, seed=seed)
-        check_finite(loss, iteration)
         adam.zero_grad()
-        loss.backward()
+        total = torch.zeros((), device=device)
+        for first in range(0, classes, together):
+            group = range(first, min(first + together, classes))
+            # One transformation for all of a class: an image that stands for many is compared under the same view.
+            views = [Alike(derive_seed(seed, "augment", c)) for c in group]
+            sizes = [len(rows[c]) for c in group]
+            with autocast():
+                drawn = images_of(torch.cat([rows[c] for c in group])).split(sizes)
+                ours = [augment(own, view) for own, view in zip(drawn, views, strict=True)]
+                theirs = [augment(real(c, real_batch, seed), view) for c, view in zip(group, views, strict=True)]
+                moved = judge.features(normalise(torch.cat(ours))).float().split(sizes)
+                fixed = judge.features(normalise(torch.cat(theirs))).float().split([len(own) for own in theirs])
+            distances = [
+                distance(one, other, statistic=statistic, directions=directions, seed=seed)
+                for one, other in zip(fixed, moved, strict=True)
+            ]
+            loss = torch.stack(distances).sum()
+            loss.backward()
+            total += loss.detach()
+        check_finite(total, iteration)
         adam.step()
-        images.data.clamp_(0, 1)
-    return pixels.as_images(images)
+        if space == "pixels":
+            values.data.clamp_(0, 1)
+    return finished(values)
+
+
+def _canvas(start: Start, space: str) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """What Adam moves, the images in [0, 1] of some of its rows, and the uint8 images of all."""
+    import torch
+
+    from ims3core.students import pixels
+
+    images = start.chosen.images
+    if space == "pixels":
+        values = pixels.as_parameter(images, start.machine.device)
+        return values, lambda rows: values[rows], pixels.as_images
+
+    from ims3core.diffusion import autoencoder
+
+    vae = start.generator()[2].requires_grad_(False)
+    latents = start.latents
+    if latents is None:
+        latents = torch.cat([autoencoder.encode(vae, part)[0] for part in images.split(BATCH)])
+    values = torch.nn.Parameter(latents.clone().to(start.machine.device))
+    return (
+        values,
+        lambda rows: _drawn(vae, values[rows]),
+        lambda found: torch.cat([autoencoder.decode(vae, part) for part in found.detach().split(BATCH)]),
+    )
+
+
+def _drawn(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The images of scaled latents in [0, 1], on the way to which gradients pass."""
+    return vae.decode(latents / vae.config.scaling_factor).sample.float().add(1).div(2).clamp(0, 1)
+
+
+def _trained(start: Start, network: str, count: int, train_steps: list[int]) -> list[torch.nn.Module]:
+    """``count`` networks after so many steps on the real images, evenly spaced from the first to the last number."""
+    from ims3core.base.seeds import derive_seed
+    from ims3core.students import pixels
+
+    low, high = train_steps
+    return [
+        pixels.briefly_trained(
+            network, start.real, classes=int(start.labels.numel()),
+            steps=low + (high - low) * n // max(1, count - 1), batch_size=64, lr=0.02,
+            seed=derive_seed(start.seed, "trained", n), augment=start.augment, statistics=start.statistics,
+            device=start.machine.device, autocast=start.machine.autocast,
+        )
+        for n in range(count)
+    ]  # fmt: skip
 
 
 def distance(theirs: Tensor, ours: Tensor, *, statistic: str, directions: int, seed: int) -> Tensor:

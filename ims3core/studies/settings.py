@@ -83,7 +83,7 @@ def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
     is_new_row = path in ([table] for table in TABLES) or (not path and axes.known_anywhere(last))
     if not isinstance(section, dict) or (last not in section and not is_new_row):
         raise ParameterError(f"{said}: params.yaml has no key {key!r}")
-    section[last] = value
+    section[last] = deepcopy(value)  # which later keys may change
 
 
 def _prune(tree: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ AUGMENT = {
 }  # fmt: skip
 DM = {
     "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": [0, 4],
-    "statistic": "mean", "directions": 64,
+    "statistic": "mean", "directions": 64, "space": "pixels",
 }  # fmt: skip
 IDC = {
     "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
@@ -91,6 +91,57 @@ def test_matching_moves_pixels_towards_the_real_images():
         found = distribution_matching.refine(begin, **DM | {"iterations": {1: 150}, "networks": networks}).float()
         away = torch.cdist(found.flatten(1), means.flatten(1))
         assert away.argmin(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("space", ["pixels", "latents"])
+def test_classes_share_network_calls_without_changing_the_result(space, monkeypatch):
+    """Class by class, as large images go, the images are those of all classes in one call, to one grey value."""
+    begin = start(generator=lambda: (None, None, small_vae()))
+    section = DM | {"iterations": {1: 3}, "statistic": "characteristic", "space": space}
+    together = distribution_matching.refine(begin, **section)
+    monkeypatch.setattr(distribution_matching, "PIXELS", 1)
+    apart = distribution_matching.refine(begin, **section)
+    assert not torch.equal(together, begin.chosen.images)
+    assert (together.int() - apart.int()).abs().max() <= 1
+
+
+def small_vae():
+    from ims3core.diffusion.autoencoder import build_autoencoder
+
+    return build_autoencoder(image_channels=1, side=8, latent_channels=1, widths=[8, 8], seed=3).eval()
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["from latents", "from real images"])
+def test_matching_in_latent_space_stays_on_what_the_vae_draws(drawn):
+    """The images are decoded latents, those of the start moved; the features come nearer to the real ones."""
+    from ims3core.diffusion import autoencoder
+
+    vae = small_vae()
+    noise = torch.randn(126, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    latents, centres = noise[:6], noise[3:6].repeat_interleave(40, 0)
+    real = ImageSet(autoencoder.decode(vae, 2 * centres + 0.3 * noise[6:]), torch.arange(3).repeat_interleave(40))
+    begun = autoencoder.decode(vae, latents if drawn else autoencoder.encode(vae, bars(2, 1).images)[0])
+    chosen = ImageSet(begun if drawn else bars(2, 1).images, bars(2, 1).class_index)
+    begin = start(chosen, real=real, latents=latents if drawn else None, generator=lambda: (None, None, vae))
+    section = DM | {"space": "latents", "networks": 1, "train_steps": [40, 40]}
+    found = distribution_matching.refine(begin, **section | {"iterations": {1: 150}, "lr": 0.1})
+    (judge,) = distribution_matching._trained(begin, "convnet", 1, [40, 40])
+
+    def gap(images):
+        features, theirs = (judge.features((x.float() / 255 - 0.4) / 0.3).detach() for x in (images, real.images))
+        pairs = [(features[chosen.class_index == c], theirs[real.class_index == c]) for c in range(3)]
+        return sum((one.mean(0) - other.mean(0)).norm() for one, other in pairs)
+
+    assert found.shape == begun.shape and found.dtype == torch.uint8
+    assert gap(found) < 0.3 * gap(begun)
+    still = distribution_matching.refine(begin, **section | {"iterations": {1: 1}, "lr": 1e-9})
+    assert torch.equal(still, begun)
+
+
+def test_a_row_in_latent_space_reads_the_generator():
+    """What a row must name follows from its values."""
+    assert distribution_matching.READS(DM) == "data/real/train"
+    assert distribution_matching.READS(DM | {"space": "latents"}) == "data/generator"
 
 
 def test_iterations_follow_the_ipc():

@@ -72,6 +72,12 @@ class TestSettings:
         assert (plain.params.adaptation("im").name, other.params.adaptation("im").name) == ("im", "minimax")
         assert [s.labels for s in (plain, other)] == [{"setting": "a"}, {"setting": "b"}]
 
+    def test_a_section_that_is_made_may_be_varied_too(self):
+        """Every setting has a copy of its own, and the study stays as it was."""
+        study = study_of(fixed={"first": {}, "s3": toy_parameters()["s3"]}, vary={"s3.alpha": [0.1, 0.2]})
+        assert [found.tree["s3"]["alpha"] for found in settings(study)] == [0.1, 0.2]
+        assert study.fixed["s3"] == toy_parameters()["s3"]
+
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
