@@ -1,6 +1,7 @@
 """Clones beside the checkout, with real git."""
 
 import subprocess
+import sys
 
 import pytest
 
@@ -45,18 +46,21 @@ def test_an_experiment_of_the_same_name_makes_room_and_no_other(git, tmp_path, m
 
 
 def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
-    """Uncommitted work stays out; the lock file of the last run comes back after the checkout."""
+    """Uncommitted work stays out; the lock file of the last run comes back; the cache is where DVC has been told."""
     (tmp_path / "dvc.lock").write_text("old\n")
     git("add", "-A")
     git("commit", "-qm", "lock")
-    (tmp_path / ".dvc").mkdir()
+    for arguments in (("init", "-q"), ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True)
     (tmp_path / "code/a.py").write_text("uncommitted\n")
     clone = tmp_path / "scratch/beside/mine"
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beside, "_call", lambda folder, *command: calls.append(command[3:]))
         assert beside.prepare_clone(tmp_path, "mine") == clone
-        assert (clone / "code/a.py").read_text() == "1\n" and calls[0][:3] == ("config", "--local", "cache.dir")
+        assert (clone / "code/a.py").read_text() == "1\n" and calls == [
+            ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))
+        ]
         (clone / ".dvc").mkdir(exist_ok=True)
         (clone / "dvc.lock").write_text("new\n")
         beside.dvc(clone, "repro")

@@ -55,7 +55,8 @@ def prepare_clone(root: Path, name: str) -> Path:
     _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
     if (kept := clone / ".dvc/kept.lock").is_file():  # the checkout above brought that of the default profile back
         shutil.copyfile(kept, clone / "dvc.lock")
-    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / ".dvc/cache").resolve()))
+    cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")  # a user may have put it elsewhere
+    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve()))
     return clone
 
 
@@ -91,7 +92,12 @@ def _call(folder: Path, *command: str) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return _output(folder, "git", *arguments)
+
+
+def _output(folder: Path, *command: str) -> str:
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if found.returncode:
-        raise ParameterError(f"git {arguments[0]}: {' '.join(found.stderr.split())}")
+        said = " ".join(command).removeprefix(f"{sys.executable} -m ")
+        raise ParameterError(f"{said}: {' '.join(found.stderr.split())}")
     return found.stdout.rstrip()
