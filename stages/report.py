@@ -10,7 +10,7 @@ import pandas as pd
 
 from ims3core.base import files
 from ims3core.params import Params
-from ims3core.report import artifacts, costs, ddranking, figures, layouts, page, published, statistics, tables
+from ims3core.report import artifacts, costs, ddranking, figures, layouts, page, planes, published, statistics, tables
 from ims3core.shell.errors import ParameterError
 from ims3core.studies import figures as studies
 from ims3core.studies import results, sentences
@@ -31,7 +31,9 @@ def run(params: Params, root: Path) -> None:
     images = {name: artifacts.read_images(root, manifest, **size) for name, manifest in manifests.items()}
     runs = tables.runs([*found.cells, *found.full])
     summary, chosen = tables.summary(runs), tables.selections(found.selections, ipcs=grid.ipc)
-    curves, plane = _curves(params, root), _plane(params, root, manifests, classes=shown.classes)
+    curves = _curves(params, root)
+    compared_on_plane = {name: manifests[name] for name in manifests if name in ("random", "dit", featured)}
+    plane = planes.plane(params, root, compared_on_plane, classes=shown.classes)
     fixed = [name for name in grid.methods if _is_fixed(params, found, name)]
     compared = statistics.comparisons(
         runs[runs["method"] != artifacts.FULL], others=[name for name in OTHERS if name in grid.methods], fixed=fixed
@@ -141,11 +143,11 @@ def _studies(params: Params, root: Path) -> list[page.StudyPart]:
         frame = results.read(root, name, labels)
         frame = frame[frame["data"] == dataset]
         if len(frame):
-            draw = partial(studies.draw, study, frame, labels)
-            found = sentences.sentences(study, frame, labels)
-            made.append(
-                page.StudyPart(name, study.claim, found, page.Picture(*(draw(theme=t) for t in figures.THEMES)))
-            )
+            drawn = [partial(studies.draw, study, frame, labels)]
+            if results.has_plane(root, name):
+                drawn.append(partial(figures.tsne, results.read_plane(root, name), real=tables.REAL))
+            pictures = [page.Picture(*(draw(theme=theme) for theme in figures.THEMES)) for draw in drawn]
+            made.append(page.StudyPart(name, study.claim, sentences.sentences(study, frame, labels), pictures))
     return made
 
 
@@ -173,15 +175,3 @@ def _curves(params: Params, root: Path) -> pd.DataFrame:
     if params.generator.source == "train":
         paths = {"generator": "data/generator/curve.csv", **paths}
     return tables.training_curves({name: artifacts.read_curve(root, Path(path)) for name, path in paths.items()})
-
-
-def _plane(params: Params, root: Path, manifests: dict[str, artifacts.Manifest], *, classes: list[str]) -> pd.DataFrame:
-    """Real images and the sets of Random, DiT and the featured method on one t-SNE plane."""
-    wanted = [name for name in manifests if name in ("random", "dit", params.report.tsne_method)]
-    wanted = [name for name in wanted if name in params.methods]  # a refined image is in no pool
-    pool_of = {name: params.methods[name].pool for name in wanted}
-    pools = {pool: artifacts.read_features(root, pool=pool) for pool in dict.fromkeys([tables.REAL, *pool_of.values()])}
-    real = pools[tables.REAL]
-    groups = {tables.REAL: real.subset(tables.evenly_spaced(real.class_index, per_class=params.report.tsne_real))}
-    groups |= {name: pools[pool].subset(pools[pool].rows(manifests[name])) for name, pool in pool_of.items()}
-    return tables.tsne(groups, classes=classes)

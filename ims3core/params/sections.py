@@ -339,7 +339,7 @@ class Study(Section):
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     fixed: dict[str, Any] = Field(default_factory=dict)
-    measures: Annotated[list[Literal["accuracy", "coverage", "cost", "probes"]], Field(min_length=1)]
+    measures: Annotated[list[Literal["accuracy", "coverage", "cost", "probes", "plane"]], Field(min_length=1)]
     show: list[str] = Field(default_factory=list)
 
     @property
@@ -351,6 +351,8 @@ class Study(Section):
     def _one_way_of_varying(self) -> Study:
         if self.vary and self.settings:
             raise ValueError("vary, settings: found both, wanted one of them or none")
+        if "plane" in self.measures and self.labels:
+            raise ValueError("measures: found plane, which is drawn of a study without vary and settings alone")
         return self
 
 

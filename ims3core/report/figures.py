@@ -342,9 +342,13 @@ def tsne(plane: pd.DataFrame, *, real: str, theme: Theme) -> bytes:
     colours = dict(zip(names, _class_colours(len(names), theme), strict=True))
     background = plane[plane["kind"] == real]
     methods = [kind for kind in plane["kind"].unique() if kind != real]
-    with canvas(theme, height=WIDTH / max(len(methods), 2) + 0.3) as (figure, target):
-        panels = figure.subplots(1, len(methods), squeeze=False, sharex=True, sharey=True)[0]
-        for axes, method in zip(panels, methods, strict=True):
+    across = min(max(len(methods), 1), 3)
+    down = -(-len(methods) // across)
+    with canvas(theme, height=down * (WIDTH / max(across, 2) + 0.3)) as (figure, target):
+        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for axes in panels.flat[len(methods) :]:
+            axes.set_visible(False)
+        for axes, method in zip(panels.flat, methods, strict=False):
             mine = plane[plane["kind"] == method]
             axes.scatter(background["x"], background["y"], s=9, alpha=0.3, lw=0, color=background["class"].map(colours))
             axes.scatter(

@@ -88,12 +88,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class StudyPart:
-    """A study on the page: the claim it tests, what was found, and its figure."""
+    """A study on the page: the claim it tests, what was found, and its figures."""
 
     name: str
     claim: str
     sentences: list[str]
-    picture: Picture
+    pictures: list[Picture]
 
 
 def html(

@@ -37,13 +37,17 @@ def show(root: Path, params: Params) -> None:
 
 def run(root: Path, name: str, params: Params) -> Iterator[str]:
     """Runs what is missing of a study, writes its table and figure, and yields what it found."""
-    from ims3core.report.figures import LIGHT
+    from ims3core.report.figures import LIGHT, tsne
+    from ims3core.report.tables import REAL
     from ims3core.studies import experiments, figures, sentences
 
     study = params.studies[name]
     labels = study.labels
     frame, ran = experiments.run(root, name, _tree(root), study)
     files.write_bytes(results.path_of(root, name, "png"), figures.draw(study, frame, labels, theme=LIGHT))
+    if "plane" in study.measures:
+        drawn = tsne(results.read_plane(root, name), real=REAL, theme=LIGHT)
+        files.write_bytes(results.path_of(root, f"{name}-plane", "png"), drawn)
     yield f"{name}: {study.claim}"
     yield from (f"  {sentence}" for sentence in sentences.sentences(study, frame, labels))
     yield f"{ran} experiments ran; {results.path_of(root, name)} and .png are written"

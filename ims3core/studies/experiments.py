@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ims3core.studies.settings import Setting
 
 log = logging.getLogger(__name__)
-TARGETS = {"accuracy": "students", "coverage": "coverage", "cost": "select", "probes": "probe"}
+TARGETS = {"accuracy": "students", "coverage": "coverage", "cost": "select", "probes": "probe", "plane": "coverage"}
 CODE = ("ims3core", "stages", "dvc.yaml")
 
 
@@ -41,6 +41,8 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
     settings = settings_of(name, tree, study)
     known = results.read(root, name, study.labels)
     known = known[known["key"].isin([setting.key for setting in settings])]
+    if "plane" in study.measures and not results.has_plane(root, name):
+        known = known[:0]
     missing = [setting for setting in settings if setting.key not in set(known["key"])]
     if missing:
         if changed := beside.uncommitted(root, CODE):
@@ -58,6 +60,8 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
                 )
                 _experiment(clone, name, study, setting)
                 found = results.collect(clone, study, setting)
+                if "plane" in study.measures:
+                    results.write_plane(root, name, clone, setting)
                 known = pd.concat([known, found]) if len(known) else found
                 results.write(root, name, known)
     order = {setting.key: place for place, setting in enumerate(settings)}

@@ -11,6 +11,8 @@ from ims3core.base import files
 from ims3core.shell.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ims3core.params.sections import Study
     from ims3core.studies.settings import Setting
 
@@ -46,10 +48,33 @@ def write(root: Path, name: str, frame: pd.DataFrame) -> None:
     files.write_csv(path_of(root, name), list(frame.columns), frame.itertuples(index=False))
 
 
+def has_plane(root: Path, name: str) -> bool:
+    """Whether the study's t-SNE plane is there."""
+    return path_of(root, f"{name}-plane").is_file()
+
+
+def read_plane(root: Path, name: str) -> pd.DataFrame:
+    """The study's t-SNE plane: kind, class, x, y."""
+    return pd.read_csv(path_of(root, f"{name}-plane"), dtype={"kind": str, "class": str}, keep_default_na=False)
+
+
+def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
+    """The t-SNE plane of the rows' first sets of the largest IPC, as one finished experiment left them in ``clone``."""
+    from ims3core import data
+    from ims3core.report import artifacts, planes
+
+    grid = setting.params.eval
+    manifests = {row: artifacts.read_manifest(clone, method=row, ipc=max(grid.ipc), draw=0) for row in grid.methods}
+    classes = [entry.name for entry in data.read_classes(clone / "data/real/classes.json")]
+    made = planes.plane(setting.params, clone, manifests, classes=classes).round({"x": 3, "y": 3})
+    write(root, f"{name}-plane", made)
+
+
 def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:
     """The values that one finished experiment left in ``clone``."""
+    readers: dict[str, Callable[[Path, Setting], list[tuple]]]
     readers = {"accuracy": _accuracy, "coverage": _coverage, "cost": _cost, "probes": _probes}
-    lines = [line for measure in study.measures for line in readers[measure](clone, setting)]
+    lines = [line for measure in study.measures if measure in readers for line in readers[measure](clone, setting)]
     frame = pd.DataFrame(lines, columns=VALUES)
     frame.insert(0, "data", setting.params.data.name or setting.params.data.source)
     frame.insert(1, "key", setting.key)

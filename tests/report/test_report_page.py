@@ -234,7 +234,7 @@ class TestPage:
 
     def test_studies_say_what_they_found(self):
         """A study stands with its claim, its sentences and its picture; without one there is no section."""
-        part = page.StudyPart("lambda_im", "a<b", ["higher by 1"], page.Picture(light=PNG, dark=PNG[::-1]))
+        part = page.StudyPart("lambda_im", "a<b", ["higher by 1"], [page.Picture(light=PNG, dark=PNG[::-1])])
         text = render(studies=[part])
         assert "<h2>Studies</h2>" in text and "a&lt;b" in text and "<li>higher by 1</li>" in text
         assert 'alt="Study lambda_im"' in text and "<h2>Studies</h2>" not in render()

@@ -238,6 +238,29 @@ class TestExperiments:
         frame, ran = self.run(project, study_of(vary={"s3.alpha": [0.1]}), s3__beta=0.1)
         assert ran == 1 and frame["s3.alpha"].unique().tolist() == ["0.1"]
 
+    def test_a_plane_is_made_with_the_experiment_and_again_where_it_is_missing(self, project, monkeypatch):
+        """The table alone is not the study; a known plane runs nothing."""
+        made = pd.DataFrame({"kind": ["real", "ims3"], "class": ["NA", "b"], "x": [0.1234, 1], "y": [2, 3.0]})
+        monkeypatch.setattr("ims3core.report.artifacts.read_manifest", lambda root, method, ipc, draw: (method, ipc))
+        monkeypatch.setattr("ims3core.data.read_classes", lambda path: [])
+        asked = []
+        monkeypatch.setattr(
+            "ims3core.report.planes.plane",
+            lambda params, root, manifests, classes: asked.append(manifests) or made,
+        )
+        study = study_of(measures=["accuracy", "plane"])
+        assert self.run(project, study)[1] == 1 and asked == [{"ims3": ("ims3", 2)}]
+        found = results.read_plane(project, "mine")
+        assert found.values.tolist() == [["real", "NA", 0.123, 2], ["ims3", "b", 1, 3]]
+        assert self.run(project, study)[1] == 0
+        results.path_of(project, "mine-plane").unlink()
+        assert self.run(project, study)[1] == 1 and len(asked) == 2
+        assert [arguments[-2:] for _, arguments in self.ran] == [("students", "coverage")] * 2
+
+    def test_a_plane_is_of_one_setting(self):
+        with pytest.raises(ValueError, match="measures: found plane"):
+            study_of(measures=["plane"], vary={"s3.alpha": [0.1]})
+
     def test_uncommitted_code_is_refused_before_anything_runs(self, project):
         self.changed = ["ims3core/a.py", "stages/b.py"]
         with pytest.raises(ParameterError, match=r"ims3core/a.py and 1 more: not in the last commit"):
