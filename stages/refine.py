@@ -41,10 +41,11 @@ def run(params: Params, root: Path, row: str) -> None:
             return
         starts = [root / "data/distilled" / refined.start / f"ipc-{k}" / f"draw-{d}" for k, d in grid]
         parts = [f"ipc-{k}-draw-{d}-{files.manifest_digest(s)[:16]}" for (k, d), s in zip(grid, starts, strict=True)]
+        shared: dict[str, Any] = {}
         for n in machine.team.mine(len(grid)):
             if not work.has(parts[n]):
                 label = f"{row} ipc {grid[n][0]} draw {grid[n][1]}"
-                start = _start(params, root, starts[n], *grid[n], machine, label)
+                start = _start(params, root, starts[n], *grid[n], machine, label, shared)
                 try:
                     images = refinement.module.refine(start, **refinement.values)
                 except NumericsError as error:
@@ -67,8 +68,9 @@ def run(params: Params, root: Path, row: str) -> None:
 
 
 def _start(
-    params: Params, root: Path, folder: Path, ipc: int, draw: int, machine: compute.Machine, label: str
-) -> Start:
+    params: Params, root: Path, folder: Path, ipc: int, draw: int, machine: compute.Machine, label: str,
+    shared: dict[str, Any],
+) -> Start:  # fmt: skip
     """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
     classes = data.read_classes(root / "data/real/classes.json")
 
@@ -93,5 +95,6 @@ def _start(
         real=data.read_split(root / "data/real/train"),
         statistics=data.read_statistics(root / "data/real" / data.STATISTICS), augment=params.augment.model_dump(),
         seed=derive_seed(params.seed, "refine", draw, ipc), machine=machine, teacher=teacher, generator=generator,
-        labels=torch.tensor([row.generator_label for row in classes]), progress=partial(progress.track, label=label),
+        labels=torch.tensor([row.generator_label for row in classes]),
+        row_seed=derive_seed(params.seed, "refine"), shared=shared, progress=partial(progress.track, label=label),
     )  # fmt: skip

@@ -15,7 +15,7 @@ An entry of this axis has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ims3core.shell.errors import NumericsError
@@ -40,6 +40,8 @@ class Start:
         statistics: mean and std per channel of the real images in [0, 1].
         augment: the values of the section ``augment``.
         seed: of this set.
+        row_seed: of all sets of the row.
+        shared: what the sets of a row have in common, such as trained networks; the first one fills it.
         teacher: opens the teacher, if the row reads it.
         generator: opens (network, schedule, autoencoder), if the row reads it.
         labels: generator label of every class.
@@ -56,6 +58,8 @@ class Start:
     teacher: Callable[[], Any]
     generator: Callable[[], Any]
     labels: Tensor
+    row_seed: int = 0
+    shared: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Iterable], Iterator] = iter
 
 

@@ -57,7 +57,7 @@ def refine(
 
     Args:
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
-            ``train_steps``, which take turns.
+            ``train_steps``, which take turns and are the same for all sets of a row.
         space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
     import torch
@@ -73,7 +73,9 @@ def refine(
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
     augment = pixels.differentiable_augmentation(start.augment, chosen.images)
-    pool = [judge.requires_grad_(False) for judge in _trained(start, network, networks, train_steps)]
+    if "judges" not in start.shared:
+        start.shared["judges"] = _trained(start, network, networks, train_steps)
+    pool = start.shared["judges"]
     together = max(1, PIXELS // ((real_batch + len(chosen.images) // classes) * side**2))  # classes in one call
     adam = torch.optim.Adam([values], lr=lr)
     for iteration in start.progress(range(iterations_of(iterations, len(chosen.images) // classes))):
@@ -151,9 +153,9 @@ def _trained(start: Start, network: str, count: int, train_steps: list[int]) -> 
         pixels.briefly_trained(
             network, start.real, classes=int(start.labels.numel()),
             steps=low + (high - low) * n // max(1, count - 1), batch_size=64, lr=0.02,
-            seed=derive_seed(start.seed, "trained", n), augment=start.augment, statistics=start.statistics,
+            seed=derive_seed(start.row_seed, "trained", n), augment=start.augment, statistics=start.statistics,
             device=start.machine.device, autocast=start.machine.autocast,
-        )
+        ).requires_grad_(False)
         for n in range(count)
     ]  # fmt: skip
 

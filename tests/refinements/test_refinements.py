@@ -105,6 +105,20 @@ def test_classes_share_network_calls_without_changing_the_result(space, monkeypa
     assert (together.int() - apart.int()).abs().max() <= 1
 
 
+def test_the_sets_of_a_row_share_their_trained_networks(monkeypatch):
+    """They are trained once, by the row's seed: the second set is the same as if it came first."""
+    section, made = DM | {"iterations": {1: 2}, "networks": 2}, []
+    original = distribution_matching._trained
+    monkeypatch.setattr(distribution_matching, "_trained", lambda *a: made.append(1) or original(*a))
+    shared = {}
+    distribution_matching.refine(start(shared=shared, row_seed=1), **section)
+    second = distribution_matching.refine(start(bars(2, 3), shared=shared, row_seed=1, seed=9), **section)
+    assert len(made) == 1
+    first = distribution_matching.refine(start(bars(2, 3), row_seed=1, seed=9), **section)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, distribution_matching.refine(start(bars(2, 3), row_seed=2, seed=9), **section))
+
+
 def small_vae():
     from ims3core.diffusion.autoencoder import build_autoencoder
 
