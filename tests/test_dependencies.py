@@ -64,6 +64,7 @@ def loaded(tmp_path_factory, toy_text):
     tree["eval"]["protocols"] = ["steps_soft"]
     tree["eval"]["methods"], tree["report"]["tsne_method"] = ["s3"], "s3"
     tree["methods"] = {"s3": tree["methods"]["s3"]}
+    tree["refined"] = {}
     del tree["pools"]["im"]
     tree["probes"] = {"mine": {"by": "instability", "adaptation": "im"}}
     tree["instability"] = {"images": 1, "steps": 1, "level": 0.5}

@@ -328,7 +328,10 @@ class Probe(Row):
 
 
 class Study(Section):
-    """What varies (``vary``: every combination of values; or named ``settings``), for which rows, what is measured."""
+    """What varies (``vary``: every combination of values; or named ``settings``), for which rows, what is measured.
+
+    With ``root_seeds`` everything is done for each of them, splits and generator too, and gives ``draws`` more sets.
+    """
 
     claim: str
     rows: Annotated[list[Name], Field(min_length=1)]
@@ -341,6 +344,7 @@ class Study(Section):
     fixed: dict[str, Any] = Field(default_factory=dict)
     measures: Annotated[list[Literal["accuracy", "coverage", "cost", "probes", "plane"]], Field(min_length=1)]
     show: list[str] = Field(default_factory=list)
+    root_seeds: Annotated[list[Index], Field(min_length=1)] | None = None
 
     @property
     def labels(self) -> list[str]:

@@ -55,9 +55,9 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
             clone = beside.prepare_clone(root, "studies")
             done = len(settings) - len(missing)
             for setting in progress.track(missing, label=f"study {name}", total=len(settings), done=done):
-                log.info(
-                    "study %s: %s", name, ", ".join(f"{k} {v}" for k, v in setting.labels.items()) or "one setting"
-                )
+                said = [f"{k} {v}" for k, v in setting.labels.items()]
+                said += [f"root seed {setting.params.seed}"] if study.root_seeds else []
+                log.info("study %s: %s", name, ", ".join(said) or "one setting")
                 _experiment(clone, name, study, setting)
                 found = results.collect(clone, study, setting)
                 if "plane" in study.measures:

@@ -76,6 +76,7 @@ def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:
     readers = {"accuracy": _accuracy, "coverage": _coverage, "cost": _cost, "probes": _probes}
     lines = [line for measure in study.measures if measure in readers for line in readers[measure](clone, setting)]
     frame = pd.DataFrame(lines, columns=VALUES)
+    frame["draw"] += setting.first_draw
     frame.insert(0, "data", setting.params.data.name or setting.params.data.source)
     frame.insert(1, "key", setting.key)
     for place, (name, value) in enumerate(setting.labels.items(), len(FACTS)):

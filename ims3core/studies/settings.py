@@ -26,12 +26,14 @@ class Setting:
         params: the checked parameters.
         tree: the same as params.yaml holds them.
         key: sixteen hexadecimal digits over everything that its results depend on.
+        first_draw: the number of its first drawn set, where earlier root seeds have drawn some.
     """
 
     labels: dict[str, str]
     params: params.Params
     tree: dict[str, Any]
     key: str
+    first_draw: int = 0
 
 
 def settings_of(name: str, tree: dict[str, Any], study: Study) -> list[Setting]:
@@ -45,7 +47,11 @@ def settings_of(name: str, tree: dict[str, Any], study: Study) -> list[Setting]:
     else:
         combined = [dict(zip(study.vary, values, strict=True)) for values in itertools.product(*study.vary.values())]
         changes = [({key: text(value) for key, value in changed.items()}, changed) for changed in combined]
-    return [_setting(name, tree, study, labels, study.fixed | changed) for labels, changed in changes]
+    return [
+        _setting(name, tree | {"seed": seed}, study, labels, study.fixed | changed, first_draw=n * study.draws)
+        for labels, changed in changes
+        for n, seed in enumerate(study.root_seeds or [tree["seed"]])
+    ]
 
 
 def text(value: Any) -> str:
@@ -53,7 +59,9 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _setting(name: str, tree: dict[str, Any], study: Study, labels: dict[str, str], changed: dict) -> Setting:
+def _setting(
+    name: str, tree: dict[str, Any], study: Study, labels: dict[str, str], changed: dict, *, first_draw: int
+) -> Setting:
     said = f"studies.{name}" + "".join(f", {key} {value}" for key, value in labels.items())
     tree = deepcopy(tree) | {"studies": {}}
     for key, value in changed.items():
@@ -69,7 +77,7 @@ def _setting(name: str, tree: dict[str, Any], study: Study, labels: dict[str, st
         raise ParameterError(f"{said}: {str(error).removeprefix('params.yaml: ')}") from error
     facts = {section: value for section, value in tree.items() if section not in UNTRACKED}
     digests = [code.digest(stage, **item) for stage, item in _stages(checked)]
-    return Setting(labels, checked, tree, scratch.short([facts, tree["compute"]["precision"], digests]))
+    return Setting(labels, checked, tree, scratch.short([facts, tree["compute"]["precision"], digests]), first_draw)
 
 
 def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:

@@ -38,6 +38,7 @@ def parameters(toy_text, **data):
     tree["data"] |= {"classes": None, **data}
     tree["eval"] |= {"methods": ["random", "dit"], "ipc": [1], "draws": 1, "seeds": 1}
     tree["methods"] = {name: tree["methods"][name] for name in ("random", "dit")}
+    tree["refined"] = {}
     tree["adaptations"] = {"none": tree["adaptations"]["none"]}
     tree["pools"] = {name: tree["pools"][name] for name in ("real", "dit")}
     tree["candidates"]["per_class"] = 2

@@ -30,6 +30,7 @@ def built(build, toy_text):
     tree["pools"] = {"real": tree["pools"]["real"], **{n: plain | {"adaptation": n} for n in tree["adaptations"]}}
     tree["methods"] = {"random": tree["methods"]["random"]}
     tree["eval"]["methods"] = ["random"]
+    tree["refined"] = {}
     tree["report"]["tsne_method"] = "random"
     each = [f"{stage} {name}" for name in ("none", "whole", "parts") for stage in ("finetune", "candidates")]
     return build(yaml.safe_dump(tree, sort_keys=False), *LINES, *each)

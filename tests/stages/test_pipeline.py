@@ -74,6 +74,8 @@ def test_the_whole_grid_ends_in_tables_and_a_page(project, stage):
     def run():
         for method in params.methods:
             stage("select", method)
+        for row in params.refined:
+            stage("refine", row)
         for method in params.eval.methods:
             for ipc in params.eval.ipc:
                 stage("students", method, ipc, "convnet", "steps")
@@ -88,8 +90,8 @@ def test_the_whole_grid_ends_in_tables_and_a_page(project, stage):
     assert digest("data", "metrics", "reports") == first
     table = Path("metrics/accuracy.csv").read_text().splitlines()
     assert table[0] == "method,ipc,student,protocol,draw,seed,last_top1,best_top1"
-    assert len(table) == 1 + 7 * 2 * 2 * 2 + 2
-    assert set(json.loads(Path("metrics/accuracy.json").read_text())["steps"]) == {*params.methods, "full"}
+    assert len(table) == 1 + 8 * 2 * 2 * 2 + 2
+    assert set(json.loads(Path("metrics/accuracy.json").read_text())["steps"]) == {*params.eval.methods, "full"}
     assert "<html" in Path("reports/index.html").read_text()
     cli.app(["report", "--markdown"], standalone_mode=False)
 

@@ -231,6 +231,16 @@ class TestExperiments:
         frame, ran = self.run(project, study)
         assert ran == 1 and [alpha for alpha, _ in self.ran] == [0.1, 0.2, 0.3] and frame["s3.alpha"].nunique() == 3
 
+    def test_every_root_seed_gives_sets_of_its_own(self, project):
+        """Splits and generator follow the seed; its sets are counted on, so that intervals are over all of them."""
+        study = study_of(root_seeds=[0, 7], rows=["dit", "ims3"])
+        frame, ran = self.run(project, study)
+        assert ran == 2 and sorted(set(frame["draw"])) == [0, 1, 2, 3] and frame["key"].nunique() == 2
+        assert [found.params.seed for found in settings(study)] == [0, 7]
+        assert len(sentences.values(frame[frame["ipc"] == "1"], ["row"])["ims3",].sets) == 4
+        assert self.run(project, study)[1] == 0
+        assert self.run(project, study_of(root_seeds=[0, 7, 9], rows=["dit", "ims3"]))[1] == 1
+
     def test_one_more_value_runs_alone_and_a_changed_one_replaces(self, project):
         self.run(project, study_of(vary={"s3.alpha": [0.1, 0.2]}))
         frame, ran = self.run(project, study_of(vary={"s3.alpha": [0.3, 0.2, 0.1]}))
@@ -317,4 +327,4 @@ def test_the_shipped_studies_are_settings_that_params_allow():
     tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
     checked = params.checked(tree)
     counts = {name: len(settings_of(name, tree, study)) for name, study in checked.studies.items()}
-    assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 16
+    assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 17
