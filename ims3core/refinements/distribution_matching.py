@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,32 +32,34 @@ class Section(schema.Section):
     network: str
     networks: schema.Index
     train_steps: Annotated[list[schema.Index], Field(min_length=2, max_length=2)]
-    statistic: Literal["mean", "characteristic"]
+    statistic: dict[schema.Count, Literal["mean", "characteristic"]]
     directions: schema.Count
     space: Literal["pixels", "latents"]
 
     @model_validator(mode="after")
     def _some(self) -> Section:
-        if not self.iterations:
-            raise ValueError("iterations: found none, wanted a number for IPC 1 at least, for example {1: 300}")
+        for name, example in (("iterations", "{1: 300}"), ("statistic", "{1: mean}")):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: found none, wanted one for IPC 1 at least, for example {example}")
         return self
 
 
-def iterations_of(table: dict[int, int], ipc: int) -> int:
-    """The iterations for an IPC: those of the largest IPC in the table that is not larger, else of the smallest."""
+def by_ipc(table: dict[int, Any], ipc: int) -> Any:
+    """The entry for an IPC: that of the largest IPC in the table that is not larger, else of the smallest."""
     fitting = [known for known in sorted(table) if known <= ipc]
     return table[fitting[-1] if fitting else min(table)]
 
 
 def refine(
     start: Start, *, iterations: dict[int, int], lr: float, real_batch: int, network: str, networks: int,
-    train_steps: list[int], statistic: str, directions: int, space: str,
+    train_steps: list[int], statistic: dict[int, str], directions: int, space: str,
 ) -> Tensor:  # fmt: skip
     """Adam on the images against the features of a network, another one at each iteration.
 
     Args:
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
             ``train_steps``, which take turns and are the same for all sets of a row.
+        statistic: by IPC. A single image can have the mean of the real features but not their distribution, several can.
         space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
     import torch
@@ -69,6 +71,8 @@ def refine(
 
     chosen, device, autocast = start.chosen, start.machine.device, start.machine.autocast
     classes, side = int(start.labels.numel()), chosen.images.shape[-1]
+    ipc = len(chosen.images) // classes
+    compared_by = by_ipc(statistic, ipc)
     values, images_of, finished = _canvas(start, space)
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
@@ -76,9 +80,9 @@ def refine(
     if "judges" not in start.shared:
         start.shared["judges"] = _trained(start, network, networks, train_steps)
     pool = start.shared["judges"]
-    together = max(1, PIXELS // ((real_batch + len(chosen.images) // classes) * side**2))  # classes in one call
+    together = max(1, PIXELS // ((real_batch + ipc) * side**2))  # classes in one call
     adam = torch.optim.Adam([values], lr=lr)
-    for iteration in start.progress(range(iterations_of(iterations, len(chosen.images) // classes))):
+    for iteration in start.progress(range(by_ipc(iterations, ipc))):
         seed = derive_seed(start.seed, "iteration", iteration)
         if pool:
             judge = pool[iteration % len(pool)]
@@ -100,7 +104,7 @@ def refine(
                 moved = judge.features(normalise(torch.cat(ours))).float().split(sizes)
                 fixed = judge.features(normalise(torch.cat(theirs))).float().split([len(own) for own in theirs])
             distances = [
-                distance(one, other, statistic=statistic, directions=directions, seed=seed)
+                distance(one, other, statistic=compared_by, directions=directions, seed=seed)
                 for one, other in zip(fixed, moved, strict=True)
             ]
             loss = torch.stack(distances).sum()

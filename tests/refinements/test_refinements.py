@@ -22,7 +22,7 @@ AUGMENT = {
 }  # fmt: skip
 DM = {
     "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": [0, 4],
-    "statistic": "mean", "directions": 64, "space": "pixels",
+    "statistic": {1: "mean"}, "directions": 64, "space": "pixels",
 }  # fmt: skip
 IDC = {
     "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
@@ -97,7 +97,7 @@ def test_matching_moves_pixels_towards_the_real_images():
 def test_classes_share_network_calls_without_changing_the_result(space, monkeypatch):
     """Class by class, as large images go, the images are those of all classes in one call, to one grey value."""
     begin = start(generator=lambda: (None, None, small_vae()))
-    section = DM | {"iterations": {1: 3}, "statistic": "characteristic", "space": space}
+    section = DM | {"iterations": {1: 3}, "statistic": {1: "characteristic"}, "space": space}
     together = distribution_matching.refine(begin, **section)
     monkeypatch.setattr(distribution_matching, "PIXELS", 1)
     apart = distribution_matching.refine(begin, **section)
@@ -158,10 +158,10 @@ def test_a_row_in_latent_space_reads_the_generator():
     assert distribution_matching.READS(DM | {"space": "latents"}) == "data/generator"
 
 
-def test_iterations_follow_the_ipc():
+def test_tables_follow_the_ipc():
     """The largest IPC of the table that is not larger; below the smallest its own."""
-    assert [distribution_matching.iterations_of({1: 300, 10: 60}, ipc) for ipc in (1, 5, 10, 50)] == [300, 300, 60, 60]
-    assert distribution_matching.iterations_of({10: 60}, 1) == 60
+    assert [distribution_matching.by_ipc({1: 300, 10: 60}, ipc) for ipc in (1, 5, 10, 50)] == [300, 300, 60, 60]
+    assert distribution_matching.by_ipc({10: 60}, 1) == 60
 
 
 def test_layer_gradients_are_those_of_backward():
