@@ -59,7 +59,7 @@ def refine(
     Args:
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
             ``train_steps``, which take turns and are the same for all sets of a row.
-        statistic: by IPC. A single image can have the mean of the real features but not their distribution, several can.
+        statistic: by IPC. One image can have the mean of the real features but not their distribution, several can.
         space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
     import torch
