@@ -224,3 +224,21 @@ class TestS3:
         """S3 compares with real images and says so."""
         with pytest.raises(ParameterError, match="s3: found no real centroids"):
             keep("s3", real_centroids=None)
+
+
+class TestS3Image:
+    def test_a_class_without_a_choice_is_named(self):
+        """Candidates whose features coincide, as a collapsed generator makes them."""
+        features = candidates()
+        features[1] = features[1][:1].expand(20, -1)
+        with pytest.raises(DataError, match="class dog: all 20 candidates have the same features"):
+            keep("s3_image", features)
+
+    def test_too_few_candidates_are_counted(self):
+        with pytest.raises(DataError, match=r"class dog: found 4 images, wanted at least 5 \(ipc 5\)"):
+            keep("s3_image", candidates((25, 4, 30)))
+
+    def test_the_only_candidate_is_taken(self):
+        """One left of a class, one wanted: nothing to choose, and no reason to fail."""
+        found = keep("s3_image", candidates((25, 1, 30)), ipc=1)
+        assert found.indices[1].tolist() == [0]
