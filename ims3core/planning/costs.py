@@ -274,10 +274,14 @@ def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
 
 
 @cache
-def student_network(name: str, classes: int, channels: int, side: int) -> tuple[nn.Module, float]:
+def student_network(
+    name: str, classes: int, channels: int, side: int, options: tuple[tuple[str, Any], ...] = ()
+) -> tuple[nn.Module, float]:
     """A student on the meta device, and its FLOPs per image."""
     with torch.device("meta"):
-        network = build_student(name, classes=classes, channels=channels, side=side, seed=0).eval()
+        network = build_student(
+            name, classes=classes, channels=channels, side=side, seed=0, options=dict(options)
+        ).eval()  # fmt: skip
         return network, flops(network, torch.zeros(1, channels, side, side))
 
 
@@ -311,9 +315,8 @@ def _students(params: Params, count: Sizes) -> list[Cost]:
     for student, protocol in itertools.product(grid.students, grid.protocols):
         rules = params.protocols[protocol]
         side = rules.side or params.data.side
-        _, forward = student_network(params.network(student), count.classes, params.data.channels, side)
-
-        network = params.network(student)
+        network, options = params.network(student), tuple(params.network_options(student).items())
+        _, forward = student_network(network, count.classes, params.data.channels, side, options)
 
         def run(
             images: int, ipc: int, forward: float = forward, rules: Any = rules, network: str = network

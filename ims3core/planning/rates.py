@@ -103,12 +103,12 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
         rates["dit_sample"] = batch * per_image / _seconds(lambda: frozen(*inputs), share)
 
     side = params.protocols[params.eval.protocols[0]].side or params.data.side
-    name = params.network(params.eval.students[0])
+    name, options = params.network(params.eval.students[0]), params.network_options(params.eval.students[0])
     with torch.device("meta"):
-        _, forward = student_network(name, count.classes, params.data.channels, side)
-    student = build_student(name, classes=count.classes, channels=params.data.channels, side=side, seed=0).to(
-        machine.device
-    )
+        _, forward = student_network(name, count.classes, params.data.channels, side, tuple(options.items()))
+    student = build_student(
+        name, classes=count.classes, channels=params.data.channels, side=side, seed=0, options=options
+    ).to(machine.device)
     batch = _batch(64, 3 * forward)
     images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
 

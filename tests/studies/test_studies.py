@@ -327,4 +327,4 @@ def test_the_shipped_studies_are_settings_that_params_allow():
     tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
     checked = params.checked(tree)
     counts = {name: len(settings_of(name, tree, study)) for name, study in checked.studies.items()}
-    assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 17
+    assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 18
