@@ -81,7 +81,7 @@ def test_a_student_is_counted_with_its_options(toy, tmp_path):
     """A ViT for 224 pixels takes images of 8 only as its row of `students` says."""
     options = {"img_size": 8, "patch_size": 2}
     params = toy(students={"vit": {"network": "timm:vit_tiny_patch16_224", "options": options}}, eval__students=["vit"])
-    rows, _ = costs(params, tmp_path)
+    rows, _ = plan.costs(params, tmp_path)
     (row,) = [row for row in rows if row.stage == "students (vit)"]
     assert row.flops > 1e9
 
