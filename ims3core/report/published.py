@@ -42,6 +42,9 @@ LABELS = {  # our row -> the name the paper prints
     "mgd3": "MGD3",
     "cao2": "CaO2",
     "ddvlcp": "DDVLCP",
+    "s3_image": "S3 by image",
+    "ims3_plus": "IMS3+",
+    "mgd3_ddim": "MGD3 (DDIM)",
     "ims3_generated": "IMS3 (generated centroids)",
     "full": "Full data",
 }
