@@ -96,5 +96,6 @@ def _start(
         statistics=data.read_statistics(root / "data/real" / data.STATISTICS), augment=params.augment.model_dump(),
         seed=derive_seed(params.seed, "refine", draw, ipc), machine=machine, teacher=teacher, generator=generator,
         labels=torch.tensor([row.generator_label for row in classes]),
+        names=tuple(row.name for row in classes),
         row_seed=derive_seed(params.seed, "refine"), shared=shared, progress=partial(progress.track, label=label),
     )  # fmt: skip

@@ -104,7 +104,7 @@ def test_a_row_without_module_or_section_is_refused(add):
 
 
 def refinement(add):
-    add("refinements", "polish", Section=Empty, READS="data/real/train", refine=None)
+    add("refinements", "polish", Section=Empty, READS="data/real/train", passes=None, refine=None)
 
 
 def test_a_circle_of_starts_is_refused(add):

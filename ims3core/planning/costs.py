@@ -199,8 +199,8 @@ def costs(params: Params, root: Path) -> tuple[list[Cost], Sizes]:
     chosen = sum(params.eval.ipc) * count.classes * params.eval.draws * methods
     rows.append(Cost("centroids", "none", processes=len(params.centroids)))
     rows.append(Cost("select", "none", images=chosen, disk=chosen * unit.pixels, processes=methods))
-    if params.refined:
-        rows.append(Cost("refine", "none", processes=len(params.refined)))
+    for name in params.refined:
+        rows += _refined(params, name, count, unit)
     rows.append(Cost("labels", "none", processes=len(params.eval.protocols)))
     rows += _students(params, count)
     rows.append(Cost("report", "none"))
@@ -306,6 +306,26 @@ def _guide(params: Params, name: str, count: Sizes, unit: Units) -> Cost:
         return Cost(f"guides@{name}", "none")
     calls = guide.module.calls(count.train // count.classes, **guide.values) * count.classes
     return Cost(f"guides@{name}", "dit_sample" if calls else "none", calls, calls * unit.dit, count.train)
+
+
+def _refined(params: Params, name: str, count: Sizes, unit: Units) -> list[Cost]:
+    """What a refinement does to all sets of a row, by the networks it asks."""
+    grid, refinement = params.eval, params.refinement(name)
+    sets = [ipc for ipc in grid.ipc for _ in range(grid.draws)]
+    own = {"generator": ("dit_train", unit.dit), "decoder": ("vae", unit.decode)}
+    own["teacher"] = ("student_train", unit.embed)
+    rows: list[Cost] = []
+    passes = refinement.module.passes(sets, count.classes, **refinement.values)
+    for network, images in (passes or {"teacher": 0.0}).items():
+        if network in own:
+            kind, forward = own[network]
+        else:
+            kind = "student_train"
+            _, forward = student_network(network, count.classes, params.data.channels, params.data.side)
+        title = f"refine@{name}" if not rows else f"refine@{name} ({network})"
+        shown = sum(sets) * count.classes
+        rows.append(Cost(title, kind, flops=images * forward, images=shown, processes=0 if rows else 1))
+    return rows
 
 
 def _students(params: Params, count: Sizes) -> list[Cost]:

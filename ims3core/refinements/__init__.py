@@ -7,6 +7,9 @@ An entry of this axis has
 ``READS``
     The artefact it needs beside the real images, which its row names too (``reads``): ``data/real/train`` for none,
     ``data/teacher`` or ``data/generator``; or a function of its values that says so.
+``passes(sets, classes, **section)``
+    What sets of so many images per class cost together, for `ims3 plan`: images through each network, counted in
+    forward passes, by the name of a student's network or as ``teacher``, ``generator``, ``decoder``.
 ``refine(start, **section)``
     New uint8 images (N, channels, side, side) in the order of the set, from a :class:`Start`. Random only by
     ``start.seed``, which is that of the set. Raises NumericsError when it diverges: the set it started from is kept.
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from ims3core.base.compute import Machine
     from ims3core.data import ImageSet
 
-ENTRY = ("Section", "READS", "refine")
+ENTRY = ("Section", "READS", "passes", "refine")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Start:
         teacher: opens the teacher, if the row reads it.
         generator: opens (network, schedule, autoencoder), if the row reads it.
         labels: generator label of every class.
+        names: of the classes.
         progress: wraps the iterations.
     """
 
@@ -58,12 +62,16 @@ class Start:
     teacher: Callable[[], Any]
     generator: Callable[[], Any]
     labels: Tensor
+    names: tuple[str, ...] = ()
     row_seed: int = 0
     shared: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Iterable], Iterator] = iter
 
 
-def check_finite(loss: Tensor, iteration: int) -> None:
-    """Raises NumericsError if the loss of an iteration is not finite."""
-    if not loss.isfinite():
-        raise NumericsError(f"loss is {loss.item()} at iteration {iteration}; lower lr")
+def check_finite(loss: Tensor, iteration: int, names: tuple[str, ...] = ()) -> None:
+    """Raises NumericsError if the loss of an iteration, or one of those of the classes (classes,), is not finite."""
+    broken = ~loss.isfinite()
+    if broken.any():
+        first = int(broken.nonzero()[0]) if loss.ndim else 0
+        where = f" of class {names[first] if names else first}" if loss.ndim else ""
+        raise NumericsError(f"loss{where} is {loss[broken][0].item()} at iteration {iteration}; lower lr")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,11 @@ class Section(schema.Section):
     label: Literal["null", "class"]
     timestep_form: Literal["corrected", "official"]
     batch_size: schema.Count
+
+
+def passes(sets: list[int], classes: int, *, iterations: int, **other: Any) -> dict[str, float]:
+    """Every latent goes forward and back through the frozen generator."""
+    return {"generator": 2.0 * iterations * classes * sum(sets)}
 
 
 def refine(

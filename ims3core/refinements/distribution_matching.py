@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIXELS = 2**20  # of all images in one call of the network: many small classes together, large ones one by one
-BATCH = 64  # images that the VAE encodes or decodes at once
+BATCH = 64  # images that networks are trained on in a step, and that the VAE encodes or decodes at once
 
 
 def READS(values: dict) -> str:
@@ -48,6 +48,19 @@ def by_ipc(table: dict[int, Any], ipc: int) -> Any:
     """The entry for an IPC: that of the largest IPC in the table that is not larger, else of the smallest."""
     fitting = [known for known in sorted(table) if known <= ipc]
     return table[fitting[-1] if fitting else min(table)]
+
+
+def passes(
+    sets: list[int], classes: int, *, iterations: dict[int, int], real_batch: int, network: str, networks: int,
+    train_steps: list[int], space: str, **other: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Images that are moved go forward and back, through frozen weights; those that networks are trained on thrice."""
+    steps = [(by_ipc(iterations, ipc), ipc) for ipc in sets]
+    seen = sum(count * classes * (real_batch + 2 * ipc) for count, ipc in steps)
+    found = {network: seen + 3 * networks * BATCH * sum(train_steps) / 2}
+    if space == "latents":
+        found["decoder"] = 2.0 * sum(count * classes * ipc for count, ipc in steps)
+    return found
 
 
 def refine(
@@ -91,7 +104,7 @@ def refine(
                 network, classes=classes, channels=chosen.images.shape[1], side=side, seed=seed
             ).to(device).requires_grad_(False)  # fmt: skip
         adam.zero_grad()
-        total = torch.zeros((), device=device)
+        seen = []
         for first in range(0, classes, together):
             group = range(first, min(first + together, classes))
             # One transformation for all of a class: an image that stands for many is compared under the same view.
@@ -107,10 +120,9 @@ def refine(
                 distance(one, other, statistic=compared_by, directions=directions, seed=seed)
                 for one, other in zip(fixed, moved, strict=True)
             ]
-            loss = torch.stack(distances).sum()
-            loss.backward()
-            total += loss.detach()
-        check_finite(total, iteration)
+            torch.stack(distances).sum().backward()
+            seen += [one.detach() for one in distances]
+        check_finite(torch.stack(seen), iteration, start.names)
         adam.step()
         if space == "pixels":
             values.data.clamp_(0, 1)
@@ -156,7 +168,7 @@ def _trained(start: Start, network: str, count: int, train_steps: list[int]) -> 
     return [
         pixels.briefly_trained(
             network, start.real, classes=int(start.labels.numel()),
-            steps=low + (high - low) * n // max(1, count - 1), batch_size=64, lr=0.02,
+            steps=low + (high - low) * n // max(1, count - 1), batch_size=BATCH, lr=0.02,
             seed=derive_seed(start.row_seed, "trained", n), augment=start.augment, statistics=start.statistics,
             device=start.machine.device, autocast=start.machine.autocast,
         ).requires_grad_(False)

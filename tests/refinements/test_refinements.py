@@ -3,12 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ims3core.base import compute
 from ims3core.data import ImageSet
+from ims3core.diffusion.dit import DiT, DitConfig
+from ims3core.diffusion.schedule import linear_schedule
+from ims3core.planning.costs import flops
 from ims3core.refinements import (
     Start,
     batchnorm_inversion,
+    check_finite,
     conditional_likelihood,
     distribution_matching,
     gradient_matching,
@@ -158,6 +163,39 @@ def test_a_row_in_latent_space_reads_the_generator():
     assert distribution_matching.READS(DM | {"space": "latents"}) == "data/generator"
 
 
+def test_the_class_that_diverges_is_named():
+    """The first whose own loss is not finite."""
+    losses = torch.tensor([1.0, float("inf"), float("nan")])
+    with pytest.raises(NumericsError, match="loss of class bee is inf at iteration 7; lower lr"):
+        check_finite(losses, 7, ("ant", "bee", "cat"))
+
+
+@pytest.mark.parametrize("row", ["dm", "dm trained", "dm latents", "idc", "sre2l", "cao2"])
+def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
+    """FLOPs of convolutions and products, counted by torch while it runs, against the passes `ims3 plan` goes by."""
+    vae, network = small_vae(), Judge("batch")
+    sizes = DitConfig(side=4, channels=1, patch=2, width=16, depth=2, heads=2, classes=3)
+    dit = DiT(sizes).eval().requires_grad_(False)
+    begin = start(
+        latents=torch.zeros(6, 1, 4, 4), teacher=lambda: network.eval().requires_grad_(False),
+        generator=lambda: (dit, linear_schedule(), vae.requires_grad_(False)),
+    )  # fmt: skip
+    module, section = {
+        "dm": (distribution_matching, DM), "dm trained": (distribution_matching, DM | {"networks": 3}),
+        "dm latents": (distribution_matching, DM | {"space": "latents"}), "idc": (gradient_matching, IDC),
+        "sre2l": (batchnorm_inversion, SRE2L), "cao2": (conditional_likelihood, CAO2),
+    }[row]  # fmt: skip
+    image, z, one = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64)
+    forward = {
+        "convnet": flops(build_student("convnet", classes=3, channels=1, side=8, seed=0), image),
+        "teacher": flops(network, image), "generator": flops(dit, z, one, one), "decoder": flops(vae.decoder, z),
+    }  # fmt: skip
+    said = sum(count * forward[name] for name, count in module.passes([2], 3, **section).items())
+    with FlopCounterMode(display=False) as counter:
+        module.refine(begin, **section)
+    assert 0.75 < said / counter.get_total_flops() < 1.35
+
+
 def test_tables_follow_the_ipc():
     """The largest IPC of the table that is not larger; below the smallest its own."""
     assert [distribution_matching.by_ipc({1: 300, 10: 60}, ipc) for ipc in (1, 5, 10, 50)] == [300, 300, 60, 60]
@@ -239,7 +277,6 @@ def test_the_likelihood_loss_is_caO2s():
 @pytest.fixture
 def generator(tiny_dit):
     from ims3core.diffusion.autoencoder import build_autoencoder
-    from ims3core.diffusion.schedule import linear_schedule
 
     vae = build_autoencoder(image_channels=1, side=4, latent_channels=4, widths=[8], seed=0)
     return lambda: (tiny_dit.requires_grad_(False), linear_schedule(), vae.eval().requires_grad_(False))
@@ -268,6 +305,6 @@ def test_real_images_are_encoded_for_it(generator):
 @pytest.mark.parametrize(("module", "section"), [(distribution_matching, DM | {"lr": 1e30}), (gradient_matching, IDC)])
 def test_divergence_stops_with_the_iteration(module, section):
     """A loss that is not finite is an error, which the stage turns into a line that says which set is kept."""
-    broken = start(statistics=([0.4], [float("nan")]))
-    with pytest.raises(NumericsError, match="loss is nan at iteration 0; lower lr"):
+    broken = start(statistics=([0.4], [float("nan")]), names=("ant", "bee", "cat"))
+    with pytest.raises(NumericsError, match=r"loss( of class ant)? is nan at iteration 0; lower lr"):
         module.refine(broken, **section)
