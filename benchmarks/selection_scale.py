@@ -2,7 +2,8 @@
 
 Run it with ``python benchmarks/selection_scale.py``. The centroids are synthetic: classes spread over the sphere,
 groups scattered around the class. Time is that of ``select_groups`` alone, from float32 centroids to a choice that a
-whole sweep leaves unchanged; memory is the peak of the process, imports and input included.
+whole sweep leaves unchanged; memory is the peak of the process, imports and input included. With ``--images`` it is
+``s3_image`` that chooses 10 of as many images per class, with the kernel and bandwidth of the profiles.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 import torch
 
 from ims3core.base.seeds import generator
+from ims3core.selections import Candidates, s3_image
 from ims3core.subgroups.bounds import gap
 from ims3core.subgroups.objective import MAX_MATRIX_BYTES
 from ims3core.subgroups.search import select_groups
@@ -30,6 +32,25 @@ def make_centroids(classes: int, groups: int, dim: int, spread: float) -> tuple[
     return around, real
 
 
+def choose_images(images: int, args: argparse.Namespace) -> None:
+    """One choice by ``s3_image``, its lower bound included."""
+    candidates, real = make_centroids(args.classes, images, args.dim, args.spread)
+    seen = Candidates(
+        list(candidates), [str(n) for n in range(args.classes)], real, real=lambda: list(candidates[:, :100]),
+        images=None, judge=None,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    found = s3_image.select(
+        seen, ipc=10, seed=0, draw=0, alpha=1.0, beta=args.beta, eps=1e-6, normalisation=args.normalisation,
+        kernel="gaussian", bandwidth=1.0, frequencies=2048, max_sweeps=50,
+    )  # fmt: skip
+    took, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{args.classes} classes x {images} images x {args.dim}, IPC 10, beta {args.beta}: {took:.1f} s, {peak:.0f} MiB"
+    )
+    print(found.report)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=1000)
@@ -42,8 +63,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--max-matrix-mib", type=int, default=MAX_MATRIX_BYTES // 2**20)
     parser.add_argument("--bound", action="store_true", help="also bound the objective from below (slow)")
+    parser.add_argument("--images", type=int, help="choose images one by one out of so many per class")
+    parser.add_argument("--beta", type=float, default=0.9, help="separation, with --images")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.images:
+        choose_images(args.images, args)
+        return
     group_centroids, real_centroids = make_centroids(args.classes, args.groups, args.dim, args.spread)
     weights = {"alpha": 0.4, "beta": 0.9, "eps": 1e-6, "normalisation": args.normalisation}
     memory = {"max_matrix_bytes": args.max_matrix_mib * 2**20}

@@ -7,6 +7,7 @@ their means alone. With the features themselves and whole groups as the only set
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from ims3core.subgroups.objective import Objective, log_distance, pair_weight
 
 PAIRS = 100  # classes up to which the bound looks at every pair of candidates
+TOGETHER = 16  # distances whose product is taken before the logarithm: at least 1e-96 with eps 1e-6, fine in float64
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,22 @@ class Problem:
     """Candidates in the space where sets are means.
 
     Attributes:
-        candidates: per class (n, dim), float32.
-        real: (classes, dim), the mean of the real images of each class.
+        features: per class (n, features) of the candidates.
+        embed: into the space where sets are means, a class at a time: of all at once it may not fit in memory.
+        real: (classes, dim), the mean of the real images of each class in that space.
         alpha, pair_weight, eps: as in :class:`ims3core.subgroups.objective.Instance`.
     """
 
-    candidates: list[Tensor]
+    features: list[Tensor]
+    embed: Callable[[Tensor], Tensor]
     real: Tensor
     alpha: float
     pair_weight: float
     eps: float
+
+    def candidates(self, i: int) -> Tensor:
+        """(n, dim), float32, of class i."""
+        return self.embed(self.features[i])
 
 
 def fourier_features(
@@ -58,12 +66,12 @@ def make_problem(
     """The problem for ``features`` and ``real``, per class (n, dim) and (m, dim)."""
     means = torch.stack([embed(own).mean(0) for own in real])
     weight = pair_weight(beta, classes=len(features), normalisation=normalisation)
-    return Problem([embed(own) for own in features], means, alpha, weight, eps)
+    return Problem(features, embed, means, alpha, weight, eps)
 
 
 def evaluate(problem: Problem, chosen: list[Tensor]) -> Objective:
     """The objective of the sets ``chosen``, per class positions: from scratch, in float64."""
-    means = torch.stack([own[i].double().mean(0) for own, i in zip(problem.candidates, chosen, strict=True)])
+    means = torch.stack([problem.embed(problem.features[n][own]).double().mean(0) for n, own in enumerate(chosen)])
     means = means / means.norm(dim=1, keepdim=True)
     real = problem.real.double() / problem.real.double().norm(dim=1, keepdim=True)
     closeness = problem.alpha * log_distance((means * real).sum(1), problem.eps).sum().item()
@@ -92,10 +100,15 @@ def choose(
     Class by class images are added greedily, the others' sets as they are so far; then sweeps over the classes try
     every swap of a chosen image for another one and take the best, until a sweep changes nothing.
     """
-    classes = len(problem.candidates)
+    classes = len(problem.features)
     state = _State(problem)
+    alone = problem.pair_weight == 0  # then no class sees another, and one pass is enough
     for i in progress(range(classes)):
         state.fill(i, ipc)
+        if alone:
+            state.improve(i)
+    if alone:
+        return _finished(problem, state, 1, True)
     for sweep in range(1, max_sweeps + 1):
         moved = [state.improve(i) for i in progress(range(classes))]
         if not any(moved):
@@ -114,24 +127,31 @@ class _State:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.real = problem.real / problem.real.norm(dim=1, keepdim=True)
-        self.chosen: list[list[int]] = [[] for _ in problem.candidates]
+        self.own = problem.features[0]  # candidates of the class that is being filled or improved
+        self._opened: tuple[int, tuple[Tensor, Tensor, Tensor]] = (-1, (self.own, self.own, self.own))
+        self.chosen: list[list[int]] = [[] for _ in problem.features]
         self.means = torch.zeros_like(self.real)
         self.filled = torch.zeros(len(self.real), dtype=torch.bool)
 
-    def _values(self, i: int, sums: _Sums, dots: Tensor, others: Tensor) -> Tensor:
-        """Objective of class i for many sets at once, from products of their sums: ``dots`` (sets, classes)."""
-        cosine = dots / sums.norm[:, None].clamp_min(1e-12)
-        logs = log_distance(cosine, self.problem.eps)
-        return self.problem.alpha * logs[:, i] - self.problem.pair_weight * logs[:, others].sum(1)
+    def _values(self, i: int, norms: Tensor, dots: Tensor, others: Tensor) -> Tensor:
+        """Objective of class i for many sets at once, from ``norms`` (sets,) and products ``dots`` (sets, classes)."""
+        norms = norms[:, None].clamp_min(1e-12)
+        values = self.problem.alpha * log_distance(dots[:, i : i + 1] / norms, self.problem.eps)[:, 0]
+        if self.problem.pair_weight == 0 or not others.any():
+            return values
+        return values - self.problem.pair_weight * _sum_of_logs(dots[:, others] / norms, self.problem.eps)
 
     def _open(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """Products of class i's candidates with each other and with the targets: real centroid i, means of others."""
-        own = self.problem.candidates[i]
+        if self.problem.pair_weight == 0 and self._opened[0] == i:
+            return self._opened[1]
+        own = self.own = self.problem.candidates(i)
         targets = self.means.clone()
         targets[i] = self.real[i]
         others = self.filled.clone()
         others[i] = False
-        return own @ own.T, own @ targets.T, others
+        self._opened = (i, (own @ own.T, own @ targets.T, others))
+        return self._opened[1]
 
     def fill(self, i: int, ipc: int) -> None:
         """Adds images greedily until the set of class i is full."""
@@ -140,7 +160,7 @@ class _State:
         square, row, column = gram.new_zeros(()), gram.new_zeros(len(gram)), dots.new_zeros(dots.shape[1])
         for _ in range(ipc):
             norm = (square + 2 * row + gram.diagonal()).clamp_min(0).sqrt()
-            values = self._values(i, _Sums(norm), column[None] + dots, others)
+            values = self._values(i, norm, column[None] + dots, others)
             values[chosen] = torch.inf
             best = int(values.argmin())
             square = square + 2 * row[best] + gram[best, best]
@@ -156,12 +176,12 @@ class _State:
             chosen = self.chosen[i]
             row, column = gram[chosen].sum(0), dots[chosen].sum(0)
             square = row[chosen].sum()
-            now = self._values(i, _Sums(square.clamp_min(0).sqrt()[None]), column[None], others)[0]
+            now = self._values(i, square.clamp_min(0).sqrt()[None], column[None], others)[0]
             best, swap = now - 1e-6 * (1 + now.abs()), None
             for place, out in enumerate(chosen):
                 rest = square - 2 * row[out] + gram[out, out]
                 norm = (rest + 2 * (row - gram[out]) + gram.diagonal()).clamp_min(0).sqrt()
-                values = self._values(i, _Sums(norm), (column - dots[out])[None] + dots, others)
+                values = self._values(i, norm, (column - dots[out])[None] + dots, others)
                 values[chosen] = torch.inf
                 lowest = int(values.argmin())
                 if values[lowest] < best:
@@ -173,16 +193,17 @@ class _State:
             moved = True
 
     def _set(self, i: int, chosen: list[int]) -> None:
-        mean = self.problem.candidates[i][chosen].mean(0)
+        mean = self.own[chosen].mean(0)
         self.chosen[i], self.filled[i] = chosen, True
         self.means[i] = mean / mean.norm().clamp_min(1e-12)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Norms of the sums of many sets."""
-
-    norm: Tensor
+def _sum_of_logs(cosine: Tensor, eps: float) -> Tensor:
+    """The sum over columns of log(1 - cosine + eps); few logarithms, of products."""
+    distances = cosine.clamp_(-1, 1).neg_().add_(1 + eps)
+    spare = -distances.shape[1] % TOGETHER
+    products = torch.nn.functional.pad(distances, (0, spare), value=1.0).unflatten(1, (-1, TOGETHER))
+    return products.prod(-1, dtype=torch.float64).log().sum(1).float()
 
 
 def lower_bound(problem: Problem) -> float:
@@ -195,18 +216,22 @@ def lower_bound(problem: Problem) -> float:
     from scipy.optimize import nnls
 
     total = 0.0
-    for own, real in zip(problem.candidates, problem.real, strict=True):
+    for i, real in enumerate(problem.real):
         target = (real / real.norm()).double()
-        gap = nnls(own.double().T.numpy(), target.numpy())[1]
-        nearest = math.sqrt(max(0.0, 1 - gap**2))
+        # The cone in coordinates of its own: as many as there are candidates, not dimensions.
+        basis, own = torch.linalg.qr(problem.candidates(i).double().T)
+        inside = basis.T @ target
+        gap = nnls(own.numpy(), inside.numpy())[1] ** 2 + max(0.0, 1 - inside.square().sum().item())
+        nearest = math.sqrt(max(0.0, 1 - gap))
         total += problem.alpha * math.log(max(1 - nearest, 0.0) + problem.eps)
-    classes = len(problem.candidates)
-    for i in range(classes):
-        for j in range(i + 1, classes):
-            least = -1.0
-            if classes <= PAIRS:
-                least = _least_cosine(problem.candidates[i].double(), problem.candidates[j].double())
-            total -= problem.pair_weight * math.log(1 - least + problem.eps)
+    classes = len(problem.features)
+    if problem.pair_weight == 0:
+        return total
+    if classes > PAIRS:
+        return total - problem.pair_weight * math.comb(classes, 2) * math.log(2 + problem.eps)
+    all_candidates = [problem.candidates(i) for i in range(classes)]
+    for a, b in itertools.combinations(all_candidates, 2):
+        total -= problem.pair_weight * math.log(1 - _least_cosine(a, b) + problem.eps)
     return total
 
 
@@ -214,9 +239,9 @@ def _least_cosine(a: Tensor, b: Tensor) -> float:
     """A lower bound of the cosine between means of rows of ``a`` and of ``b``.
 
     Means have at least the smallest product and at most the norm of the longest row; where the smallest product is
-    negative, the shortest mean counts, of which only 0 is known.
+    negative, the shortest mean counts, of which only 0 is known. What float32 may round is taken off.
     """
-    smallest = (a @ b.T).min().item()
+    smallest = (a @ b.T).min().item() - 1e-5
     if smallest < 0:
         return -1.0
     return smallest / (a.norm(dim=1).max() * b.norm(dim=1).max()).item()
