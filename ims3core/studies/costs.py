@@ -59,7 +59,9 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
     for setting in settings:
         for row in costs(setting.params.model_copy(update={"compute": section}), root)[0]:
             stage = row.stage.split("@")[0].split(" ")[0]
-            changed = tuple(sorted((key, value) for key, value in _changed(study, setting) if stage in affected(key)))
+            changed = tuple(
+                sorted((key, value) for key, value in _changed(params, study, setting) if stage in affected(key))
+            )
             if stage in SKIPPED or (not changed and stage != "students") or (row.stage, changed) in made:
                 continue
             made.add((row.stage, changed))
@@ -67,8 +69,10 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
     return total
 
 
-def _changed(study: Study, setting: Setting) -> list[tuple[str, Any]]:
+def _changed(params: Params, study: Study, setting: Setting) -> list[tuple[str, Any]]:
     changed = study.fixed | (
         study.settings[setting.labels["setting"]] if study.settings else dict(setting.labels)
     )  # fmt: skip
+    if setting.params.seed != params.seed:
+        changed |= {"seed": setting.params.seed}
     return [(key, str(value)) for key, value in changed.items()]

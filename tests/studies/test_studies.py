@@ -328,3 +328,15 @@ def test_the_shipped_studies_are_settings_that_params_allow():
     checked = params.checked(tree)
     counts = {name: len(settings_of(name, tree, study)) for name, study in checked.studies.items()}
     assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 18
+
+
+def test_another_root_seed_is_planned_as_all_of_the_graph(tmp_path, monkeypatch):
+    """Splits, generator and pools are made anew, a second set of students is not all that it takes."""
+    from ims3core.planning import rates
+
+    monkeypatch.setattr(rates, "known_or_measured", lambda *a: rates.given(1e-3))
+    tree, taken = toy_parameters(), []
+    for roots in (None, [0], [0, 1]):
+        study = study_of(root_seeds=roots)
+        taken.append(costs.seconds(tmp_path, params.checked(tree), study, settings_of("mine", tree, study)))
+    assert taken[0] == taken[1] and taken[2] > taken[0] + 5 * costs.START_UP
