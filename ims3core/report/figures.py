@@ -342,7 +342,7 @@ def tsne(plane: pd.DataFrame, *, real: str, theme: Theme) -> bytes:
     colours = dict(zip(names, _class_colours(len(names), theme), strict=True))
     background = plane[plane["kind"] == real]
     methods = [kind for kind in plane["kind"].unique() if kind != real]
-    across = min(max(len(methods), 1), 3)
+    across = 3 if len(methods) > 4 else max(len(methods), 1)
     down = -(-len(methods) // across)
     with canvas(theme, height=down * (WIDTH / max(across, 2) + 0.3)) as (figure, target):
         panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
