@@ -104,13 +104,14 @@ def choose(
     state = _State(problem)
     alone = problem.pair_weight == 0  # then no class sees another, and one pass is enough
     for i in progress(range(classes)):
-        state.fill(i, ipc)
+        opened = state.open(i)
+        state.fill(opened, ipc)
         if alone:
-            state.improve(i)
+            state.improve(opened)
     if alone:
         return _finished(problem, state, 1, True)
     for sweep in range(1, max_sweeps + 1):
-        moved = [state.improve(i) for i in progress(range(classes))]
+        moved = [state.improve(state.open(i)) for i in progress(range(classes))]
         if not any(moved):
             return _finished(problem, state, sweep, True)
     return _finished(problem, state, max_sweeps, False)
@@ -121,14 +122,30 @@ def _finished(problem: Problem, state: _State, sweeps: int, converged: bool) -> 
     return Search(chosen, evaluate(problem, chosen), sweeps, converged)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """The candidates of one class, embedded, and their products.
+
+    Attributes:
+        own: (n, dim), the candidates.
+        gram: (n, n), their products with each other.
+        dots: (n, classes), with the targets: the class's own real mean, the means of the other sets.
+        others: (classes,) bool, which other classes have a set.
+    """
+
+    i: int
+    own: Tensor
+    gram: Tensor
+    dots: Tensor
+    others: Tensor
+
+
 class _State:
     """The sets so far, and the unit means of the classes that have one."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.real = problem.real / problem.real.norm(dim=1, keepdim=True)
-        self.own = problem.features[0]  # candidates of the class that is being filled or improved
-        self._opened: tuple[int, tuple[Tensor, Tensor, Tensor]] = (-1, (self.own, self.own, self.own))
         self.chosen: list[list[int]] = [[] for _ in problem.features]
         self.means = torch.zeros_like(self.real)
         self.filled = torch.zeros(len(self.real), dtype=torch.bool)
@@ -141,21 +158,18 @@ class _State:
             return values
         return values - self.problem.pair_weight * _sum_of_logs(dots[:, others] / norms, self.problem.eps)
 
-    def _open(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Products of class i's candidates with each other and with the targets: real centroid i, means of others."""
-        if self.problem.pair_weight == 0 and self._opened[0] == i:
-            return self._opened[1]
-        own = self.own = self.problem.candidates(i)
+    def open(self, i: int) -> _Opened:
+        """Class i against the sets as they are now."""
+        own = self.problem.candidates(i)
         targets = self.means.clone()
         targets[i] = self.real[i]
         others = self.filled.clone()
         others[i] = False
-        self._opened = (i, (own @ own.T, own @ targets.T, others))
-        return self._opened[1]
+        return _Opened(i, own, own @ own.T, own @ targets.T, others)
 
-    def fill(self, i: int, ipc: int) -> None:
-        """Adds images greedily until the set of class i is full."""
-        gram, dots, others = self._open(i)
+    def fill(self, opened: _Opened, ipc: int) -> None:
+        """Adds images greedily until the set of the class is full."""
+        i, gram, dots, others = opened.i, opened.gram, opened.dots, opened.others
         chosen: list[int] = []
         square, row, column = gram.new_zeros(()), gram.new_zeros(len(gram)), dots.new_zeros(dots.shape[1])
         for _ in range(ipc):
@@ -166,11 +180,11 @@ class _State:
             square = square + 2 * row[best] + gram[best, best]
             row, column = row + gram[best], column + dots[best]
             chosen.append(best)
-        self._set(i, chosen)
+        self._set(opened, chosen)
 
-    def improve(self, i: int) -> bool:
-        """Takes the best swaps of class i until none helps; whether there was one."""
-        gram, dots, others = self._open(i)
+    def improve(self, opened: _Opened) -> bool:
+        """Takes the best swaps of the class until none helps; whether there was one."""
+        i, gram, dots, others = opened.i, opened.gram, opened.dots, opened.others
         moved = False
         while True:
             chosen = self.chosen[i]
@@ -189,11 +203,11 @@ class _State:
             if swap is None:
                 return moved
             chosen[swap[0]] = swap[1]
-            self._set(i, chosen)
+            self._set(opened, chosen)
             moved = True
 
-    def _set(self, i: int, chosen: list[int]) -> None:
-        mean = self.own[chosen].mean(0)
+    def _set(self, opened: _Opened, chosen: list[int]) -> None:
+        i, mean = opened.i, opened.own[chosen].mean(0)
         self.chosen[i], self.filled[i] = chosen, True
         self.means[i] = mean / mean.norm().clamp_min(1e-12)
 

@@ -41,6 +41,52 @@ def test_the_search_is_near_the_best_of_all_choices(seed):
             assert images.evaluate(problem, other).total >= found.objective.total - 1e-4
 
 
+
+def plain_choice(problem, ipc, sweeps=20):
+    """The algorithm in words: every candidate and every swap evaluated from scratch, sets without images left out."""
+    classes = range(len(problem.features))
+    chosen = [[] for _ in classes]
+
+    def total(sets):
+        filled = [c for c in classes if sets[c]]
+        part = images.Problem(
+            [problem.features[c] for c in filled], problem.embed, problem.real[filled],
+            problem.alpha, problem.pair_weight, problem.eps,
+        )  # fmt: skip
+        return images.evaluate(part, [torch.tensor(sets[c]) for c in filled]).total
+
+    def changed(c, own):
+        return [*chosen[:c], own, *chosen[c + 1 :]]
+
+    for c in classes:
+        for _ in range(ipc):
+            rest = [n for n in range(len(problem.features[c])) if n not in chosen[c]]
+            chosen[c] = min(([*chosen[c], n] for n in rest), key=lambda own, c=c: total(changed(c, own)))
+    for _ in range(sweeps):
+        before = [list(own) for own in chosen]
+        for c in classes:
+            while True:
+                rest = [n for n in range(len(problem.features[c])) if n not in chosen[c]]
+                swaps = [[*chosen[c][:k], n, *chosen[c][k + 1 :]] for k in range(ipc) for n in rest]
+                best = min(swaps, key=lambda own, c=c: total(changed(c, own)))
+                if total(changed(c, best)) >= total(chosen) - 1e-6 * (1 + abs(total(chosen))):
+                    break
+                chosen[c] = best
+        if chosen == before:
+            break
+    return [sorted(own) for own in chosen]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_search_does_what_its_words_say(seed, beta):
+    """The same images as the plain version, with and without separation, of features and of a kernel."""
+    fourier = images.fourier_features(0.7, dim=5, count=64, generator=torch.Generator().manual_seed(9))
+    for embed in (torch.Tensor.float, fourier):
+        problem, _, _ = instance(seed, count=12, alpha=1.0, beta=beta, embed=embed)
+        found = images.choose(problem, 3, max_sweeps=20)
+        assert [own.tolist() for own in found.chosen] == plain_choice(problem, 3)
+
 def test_whole_groups_and_plain_features_are_s3():
     """The objective of a set of consecutive images is that of S3's group, when the real mean is S3's centroid."""
     _, features, real = instance(1, count=8)
