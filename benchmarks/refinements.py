@@ -35,7 +35,7 @@ ONE = {  # rows of the profile, and what makes one iteration of them
     "idc": {"outer": 1, "inner": 1, "pretrain_steps": 0},
     "sre2l": {"iterations": 1},
     "cao2": {"iterations": 1},
-    "ims3_plus": {"iterations": {1: 1}, "networks": 1, "train_steps": [0, 0]},
+    "ims3_plus": {"iterations": {1: 1}, "networks": 1, "train_steps": {1: [0, 0]}},
 }
 IPC = {"ims3_plus": 1}  # else 10
 

@@ -28,7 +28,7 @@ def toy_parameters(**changes) -> dict:
         "candidates__per_class": 6, "dpm_solver__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
         "eval__ipc": [1, 2], "eval__draws": 2, "eval__seeds": 2, "compute__compile": False, "compute__precision": "fp32",
         "report__grid_images": 2, "report__tsne_real": 6,
-        "refined__ims3_plus__set": {"networks": 2, "train_steps": [1, 2], "iterations": {1: 2}},
+        "refined__ims3_plus__set": {"networks": 2, "train_steps": {1: [1, 2]}, "iterations": {1: 2}},
     }  # fmt: skip
     for key, value in {**small, **changes}.items():
         section = tree

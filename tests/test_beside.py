@@ -1,11 +1,13 @@
 """Clones beside the checkout, with real git."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from ims3core.shell import beside
+from ims3core.shell.errors import ParameterError
 
 
 @pytest.fixture
@@ -66,3 +68,25 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
         beside.dvc(clone, "repro")
         beside.prepare_clone(tmp_path, "mine")
     assert (clone / "dvc.lock").read_text() == "new\n" and (tmp_path / "dvc.lock").read_text() == "old\n"
+
+
+def test_the_users_images_are_lent_to_the_clone(tmp_path):
+    """A relative data.path is one of this folder; one outside of it cannot be meant there."""
+    clone = tmp_path / "scratch/beside/mine"
+    clone.mkdir(parents=True)
+    (tmp_path / "downloads/pets/a").mkdir(parents=True)
+
+    def lend(path):
+        (clone / "params.yaml").write_text(json.dumps({"data": {"path": path}}))
+        beside.lend_data(tmp_path, clone)
+
+    for path in ("downloads/pets", "downloads/pets", None, str(tmp_path / "downloads"), "downloads/none"):
+        lend(path)
+    assert (clone / "downloads/pets/a").is_dir() and sorted(p.name for p in (clone / "downloads").iterdir()) == ["pets"]
+    (tmp_path / "downloads/pets").rename(tmp_path / "downloads/dogs")
+    (tmp_path / "downloads/pets").mkdir()
+    lend("downloads/pets")
+    assert (clone / "downloads/pets").resolve() == tmp_path / "downloads/pets"
+    (tmp_path.parent / "cats").mkdir(exist_ok=True)
+    with pytest.raises(ParameterError, match=r"data.path: found ../cats, wanted an absolute path"):
+        lend("../cats")

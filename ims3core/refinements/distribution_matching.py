@@ -31,14 +31,15 @@ class Section(schema.Section):
     real_batch: schema.Count
     network: str
     networks: schema.Index
-    train_steps: Annotated[list[schema.Index], Field(min_length=2, max_length=2)]
+    train_steps: dict[schema.Count, Annotated[list[schema.Index], Field(min_length=2, max_length=2)]]
     statistic: dict[schema.Count, Literal["mean", "characteristic"]]
     directions: schema.Count
     space: Literal["pixels", "latents"]
 
     @model_validator(mode="after")
     def _some(self) -> Section:
-        for name, example in (("iterations", "{1: 300}"), ("statistic", "{1: mean}")):
+        examples = {"iterations": "{1: 300}", "statistic": "{1: mean}", "train_steps": "{1: [10, 140]}"}
+        for name, example in examples.items():
             if not getattr(self, name):
                 raise ValueError(f"{name}: found none, wanted one for IPC 1 at least, for example {example}")
         return self
@@ -52,12 +53,13 @@ def by_ipc(table: dict[int, Any], ipc: int) -> Any:
 
 def passes(
     sets: list[int], classes: int, *, iterations: dict[int, int], real_batch: int, network: str, networks: int,
-    train_steps: list[int], space: str, **other: Any,
+    train_steps: dict[int, list[int]], space: str, **other: Any,
 ) -> dict[str, float]:  # fmt: skip
     """Images that are moved go forward and back, through frozen weights; those that networks are trained on thrice."""
     steps = [(by_ipc(iterations, ipc), ipc) for ipc in sets]
     seen = sum(count * classes * (real_batch + 2 * ipc) for count, ipc in steps)
-    found = {network: seen + 3 * networks * BATCH * sum(train_steps) / 2}
+    trained = {tuple(by_ipc(train_steps, ipc)) for ipc in sets}  # once for all sets of a row
+    found = {network: seen + 3 * networks * BATCH * sum(sum(steps) / 2 for steps in trained)}
     if space == "latents":
         found["decoder"] = 2.0 * sum(count * classes * ipc for count, ipc in steps)
     return found
@@ -65,13 +67,13 @@ def passes(
 
 def refine(
     start: Start, *, iterations: dict[int, int], lr: float, real_batch: int, network: str, networks: int,
-    train_steps: list[int], statistic: dict[int, str], directions: int, space: str,
+    train_steps: dict[int, list[int]], statistic: dict[int, str], directions: int, space: str,
 ) -> Tensor:  # fmt: skip
     """Adam on the images against the features of a network, another one at each iteration.
 
     Args:
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
-            ``train_steps``, which take turns and are the same for all sets of a row.
+            ``train_steps`` of the IPC, which take turns and are the same for all sets of a row.
         statistic: by IPC. One image can have the mean of the real features but not their distribution, several can.
         space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
@@ -90,9 +92,15 @@ def refine(
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
     augment = pixels.differentiable_augmentation(start.augment, chosen.images)
-    if "judges" not in start.shared:
-        start.shared["judges"] = _trained(start, network, networks, train_steps)
-    pool = start.shared["judges"]
+    steps = tuple(by_ipc(train_steps, ipc))
+    if steps not in start.shared:
+        start.shared[steps] = _trained(start, network, networks, steps)
+    pool = start.shared[steps]
+
+    def seen_by(judge: torch.nn.Module, shown: Tensor, sizes: list[int], views: list[int]) -> tuple[Tensor, ...]:
+        """The features of classes that follow one another, each under a view of its own."""
+        return judge.features(normalise(augment(shown, Alike(views, sizes)))).float().split(sizes)
+
     together = max(1, PIXELS // ((real_batch + ipc) * side**2))  # classes in one call
     adam = torch.optim.Adam([values], lr=lr)
     for iteration in start.progress(range(by_ipc(iterations, ipc))):
@@ -108,14 +116,13 @@ def refine(
         for first in range(0, classes, together):
             group = range(first, min(first + together, classes))
             # One transformation for all of a class: an image that stands for many is compared under the same view.
-            views = [Alike(derive_seed(seed, "augment", c)) for c in group]
-            sizes = [len(rows[c]) for c in group]
+            views = [derive_seed(seed, "augment", c) for c in group]
             with autocast():
-                drawn = images_of(torch.cat([rows[c] for c in group])).split(sizes)
-                ours = [augment(own, view) for own, view in zip(drawn, views, strict=True)]
-                theirs = [augment(real(c, real_batch, seed), view) for c, view in zip(group, views, strict=True)]
-                moved = judge.features(normalise(torch.cat(ours))).float().split(sizes)
-                fixed = judge.features(normalise(torch.cat(theirs))).float().split([len(own) for own in theirs])
+                moved = seen_by(
+                    judge, images_of(torch.cat([rows[c] for c in group])), [len(rows[c]) for c in group], views
+                )
+                drawn = [real(c, real_batch, seed) for c in group]
+                fixed = seen_by(judge, torch.cat(drawn), [len(own) for own in drawn], views)
             distances = [
                 distance(one, other, statistic=compared_by, directions=directions, seed=seed)
                 for one, other in zip(fixed, moved, strict=True)
@@ -159,7 +166,7 @@ def _drawn(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(latents / vae.config.scaling_factor).sample.float().add(1).div(2).clamp(0, 1)
 
 
-def _trained(start: Start, network: str, count: int, train_steps: list[int]) -> list[torch.nn.Module]:
+def _trained(start: Start, network: str, count: int, train_steps: tuple[int, ...]) -> list[torch.nn.Module]:
     """``count`` networks after so many steps on the real images, evenly spaced from the first to the last number."""
     from ims3core.base.seeds import derive_seed
     from ims3core.students import pixels

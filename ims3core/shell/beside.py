@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from ims3core.shell.errors import ParameterError
 
 HOME = Path("scratch/beside")
@@ -31,6 +33,7 @@ def run(root: Path, profile: str) -> Iterator[str]:
         known = ", ".join(sorted(path.stem for path in (clone / "profiles").glob("*.yaml")))
         raise ParameterError(f"profile: the last commit has no {profile!r}; known: {known}")
     shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
+    lend_data(root, clone)
     yield f"{profile}: dvc repro in {clone}"
     dvc(clone, "repro")
     markdown = subprocess.run(
@@ -58,6 +61,21 @@ def prepare_clone(root: Path, name: str) -> Path:
     cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")  # a user may have put it elsewhere
     _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve()))
     return clone
+
+
+def lend_data(root: Path, clone: Path) -> None:
+    """Links the real images into the clone if its ``data.path`` is relative: git does not carry them."""
+    wanted = Path(yaml.safe_load((clone / "params.yaml").read_text())["data"]["path"] or "/").expanduser()
+    place = clone / wanted
+    if wanted.is_absolute() or place.exists() or not (root / wanted).exists():
+        return
+    if ".." in wanted.parts:
+        raise ParameterError(
+            f"data.path: found {wanted}, wanted an absolute path, or one inside this folder, to run beside it"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)  # a link to what has moved since
+    place.symlink_to((root / wanted).resolve())
 
 
 def dvc(clone: Path, *arguments: str) -> None:

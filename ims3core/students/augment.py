@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ from torch import Tensor
 from ims3core.base.seeds import derive_seed, generator, scoped_rng
 from ims3core.shell.errors import ParameterError
 
-Augmentation = Callable[[Tensor, int], Tensor]
+Seed = Union[int, "Alike"]
+Augmentation = Callable[[Tensor, Seed], Tensor]
 
 _GLOBAL_STREAM = threading.Lock()
 CROP_ATTEMPTS = 10
@@ -69,7 +72,7 @@ def build_augmentation(
         if value and channels != 3:
             raise ParameterError(f"augment.{key}: found {value} for images of {channels} channel(s); wanted 0, or RGB")
 
-    maps: list[Callable[[int, int], Tensor]] = []
+    maps: list[Callable[[int, Seed], Tensor]] = []
     if crop_scale is not None:
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ParameterError(f"augment.crop_scale: found {list(crop_scale)}, wanted 0 < smallest <= largest <= 1")
@@ -95,7 +98,7 @@ def build_augmentation(
     if lighting:
         operations.append(partial(_add_lighting, std=lighting))
 
-    def augment(images: Tensor, seed: int) -> Tensor:
+    def augment(images: Tensor, seed: Seed) -> Tensor:
         for operation in operations:
             images = operation(images, seed)
         return images
@@ -134,14 +137,23 @@ def _clipped_interval(centre: float, share: float, side: int) -> tuple[int, int]
     return max(pixel - half, 0), min(pixel + half, side)
 
 
-class Alike(int):
-    """A seed under which all images of a batch are transformed like its first (DSA, Zhao & Bilen 2021)."""
+@dataclass(frozen=True)
+class Alike:
+    """Seeds of groups of images that follow one another: a group is transformed as its first image is under its seed.
+
+    All images of a group thus look the same way (DSA, Zhao & Bilen 2021). Not for RandAugment.
+    """
+
+    seeds: list[int]
+    sizes: list[int]
 
 
-def _uniform(batch: int, columns: int, seed: int, purpose: str) -> Tensor:
+def _uniform(batch: int, columns: int, seed: Seed, purpose: str) -> Tensor:
     """(batch, columns) in [0, 1); rows are drawn one after the other, so row i does not depend on ``batch``."""
-    rows = 1 if isinstance(seed, Alike) else batch
-    return torch.rand(rows, columns, generator=generator(seed, purpose)).expand(batch, columns)
+    if isinstance(seed, Alike):
+        drawn = torch.cat([torch.rand(1, columns, generator=generator(own, purpose)) for own in seed.seeds])
+        return drawn.repeat_interleave(torch.tensor(seed.sizes), dim=0)
+    return torch.rand(batch, columns, generator=generator(seed, purpose))
 
 
 def _affine(batch: int) -> Tensor:
@@ -149,7 +161,7 @@ def _affine(batch: int) -> Tensor:
     return torch.eye(3).repeat(batch, 1, 1)
 
 
-def _crop_maps(batch: int, seed: int, *, scale: tuple[float, float]) -> Tensor:
+def _crop_maps(batch: int, seed: Seed, *, scale: tuple[float, float]) -> Tensor:
     """Random resized crops: the first of ten drawn boxes that fits the image, else all of it (Szegedy et al. 2015)."""
     draws = _uniform(batch, 2 * CROP_ATTEMPTS + 2, seed, "crop")
     area = scale[0] + (scale[1] - scale[0]) * draws[:, :CROP_ATTEMPTS]
@@ -166,13 +178,13 @@ def _crop_maps(batch: int, seed: int, *, scale: tuple[float, float]) -> Tensor:
     return maps
 
 
-def _flip_maps(batch: int, seed: int, *, probability: float) -> Tensor:
+def _flip_maps(batch: int, seed: Seed, *, probability: float) -> Tensor:
     maps = _affine(batch)
     maps[:, 0, 0] = torch.where(_uniform(batch, 1, seed, "flip")[:, 0] < probability, -1.0, 1.0)
     return maps
 
 
-def _rotation_maps(batch: int, seed: int, *, degrees: float) -> Tensor:
+def _rotation_maps(batch: int, seed: Seed, *, degrees: float) -> Tensor:
     angle = math.radians(degrees) * (2 * _uniform(batch, 1, seed, "rotate")[:, 0] - 1)
     maps = _affine(batch)
     maps[:, 0, 0] = maps[:, 1, 1] = torch.cos(angle)
@@ -181,13 +193,13 @@ def _rotation_maps(batch: int, seed: int, *, degrees: float) -> Tensor:
     return maps
 
 
-def _translation_maps(batch: int, seed: int, *, fraction: float) -> Tensor:
+def _translation_maps(batch: int, seed: Seed, *, fraction: float) -> Tensor:
     maps = _affine(batch)
     maps[:, :2, 2] = fraction * (2 * _uniform(batch, 2, seed, "translate") - 1)
     return maps
 
 
-def _warp(images: Tensor, seed: int, *, maps: list[Callable[[int, int], Tensor]], padding: str) -> Tensor:
+def _warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
     """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
     from kornia.geometry.transform import warp_affine
 
@@ -202,7 +214,7 @@ def _warp(images: Tensor, seed: int, *, maps: list[Callable[[int, int], Tensor]]
     return warp_affine(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def _shuffle_patches(images: Tensor, seed: int, *, parts: int) -> Tensor:
+def _shuffle_patches(images: Tensor, seed: Seed, *, parts: int) -> Tensor:
     """Each image cut into ``parts`` x ``parts`` patches, which are put together in an order of its own (RDED)."""
     batch, channels, side, _ = images.shape
     order = _uniform(batch, parts**2, seed, "patches").argsort(1).to(images.device)
@@ -232,7 +244,7 @@ def _randaugment(images: Tensor, seed: int, *, count: int, magnitude: int) -> Te
     return stacked[:, :1] if grey else stacked
 
 
-def _jitter_colours(images: Tensor, seed: int, *, strength: float) -> Tensor:
+def _jitter_colours(images: Tensor, seed: Seed, *, strength: float) -> Tensor:
     """Brightness, contrast and saturation in an order drawn per image: x + a (reference - x), not clamped (IDC).
 
     a ~ U(-strength, strength); the references are 0, the mean of the grey image and the grey image.
@@ -249,7 +261,7 @@ def _jitter_colours(images: Tensor, seed: int, *, strength: float) -> Tensor:
     return images
 
 
-def _add_lighting(images: Tensor, seed: int, *, std: float) -> Tensor:
+def _add_lighting(images: Tensor, seed: Seed, *, std: float) -> Tensor:
     """PCA lighting: adds one colour per image, normal along the principal components (Krizhevsky et al. 2012)."""
     # Normals by inversion: torch.randn fills blocks of rows together, so its rows would depend on the batch.
     uniform = _uniform(len(images), 3, seed, "lighting").double().clamp(min=2**-25)

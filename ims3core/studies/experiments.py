@@ -41,7 +41,7 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
     settings = settings_of(name, tree, study)
     known = results.read(root, name, study.labels)
     known = known[known["key"].isin([setting.key for setting in settings])]
-    if "plane" in study.measures and not results.has_plane(root, name):
+    if "plane" in study.measures and not results.has_plane(root, name, [one.key for one in settings]):
         known = known[:0]
     missing = [setting for setting in settings if setting.key not in set(known["key"])]
     if missing:
@@ -58,7 +58,7 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
                 said = [f"{k} {v}" for k, v in setting.labels.items()]
                 said += [f"root seed {setting.params.seed}"] if study.root_seeds else []
                 log.info("study %s: %s", name, ", ".join(said) or "one setting")
-                _experiment(clone, name, study, setting)
+                _experiment(root, clone, name, study, setting)
                 found = results.collect(clone, study, setting)
                 if "plane" in study.measures:
                     results.write_plane(root, name, clone, setting)
@@ -70,9 +70,10 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
     return known, len(missing)
 
 
-def _experiment(clone: Path, name: str, study: Study, setting: Setting) -> None:
+def _experiment(root: Path, clone: Path, name: str, study: Study, setting: Setting) -> None:
     """``dvc exp run`` of one setting, as far as what is measured needs."""
     files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
+    beside.lend_data(root, clone)
     targets = list(dict.fromkeys(TARGETS[measure] for measure in study.measures))
     title = f"{name}-{setting.key}"
     beside.forget_experiment(clone, title)

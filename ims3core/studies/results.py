@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HOME = Path("metrics/studies")
 FACTS = ["data", "key"]
 VALUES = ["row", "ipc", "draw", "seed", "metric", "value"]
+PLANE = ["key", "kind", "class", "x", "y"]
 COVERAGE = ("precision", "recall", "density", "coverage", "boundary", "recognised")
 PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, points here
 COST = ("sampling_calls", "finetuning_passes", "real_images")
@@ -32,10 +33,13 @@ def path_of(root: Path, name: str, kind: str = "csv") -> Path:
 def read(root: Path, name: str, labels: list[str]) -> pd.DataFrame:
     """The table of a study, empty where there is none or its columns are those of an earlier definition."""
     columns = [*FACTS, *labels, *VALUES]
-    path = path_of(root, name)
+    return _read(path_of(root, name), columns, numbers=["draw", "seed", "value"])
+
+
+def _read(path: Path, columns: list[str], *, numbers: list[str]) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=columns)
-    kinds = dict.fromkeys([*FACTS, *labels, "row", "ipc", "metric"], str)
+    kinds = dict.fromkeys([name for name in columns if name not in numbers], str)
     try:
         frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={"value": [""]})
     except (ValueError, pd.errors.ParserError) as error:
@@ -48,14 +52,15 @@ def write(root: Path, name: str, frame: pd.DataFrame) -> None:
     files.write_csv(path_of(root, name), list(frame.columns), frame.itertuples(index=False))
 
 
-def has_plane(root: Path, name: str) -> bool:
-    """Whether the study's t-SNE plane is there."""
-    return path_of(root, f"{name}-plane").is_file()
+def has_plane(root: Path, name: str, keys: list[str]) -> bool:
+    """Whether there is a t-SNE plane, and it is of one of the study's settings."""
+    found = set(read_plane(root, name)["key"])
+    return bool(found) and found <= set(keys)
 
 
 def read_plane(root: Path, name: str) -> pd.DataFrame:
-    """The study's t-SNE plane: kind, class, x, y."""
-    return pd.read_csv(path_of(root, f"{name}-plane"), dtype={"kind": str, "class": str}, keep_default_na=False)
+    """The study's t-SNE plane: key, kind, class, x, y."""
+    return _read(path_of(root, f"{name}-plane"), PLANE, numbers=["x", "y"])
 
 
 def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
@@ -66,8 +71,9 @@ def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
     grid = setting.params.eval
     manifests = {row: artifacts.read_manifest(clone, method=row, ipc=max(grid.ipc), draw=0) for row in grid.methods}
     classes = [entry.name for entry in data.read_classes(clone / "data/real/classes.json")]
-    made = planes.plane(setting.params, clone, manifests, classes=classes).round({"x": 3, "y": 3})
-    write(root, f"{name}-plane", made)
+    made = planes.plane(setting.params, clone, manifests, classes=classes)
+    made = made.astype({"x": float, "y": float}).round({"x": 3, "y": 3})
+    write(root, f"{name}-plane", made.assign(key=setting.key)[PLANE])
 
 
 def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:

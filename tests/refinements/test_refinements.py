@@ -26,7 +26,7 @@ AUGMENT = {
     "patch_shuffle": 1, "randaugment": None,
 }  # fmt: skip
 DM = {
-    "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": [0, 4],
+    "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": {1: [0, 4]},
     "statistic": {1: "mean"}, "directions": 64, "space": "pixels",
 }  # fmt: skip
 IDC = {
@@ -142,7 +142,7 @@ def test_matching_in_latent_space_stays_on_what_the_vae_draws(drawn):
     begun = autoencoder.decode(vae, latents if drawn else autoencoder.encode(vae, bars(2, 1).images)[0])
     chosen = ImageSet(begun if drawn else bars(2, 1).images, bars(2, 1).class_index)
     begin = start(chosen, real=real, latents=latents if drawn else None, generator=lambda: (None, None, vae))
-    section = DM | {"space": "latents", "networks": 1, "train_steps": [40, 40]}
+    section = DM | {"space": "latents", "networks": 1, "train_steps": {1: [40, 40]}}
     found = distribution_matching.refine(begin, **section | {"iterations": {1: 150}, "lr": 0.1})
     (judge,) = distribution_matching._trained(begin, "convnet", 1, [40, 40])
 

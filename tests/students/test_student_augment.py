@@ -307,14 +307,15 @@ class TestCutmix:
         assert torch.equal(images, before)
 
 
-def test_alike_gives_all_images_the_transformation_of_the_first():
-    """Equal images stay equal under it, whatever the operations, and the first is as under the plain seed."""
+def test_alike_gives_all_images_of_a_group_the_transformation_of_its_first():
+    """Equal images stay equal under it, whatever the operations, and the first is as under the group's plain seed."""
     change = build_augmentation(
         crop_scale=[0.5, 1.0], flip=0.5, rotate=20.0, translate=0.2, colour=0.4, lighting=0.1, side=16, channels=3
     )
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(5, 1, 1, 1)
     for seed in range(4):
-        shared = change(images, Alike(seed))
-        torch.testing.assert_close(shared, shared[:1].expand_as(shared))
-        torch.testing.assert_close(shared[0], change(images, seed)[0])
+        shared = change(images, Alike([seed, seed + 1], [3, 2]))
+        for group, own in ((shared[:3], seed), (shared[3:], seed + 1)):
+            torch.testing.assert_close(group, group[:1].expand_as(group))
+            torch.testing.assert_close(group[0], change(images, own)[0])
     assert not torch.allclose(change(images, 0)[0], change(images, 0)[1])

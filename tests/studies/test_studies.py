@@ -261,11 +261,14 @@ class TestExperiments:
         study = study_of(measures=["accuracy", "plane"])
         assert self.run(project, study)[1] == 1 and asked == [{"ims3": ("ims3", 2)}]
         found = results.read_plane(project, "mine")
-        assert found.values.tolist() == [["real", "NA", 0.123, 2], ["ims3", "b", 1, 3]]
+        assert found.drop(columns="key").values.tolist() == [["real", "NA", 0.123, 2], ["ims3", "b", 1, 3]]
         assert self.run(project, study)[1] == 0
         results.path_of(project, "mine-plane").unlink()
         assert self.run(project, study)[1] == 1 and len(asked) == 2
-        assert [arguments[-2:] for _, arguments in self.ran] == [("students", "coverage")] * 2
+        plane = results.path_of(project, "mine-plane")
+        plane.write_text(plane.read_text().replace(found["key"][0], "of another setting"))
+        assert self.run(project, study)[1] == 1 and len(asked) == 3
+        assert [arguments[-2:] for _, arguments in self.ran] == [("students", "coverage")] * 3
 
     def test_a_plane_is_of_one_setting(self):
         with pytest.raises(ValueError, match="measures: found plane"):

@@ -41,7 +41,6 @@ def test_the_search_is_near_the_best_of_all_choices(seed):
             assert images.evaluate(problem, other).total >= found.objective.total - 1e-4
 
 
-
 def plain_choice(problem, ipc, sweeps=20):
     """The algorithm in words: every candidate and every swap evaluated from scratch, sets without images left out."""
     classes = range(len(problem.features))
@@ -86,6 +85,7 @@ def test_the_search_does_what_its_words_say(seed, beta):
         problem, _, _ = instance(seed, count=12, alpha=1.0, beta=beta, embed=embed)
         found = images.choose(problem, 3, max_sweeps=20)
         assert [own.tolist() for own in found.chosen] == plain_choice(problem, 3)
+
 
 def test_whole_groups_and_plain_features_are_s3():
     """The objective of a set of consecutive images is that of S3's group, when the real mean is S3's centroid."""
