@@ -144,7 +144,7 @@ def _studies(params: Params, root: Path) -> list[page.StudyPart]:
         frame = frame[frame["data"] == dataset]
         if len(frame):
             drawn = [partial(studies.draw, study, frame, labels)]
-            if results.has_plane(root, name):
+            if results.has_plane(root, name, list(frame["key"])):
                 drawn.append(partial(figures.tsne, results.read_plane(root, name), real=tables.REAL))
             pictures = [page.Picture(*(draw(theme=theme) for theme in figures.THEMES)) for draw in drawn]
             made.append(page.StudyPart(name, study.claim, sentences.sentences(study, frame, labels), pictures))

@@ -33,14 +33,16 @@ def test_the_fingerprint_follows_parameters_and_inputs(source):
 
 
 def test_shards_of_an_interrupted_run_are_found_again(tmp_path):
-    """The same key sees them, another key does not and clears them."""
+    """The same key sees them, another key does not and clears them, and says so."""
     with scratch.workspace(tmp_path, "s", "k1", silent) as work:
         (work.path / "shard").write_text("done")
     with scratch.workspace(tmp_path, "s", "k1", silent) as work:
         assert (work.path / "shard").read_text() == "done"
-    with scratch.workspace(tmp_path, "s", "k2", silent) as work:
+    said = []
+    with scratch.workspace(tmp_path, "s", "k2", said.append) as work:
         assert list(work.path.iterdir()) == []
     assert not (tmp_path / "scratch/s/k1").exists()
+    assert said == [f"{tmp_path}/scratch/s/k1: deleted, unfinished work under other parameters, inputs or code"]
 
 
 def test_publishing_moves_the_output_and_leaves_no_work(tmp_path):

@@ -129,7 +129,7 @@ def workspace(
 
     Leftovers of other fingerprints are deleted: they belong to parameters that are no longer asked for.
     ``extent`` is JSON-able and says how much is wanted of what ``key`` describes. ``on_wait`` receives one line if
-    another run holds the lock. Of several processes the leader holds the lock for all; they need a common file
+    another run holds the lock, and one for each unfinished work that is deleted. Of several processes the leader holds the lock for all; they need a common file
     system, and a ParameterError says if their keys differ.
     """
     team, tag = team or Team(), f"{key} {short(extent)}"
@@ -145,6 +145,8 @@ def workspace(
             (home / "published").unlink(missing_ok=True)
             for stale in home.iterdir():
                 if stale.is_dir() and stale.name != key:
+                    if any(stale.iterdir()) and not (stale / LEDGER).is_file():
+                        on_wait(f"{stale}: deleted, unfinished work under other parameters, inputs or code")
                     shutil.rmtree(stale)
             (home / key).mkdir(exist_ok=True)
             _remove(home / key / "out")
