@@ -129,8 +129,8 @@ def workspace(
 
     Leftovers of other fingerprints are deleted: they belong to parameters that are no longer asked for.
     ``extent`` is JSON-able and says how much is wanted of what ``key`` describes. ``on_wait`` receives one line if
-    another run holds the lock, and one for each unfinished work that is deleted. Of several processes the leader holds the lock for all; they need a common file
-    system, and a ParameterError says if their keys differ.
+    another run holds the lock, and one for each unfinished work that is deleted. Of several processes the leader holds
+    the lock for all; they need a common file system, and a ParameterError says if their keys differ.
     """
     team, tag = team or Team(), f"{key} {short(extent)}"
     team.agree(tag, f"{name}: fingerprint of parameters, inputs and code")
