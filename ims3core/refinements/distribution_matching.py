@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from torch import Tensor
 
+    from ims3core.base.compute import Machine
+
 PIXELS = 2**20  # of all images in one call of the network: many small classes together, large ones one by one
 BATCH = 64  # images that networks are trained on in a step, and that the VAE encodes or decodes at once
 
@@ -79,7 +81,7 @@ def refine(
     """
     import torch
 
-    from ims3core.base.seeds import derive_seed
+    from ims3core.base.seeds import derive_seed, generator
     from ims3core.students import pixels
     from ims3core.students.augment import Alike
     from ims3core.students.networks import build_student
@@ -92,27 +94,28 @@ def refine(
     rows = [torch.nonzero(chosen.class_index == c).flatten().to(device) for c in range(classes)]
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
     augment = pixels.differentiable_augmentation(start.augment, chosen.images)
-    steps = tuple(by_ipc(train_steps, ipc))
+    rounds, steps = by_ipc(iterations, ipc), tuple(by_ipc(train_steps, ipc))
+    pays = pixels.compiling_pays(rounds * classes * (real_batch + 2 * ipc), side)
     if steps not in start.shared:
-        start.shared[steps] = _trained(start, network, networks, steps)
+        trained = _trained(start, network, networks, steps)
+        start.shared[steps] = [_observer(start.machine, judge, pays) for judge in trained]
     pool = start.shared[steps]
 
     def seen_by(judge: torch.nn.Module, shown: Tensor, sizes: list[int], views: list[int]) -> tuple[Tensor, ...]:
         """The features of classes that follow one another, each under a view of its own."""
-        return judge.features(normalise(augment(shown, Alike(views, sizes)))).float().split(sizes)
+        return judge(normalise(augment(shown, Alike(views, sizes)))).float().split(sizes)
 
     together = max(1, PIXELS // ((real_batch + ipc) * side**2))  # classes in one call
     adam = torch.optim.Adam([values], lr=lr)
-    for iteration in start.progress(range(by_ipc(iterations, ipc))):
+    for iteration in start.progress(range(rounds)):
         seed = derive_seed(start.seed, "iteration", iteration)
         if pool:
             judge = pool[iteration % len(pool)]
         else:
-            judge = build_student(
-                network, classes=classes, channels=chosen.images.shape[1], side=side, seed=seed
-            ).to(device).requires_grad_(False)  # fmt: skip
+            fresh = build_student(network, classes=classes, channels=chosen.images.shape[1], side=side, seed=seed)
+            judge = _observer(start.machine, fresh, pays)
         adam.zero_grad()
-        seen = []
+        seen, drawn = [], None
         for first in range(0, classes, together):
             group = range(first, min(first + together, classes))
             # One transformation for all of a class: an image that stands for many is compared under the same view.
@@ -121,12 +124,11 @@ def refine(
                 moved = seen_by(
                     judge, images_of(torch.cat([rows[c] for c in group])), [len(rows[c]) for c in group], views
                 )
-                drawn = [real(c, real_batch, seed) for c in group]
-                fixed = seen_by(judge, torch.cat(drawn), [len(own) for own in drawn], views)
-            distances = [
-                distance(one, other, statistic=compared_by, directions=directions, seed=seed)
-                for one, other in zip(fixed, moved, strict=True)
-            ]
+                batches = [real(c, real_batch, seed) for c in group]
+                fixed = seen_by(judge, torch.cat(batches), [len(own) for own in batches], views)
+            if compared_by == "characteristic" and drawn is None:
+                drawn = torch.randn(fixed[0].shape[1], directions, generator=generator(seed, "directions")).to(device)
+            distances = [distance(one, other, drawn) for one, other in zip(fixed, moved, strict=True)]
             torch.stack(distances).sum().backward()
             seen += [one.detach() for one in distances]
         check_finite(torch.stack(seen), iteration, start.names)
@@ -166,37 +168,44 @@ def _drawn(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(latents / vae.config.scaling_factor).sample.float().add(1).div(2).clamp(0, 1)
 
 
+def _observer(machine: Machine, judge: torch.nn.Module, pays: bool) -> torch.nn.Module:
+    """The features of a frozen network, compiled if that pays."""
+    from ims3core.students.networks import Features
+
+    observer = Features(judge.requires_grad_(False))
+    return machine.trained(observer, parts=[observer], pays=pays, convolves=True)
+
+
 def _trained(start: Start, network: str, count: int, train_steps: tuple[int, ...]) -> list[torch.nn.Module]:
     """``count`` networks after so many steps on the real images, evenly spaced from the first to the last number."""
     from ims3core.base.seeds import derive_seed
     from ims3core.students import pixels
 
     low, high = train_steps
+    steps = [low + (high - low) * n // max(1, count - 1) for n in range(count)]
+    pays = pixels.compiling_pays(sum(steps) * BATCH, start.real.images.shape[-1])
     return [
         pixels.briefly_trained(
-            network, start.real, classes=int(start.labels.numel()),
-            steps=low + (high - low) * n // max(1, count - 1), batch_size=BATCH, lr=0.02,
+            network, start.real, classes=int(start.labels.numel()), steps=own, batch_size=BATCH, lr=0.02,
             seed=derive_seed(start.row_seed, "trained", n), augment=start.augment, statistics=start.statistics,
-            device=start.machine.device, autocast=start.machine.autocast,
-        ).requires_grad_(False)
-        for n in range(count)
+            machine=start.machine, pays=pays,
+        )
+        for n, own in enumerate(steps)
     ]  # fmt: skip
 
 
-def distance(theirs: Tensor, ours: Tensor, *, statistic: str, directions: int, seed: int) -> Tensor:
+def distance(theirs: Tensor, ours: Tensor, directions: Tensor | None) -> Tensor:
     """How far two samples of features (n, dim) and (m, dim) are apart.
 
-    ``mean``: squared distance of their means (DM). ``characteristic``: mean squared difference of their empirical
-    characteristic functions on random directions, scaled by the spread of ``theirs`` (NCFM without learned sampler).
+    Without ``directions``: squared distance of their means (DM). With (dim, number) of them, normally distributed:
+    mean squared difference of their empirical characteristic functions along these, scaled by the spread of
+    ``theirs`` (NCFM without learned sampler).
     """
-    if statistic == "mean":
+    if directions is None:
         return (theirs.mean(0) - ours.mean(0)).square().sum()
     import torch
 
-    from ims3core.base.seeds import generator
-
-    drawn = torch.randn(theirs.shape[1], directions, generator=generator(seed, "directions")).to(theirs)
     scale = theirs.std(0).mean().clamp_min(1e-6) * theirs.shape[1] ** 0.5
-    phases = [sample @ drawn / scale for sample in (theirs, ours)]
+    phases = [sample @ directions / scale for sample in (theirs, ours)]
     real, imaginary = ((part(phases[0]).mean(0) - part(phases[1]).mean(0)) for part in (torch.cos, torch.sin))
     return (real.square() + imaginary.square()).mean() * theirs.shape[1]

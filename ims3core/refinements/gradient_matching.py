@@ -70,7 +70,7 @@ def refine(
         if iteration % inner == 0:
             judge = pixels.briefly_trained(
                 network, start.real, classes=classes, steps=pretrain_steps, batch_size=64, lr=network_lr, seed=seed,
-                augment=start.augment, statistics=start.statistics, device=device, autocast=autocast,
+                augment=start.augment, statistics=start.statistics, machine=start.machine,
             )  # fmt: skip
             descend = optimiser(judge, rules)
         loss = torch.zeros((), device=device)

@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ims3core.base.compute import Machine
 from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import ImageSet
 from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
 from ims3core.students.optimisers import optimiser
 from ims3core.students.protocols import plan
+
+COMPILING_PAYS = 50_000_000  # pixels that a network sees; the first time takes half a minute on 2 cores
+
+
+def compiling_pays(images: float, side: int) -> bool:
+    """Whether to compile a network that sees so many images of ``side`` px, forward or back."""
+    return images * side**2 >= COMPILING_PAYS
 
 
 def as_parameter(images: Tensor, device: torch.device) -> nn.Parameter:
@@ -54,25 +62,27 @@ def normaliser(statistics: tuple[list[float], list[float]], device: torch.device
 
 def briefly_trained(
     network: str, real: ImageSet, *, classes: int, steps: int, batch_size: int, lr: float, seed: int,
-    augment: dict[str, Any], statistics: tuple[list[float], list[float]], device: torch.device,
-    autocast: Callable[[], Any],
+    augment: dict[str, Any], statistics: tuple[list[float], list[float]], machine: Machine, pays: bool = False,
 ) -> nn.Module:  # fmt: skip
-    """A network after ``steps`` SGD steps on the real images; 0 steps: as initialised."""
+    """A network after ``steps`` SGD steps on the real images, compiled if that ``pays``; 0 steps: as initialised."""
     images = real.images
     made = build_student(
         network, classes=classes, channels=images.shape[1], side=images.shape[-1], seed=derive_seed(seed, "network")
-    ).to(device)
+    )
+    machine.trained(made, parts=[made], pays=pays, convolves=True)
     rules = plan(
         ipc=len(images) // classes, classes=classes, images=len(images), epochs=None, steps=max(1, steps),
         batch_size=batch_size, lr=lr, momentum=0.9, weight_decay=5e-4, schedule="constant", cutmix=0.0, evaluations=1,
     )  # fmt: skip
-    descend, normalise = optimiser(made, rules), normaliser(statistics, device)
+    descend, normalise = optimiser(made, rules), normaliser(statistics, machine.device)
     augmented = differentiable_augmentation(augment, images)
     for step in range(steps):
         rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=generator(seed, "rows", step))
-        batch = augmented((images[rows].to(device).float() / 255), derive_seed(seed, "augment", step))
-        with autocast():
-            loss = nn.functional.cross_entropy(made(normalise(batch)).float(), real.class_index[rows].to(device))
+        batch = augmented((images[rows].to(machine.device).float() / 255), derive_seed(seed, "augment", step))
+        with machine.autocast():
+            loss = nn.functional.cross_entropy(
+                made(normalise(batch)).float(), real.class_index[rows].to(machine.device)
+            )
         loss.backward()
         descend(lr)
     return made
