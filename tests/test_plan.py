@@ -10,10 +10,18 @@ from ims3core import cli
 from ims3core.diffusion.dit import DiT
 from ims3core.params import parse
 from ims3core.planning import costs as plan
-from ims3core.planning import rates, table
+from ims3core.planning import kept, rates, table
 from ims3core.shell.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    monkeypatch.setattr(plan, "_KNOWN", {})
+    plan.student_flops.cache_clear()
 
 
 def profile(name, **changes):
@@ -111,11 +119,35 @@ def test_calibration_measures_every_kind(toy):
     assert rates.seconds(row, found) == pytest.approx(10 + 2 * rates.START_UP)
 
 
+def test_networks_are_counted_once(tmp_path, monkeypatch):
+    """The next process builds none, and says the same; other sizes or other code are counted."""
+    params = profile("digits")
+    first = plan.costs(params, tmp_path)
+    counted = []
+
+    def again(params, config, count):
+        counted.append(config)
+        return first_units
+
+    first_units = next(iter(plan._KNOWN.values()))
+    monkeypatch.setattr(plan, "_counted", again)
+    monkeypatch.setattr(plan, "student_network", lambda *facts: pytest.fail("built"))
+    for _ in range(2):
+        plan._KNOWN.clear()
+        plan.student_flops.cache_clear()
+        assert plan.costs(params, tmp_path) == first and not counted
+    plan.units(params, plan.replace(plan.dit_config(params, tmp_path, first[1]), depth=7), first[1])
+    assert len(counted) == 1
+    plan._KNOWN.clear()
+    monkeypatch.setattr(plan, "_code", lambda: "other")
+    plan.units(params, plan.dit_config(params, tmp_path, first[1]), first[1])
+    assert len(counted) == 2
+
+
 def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
     """Rates come back from the cache for the same networks; a damaged or unwritable cache is measured over."""
     params = toy()
     count, asked = plan.sizes(params, Path()), []
-    monkeypatch.setattr(rates.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
 
     def calibrate(params, root, count):
         asked.append(params.compute.threads)
@@ -134,6 +166,6 @@ def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
         (tmp_path / "cache/rates.json").write_bytes(damage)
         rates.known_or_measured(params, Path(), count)
     assert len(asked) == 6
-    monkeypatch.setattr(rates.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
+    monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
     rates.known_or_measured(params, Path(), count)
     assert len(asked) == 7

@@ -6,7 +6,8 @@ Networks are built on the meta device and counted by torch's own FLOP counter.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from ims3core.diffusion.autoencoder import build_autoencoder, stable_diffusion_a
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.training import epochs_to_steps
 from ims3core.intake.classes import benchmark_lists
+from ims3core.planning.kept import kept
 from ims3core.shell.errors import ParameterError
+from ims3core.shell.scratch import short
 from ims3core.students import protocols
 from ims3core.students.networks import build_student
 
@@ -154,15 +157,31 @@ class Units:
     latent: int
 
 
-_KNOWN: dict[str, Units] = {}  # in this process, for the many settings of studies
+COUNTED = ("planning/costs.py", "diffusion/autoencoder.py", "diffusion/dit.py", "students/networks.py")
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that networks and counts come from."""
+    home = Path(__file__).parents[1]
+    return short([torch.__version__, *(files.sha256(home / name) for name in COUNTED)])
 
 
 def units(params: Params, config: DitConfig, count: Sizes) -> Units:
-    """Counts every network once, on the meta device."""
-    parts = [params.generator, params.encoder, params.data, params.compute, config, count]
-    key = repr(parts)
+    """Every network counted once on the meta device; what was counted is kept, for building them takes seconds."""
+    vae = params.generator.vae if params.generator.source == "train" else None
+    encoder = params.encoder.model_dump(include={"source", "network"})
+    parts = (vae, encoder, params.data.channels, params.data.side, _bytes(params), config, count.classes)
+    return _units(repr(parts), lambda: _counted(params, config, count))
+
+
+_KNOWN: dict[str, Units] = {}  # in this process, for the many settings of studies
+
+
+def _units(key: str, count: Callable[[], Units]) -> Units:
     if key not in _KNOWN:
-        _KNOWN[key] = _counted(params, config, count)
+        found = kept("networks", [_code(), key], lambda: asdict(count()), fields=[one.name for one in fields(Units)])
+        _KNOWN[key] = Units(**found)
     return _KNOWN[key]
 
 
@@ -273,7 +292,6 @@ def _encoder(params: Params, count: Sizes) -> tuple[nn.Module, float]:
     return student_network(wanted.network, count.classes, data.channels, data.side)
 
 
-@cache
 def student_network(
     name: str, classes: int, channels: int, side: int, options: tuple[tuple[str, Any], ...] = ()
 ) -> tuple[nn.Module, float]:
@@ -283,6 +301,15 @@ def student_network(
             name, classes=classes, channels=channels, side=side, seed=0, options=dict(options)
         ).eval()  # fmt: skip
         return network, flops(network, torch.zeros(1, channels, side, side))
+
+
+@cache
+def student_flops(
+    name: str, classes: int, channels: int, side: int, options: tuple[tuple[str, Any], ...] = ()
+) -> float:  # fmt: skip
+    """FLOPs per image of a student; counted once and kept."""
+    facts = (name, classes, channels, side, options)
+    return kept("networks", [_code(), facts], lambda: {"flops": student_network(*facts)[1]}, fields=["flops"])["flops"]
 
 
 def _finetune(params: Params, name: str, count: Sizes, unit: Units) -> Cost:
@@ -321,7 +348,7 @@ def _refined(params: Params, name: str, count: Sizes, unit: Units) -> list[Cost]
             kind, forward = own[network]
         else:
             kind = "student_train"
-            _, forward = student_network(network, count.classes, params.data.channels, params.data.side)
+            forward = student_flops(network, count.classes, params.data.channels, params.data.side)
         title = f"refine@{name}" if not rows else f"refine@{name} ({network})"
         shown = sum(sets) * count.classes
         rows.append(Cost(title, kind, flops=images * forward, images=shown, processes=0 if rows else 1))
@@ -336,7 +363,7 @@ def _students(params: Params, count: Sizes) -> list[Cost]:
         rules = params.protocols[protocol]
         side = rules.side or params.data.side
         network, options = params.network(student), tuple(params.network_options(student).items())
-        _, forward = student_network(network, count.classes, params.data.channels, side, options)
+        forward = student_flops(network, count.classes, params.data.channels, side, options)
 
         def run(
             images: int, ipc: int, forward: float = forward, rules: Any = rules, network: str = network

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
 import torch
 
-from ims3core.base import compute, files
+from ims3core.base import compute
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
-from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_network
+from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_flops
+from ims3core.planning.kept import kept
 from ims3core.students import cell
 from ims3core.students.networks import build_student
 
@@ -45,21 +43,8 @@ def known_or_measured(params: Params, root: Path, count: Sizes, *, again: bool =
         params.network(student), params.data.side, params.data.channels, side,
         params.eval.draws * params.eval.seeds,
     ]  # fmt: skip
-    path, key = (
-        Path(platformdirs.user_cache_dir("ims3"), "rates.json"),
-        hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
-    )
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if not again and set(kept.get(key, ())) == {*WORK, "decode"}:
-            return kept[key]
-    except (OSError, ValueError, AttributeError, TypeError):
-        kept = {}  # none yet, or damaged: it is measured again
-    measured = calibrate(params, root, count)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, kept | {key: measured})
-    return measured
+    measure = partial(calibrate, params, root, count)
+    return kept("rates", facts, measure, fields={*WORK, "decode"}, again=again)
 
 
 def processor(device: torch.device) -> str:
@@ -105,7 +90,7 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
     side = params.protocols[params.eval.protocols[0]].side or params.data.side
     name, options = params.network(params.eval.students[0]), params.network_options(params.eval.students[0])
     with torch.device("meta"):
-        _, forward = student_network(name, count.classes, params.data.channels, side, tuple(options.items()))
+        forward = student_flops(name, count.classes, params.data.channels, side, tuple(options.items()))
     student = build_student(
         name, classes=count.classes, channels=params.data.channels, side=side, seed=0, options=options
     ).to(machine.device)
