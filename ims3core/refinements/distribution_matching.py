@@ -170,9 +170,9 @@ def _drawn(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 def _observer(machine: Machine, judge: torch.nn.Module, pays: bool) -> torch.nn.Module:
     """The features of a frozen network, compiled if that pays."""
-    from ims3core.students.networks import Features
+    from ims3core.students import pixels
 
-    observer = Features(judge.requires_grad_(False))
+    observer = pixels.Features(judge.requires_grad_(False))
     return machine.trained(observer, parts=[observer], pays=pays, convolves=True)
 
 

@@ -108,18 +108,6 @@ class ConvNet(nn.Module):
         return self.head(self.features(x))
 
 
-class Features(nn.Module):
-    """The features of an own network as a network: what its ``features`` returns."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, dim) features of images ``x`` (B, C, H, W)."""
-        return self.network.features(x)
-
-
 class ResNet(nn.Module):
     """A stem, residual blocks, global average pooling and one linear layer (He et al. 2016)."""
 

@@ -34,6 +34,18 @@ def as_images(pixels: Tensor) -> Tensor:
     return pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
 
 
+class Features(nn.Module):
+    """The features of an own network as a network: what its ``features`` returns."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim) features of images ``x`` (B, C, H, W)."""
+        return self.network.features(x)
+
+
 class RealBatches:
     """Seeded batches of the real images of one class, in [0, 1]."""
 
