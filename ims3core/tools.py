@@ -39,9 +39,27 @@ def use(
 def beside(
     profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits-all.")],
 ) -> None:
-    """Run another profile in a clone beside this one; leaves metrics/<profile>.csv, .md and .html."""
+    """Run another profile in a clone beside this one; leaves its tables, image grid and page in metrics/beside."""
     for line in importlib.import_module("ims3core.shell.beside").run(ROOT, profile):
         typer.echo(line)
+
+
+@tools.command()
+def results(
+    profiles: Annotated[
+        list[str] | None, typer.Argument(help="Folders of metrics/beside; without one all of them.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="The protocol that is shown.")] = "steps",
+) -> None:
+    """Print the accuracies of several profiles side by side, as Markdown."""
+    overview = importlib.import_module("ims3core.report.overview")
+    home = ROOT / "metrics/beside"
+    known = sorted(path.parent.name for path in home.glob("*/accuracy.csv"))
+    if not known:
+        raise ParameterError(f"{home}: no profile was run beside this one yet; `ims3 beside NAME` does")
+    names = [chosen(known, name, "profiles") for name in profiles] if profiles else [known]
+    runs = {name: overview.read(home / name / "accuracy.csv") for each in names for name in each}
+    typer.echo(overview.markdown(runs, protocol=protocol))
 
 
 @tools.command()

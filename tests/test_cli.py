@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ims3core import cli
+from ims3core import cli, tools
 from ims3core.shell import timings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -81,6 +81,7 @@ def test_every_stage_of_dvc_has_its_command():
     assert called == set(cli.registered()) - {
         "use",
         "beside",
+        "results",
         "study",
         "caption",
         "methods",
@@ -192,3 +193,27 @@ def test_timings_keep_the_latest_run_of_a_stage(tmp_path, monkeypatch, capsys):
         cli.main(["timings"])
     assert "in 2 stages" in capsys.readouterr().out
     assert json.loads((tmp_path / timings.LOG).read_text().splitlines()[0])["stage"] == "a"
+
+
+def test_results_of_profiles_side_by_side(capsys, tmp_path, monkeypatch):
+    """All that were run, or those that are named; one line where there are none."""
+    monkeypatch.setattr(tools, "ROOT", tmp_path)
+
+    def results(*names):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["results", *names])
+        said = capsys.readouterr()
+        return ended.value.code, said.out + said.err
+
+    code, said = results()
+    assert code == 2 and "no profile was run beside this one yet" in said
+    for name in ("a", "b"):
+        (tmp_path / "metrics/beside" / name).mkdir(parents=True)
+        (tmp_path / "metrics/beside" / name / "accuracy.csv").write_text(
+            "method,ipc,student,protocol,draw,seed,last_top1,best_top1\ndit,1,convnet,steps,0,0,50,50\n"
+        )
+    for names, wanted in (((), "| method | a, IPC 1 | b, IPC 1 |"), (["b"], "| method | b, IPC 1 |")):
+        code, said = results(*names)
+        assert code == 0 and wanted in said
+    code, said = results("c")
+    assert code == 2 and "'c' is unknown; known: a, b" in said

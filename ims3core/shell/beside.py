@@ -18,10 +18,15 @@ import yaml
 from ims3core.shell.errors import ParameterError
 
 HOME = Path("scratch/beside")
+RESULTS = Path("metrics/beside")
+KEPT = (
+    "metrics/accuracy.csv", "metrics/comparisons.csv", "metrics/coverage.csv", "metrics/cost.csv",
+    "metrics/plots/samples.png", "reports/index.html",
+)  # fmt: skip
 
 
 def run(root: Path, profile: str) -> Iterator[str]:
-    """Reproduces ``profile`` in a clone and leaves metrics/<profile>.{csv,md,html}; yields what is being done.
+    """Reproduces ``profile`` in a clone and leaves :data:`KEPT` of it in metrics/beside/<profile>; yields what is done.
 
     Raises:
         ParameterError: not a git repository, no such profile in its last commit, or a stage that failed.
@@ -40,11 +45,12 @@ def run(root: Path, profile: str) -> Iterator[str]:
         [sys.executable, "-m", "ims3core", "report", "--markdown"], cwd=clone, capture_output=True, check=True,
         env=_environment(clone),
     ).stdout  # fmt: skip
-    (root / "metrics").mkdir(exist_ok=True)
-    (root / f"metrics/{profile}.md").write_bytes(markdown)
-    shutil.copyfile(clone / "metrics/accuracy.csv", root / f"metrics/{profile}.csv")
-    shutil.copyfile(clone / "reports/index.html", root / f"metrics/{profile}.html")
-    yield f"metrics/{profile}.csv, .md and .html are written"
+    home = root / RESULTS / profile
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "tables.md").write_bytes(markdown)
+    for path in KEPT:
+        shutil.copyfile(clone / path, home / Path(path).name)
+    yield f"{RESULTS / profile}: {', '.join(sorted(path.name for path in home.iterdir()))}"
 
 
 def prepare_clone(root: Path, name: str) -> Path:

@@ -1,0 +1,93 @@
+"""Runs of several profiles side by side, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ims3core.report import published, tables
+from ims3core.report.artifacts import FULL
+from ims3core.report.layouts import escaped
+from ims3core.shell.errors import ArtifactError, ParameterError
+
+FLOOR = "dit"  # the share of a gap is that from this row to full data
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The trained students of one profile, as ``metrics/accuracy.csv``.
+
+    Raises:
+        ArtifactError: if the file is missing or no such table.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"method": str, "ipc": str, "student": str, "protocol": str})
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: not there; `ims3 beside {path.parent.name}` makes it") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ArtifactError(f"{path}: not a table of accuracies ({error})") from error
+    if list(frame.columns) != tables.RUN_COLUMNS:
+        raise ArtifactError(f"{path}: found columns {list(frame.columns)}, wanted {tables.RUN_COLUMNS}")
+    return frame
+
+
+def markdown(runs: Mapping[str, pd.DataFrame], *, protocol: str) -> str:
+    """Two tables, accuracies and shares of the gap: a row per method, a column per profile and IPC.
+
+    Accuracies are the mean and standard deviation over all students of the last epoch, the best of a column bold.
+    The share is (method - DiT) / (full data - DiT), in percent.
+
+    Args:
+        runs: profile -> its students, of which the first kind counts.
+
+    Raises:
+        ParameterError: if a profile was not run under the protocol.
+    """
+    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    for name, frame in runs.items():
+        if protocol not in set(frame["protocol"]):
+            known = ", ".join(frame["protocol"].unique())
+            raise ParameterError(f"--protocol: {name} was not run under {protocol!r}; known: {known}")
+        kept = tables.summary(frame[(frame["protocol"] == protocol) & (frame["student"] == frame["student"][0])])
+        cells = {(row.method, row.ipc): (row.mean, row.std) for row in kept.itertuples()}
+        for ipc in dict.fromkeys(row.ipc for row in kept.itertuples() if row.ipc != FULL):
+            column = {method: value for (method, of), value in cells.items() if of == ipc}
+            full = {FULL: cells[FULL, FULL]} if (FULL, FULL) in cells else {}
+            found[name, ipc] = column | full
+    rows = sorted({method for column in found.values() for method in column}, key=_place)
+    heads = [f"{name}, IPC {ipc}" for name, ipc in found]
+    accuracy = _table(heads, rows, [_accuracies(column) for column in found.values()])
+    share = _table(heads, [row for row in rows if row not in (FLOOR, FULL)], [_shares(c) for c in found.values()])
+    return f"{accuracy}\n\nShare of the gap from {published.label(FLOOR)} to full data, %:\n\n{share}"
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Known rows in the order of the paper's tables, then others by name, full data last."""
+    order = [name for name in published.LABELS if name != FULL]
+    return (len(order) + 1 if method == FULL else order.index(method) if method in order else len(order), method)
+
+
+def _accuracies(column: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    best = max((mean for method, (mean, _) in column.items() if method != FULL), default=None)
+    texts = {}
+    for method, (mean, std) in column.items():
+        text = f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+        texts[method] = f"**{text}**" if method != FULL and mean == best else text
+    return texts
+
+
+def _shares(column: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    if FLOOR not in column or FULL not in column or column[FULL][0] <= column[FLOOR][0]:
+        return {}
+    floor, gap = column[FLOOR][0], column[FULL][0] - column[FLOOR][0]
+    return {method: f"{100 * (mean - floor) / gap:.0f}" for method, (mean, _) in column.items()}
+
+
+def _table(heads: list[str], rows: list[str], columns: list[dict[str, str]]) -> str:
+    lines = ["| method | " + " | ".join(heads) + " |", "| :-- |" + " --: |" * len(heads)]
+    lines += [
+        f"| {escaped(published.label(row))} | " + " | ".join(column.get(row, "–") for column in columns) + " |"
+        for row in rows
+    ]
+    return "\n".join(lines)
