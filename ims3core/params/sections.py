@@ -342,7 +342,7 @@ class Study(Section):
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     fixed: dict[str, Any] = Field(default_factory=dict)
-    measures: Annotated[list[Literal["accuracy", "coverage", "cost", "probes", "plane"]], Field(min_length=1)]
+    measures: Annotated[list[Literal["accuracy", "gap", "coverage", "cost", "probes", "plane"]], Field(min_length=1)]
     show: list[str] = Field(default_factory=list)
     root_seeds: Annotated[list[Index], Field(min_length=1)] | None = None
 
@@ -357,6 +357,8 @@ class Study(Section):
             raise ValueError("vary, settings: found both, wanted one of them or none")
         if "plane" in self.measures and self.labels:
             raise ValueError("measures: found plane, which is drawn of a study without vary and settings alone")
+        if "gap" in self.measures and "dit" not in self.rows:
+            raise ValueError("rows: found no dit, where the gap to full data begins; measures has gap")
         return self
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 START_UP = 10.0  # seconds that DVC takes around the stages of one experiment
 AXIS = re.compile(r"ims3core/(\w+)/\$\{")  # the axis of an entry that dvc.yaml names by template
-SKIPPED = ("full_data", "report", "labels")
+SKIPPED = ("report", "labels")
 
 
 @cache
@@ -62,7 +62,9 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
             changed = tuple(
                 sorted((key, value) for key, value in _changed(params, study, setting) if stage in affected(key))
             )
-            if stage in SKIPPED or (not changed and stage != "students") or (row.stage, changed) in made:
+            wanted = stage not in SKIPPED and (stage != "full_data" or "gap" in study.measures)
+            wanted &= bool(changed) or stage in ("students", "full_data")
+            if not wanted or (row.stage, changed) in made:
                 continue
             made.add((row.stage, changed))
             total += rates.seconds(row, known)

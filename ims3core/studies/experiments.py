@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ims3core.studies.settings import Setting
 
 log = logging.getLogger(__name__)
-TARGETS = {"accuracy": "students", "coverage": "coverage", "cost": "select", "probes": "probe", "plane": "coverage"}
+TARGETS = {  # the stages that a measure needs
+    "accuracy": ["students"], "gap": ["students", "full_data"], "coverage": ["coverage"], "cost": ["select"],
+    "probes": ["probe"], "plane": ["coverage"],
+}  # fmt: skip
 CODE = ("ims3core", "stages", "dvc.yaml")
 
 
@@ -74,7 +77,7 @@ def _experiment(root: Path, clone: Path, name: str, study: Study, setting: Setti
     """``dvc exp run`` of one setting, as far as what is measured needs."""
     files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
     beside.lend_data(root, clone)
-    targets = list(dict.fromkeys(TARGETS[measure] for measure in study.measures))
+    targets = list(dict.fromkeys(stage for measure in study.measures for stage in TARGETS[measure]))
     title = f"{name}-{setting.key}"
     beside.forget_experiment(clone, title)
     beside.dvc(clone, "exp", "run", "--quiet", "--name", title, *targets)

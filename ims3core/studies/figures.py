@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ims3core.params.sections import Study
 
 AXES = {
-    "accuracy": "top-1 accuracy (%), more is better", "recall": "recall (%), more: real images are covered",
+    "accuracy": "top-1 accuracy (%), more is better", "gap": "share of the gap from DiT to full data (%)",
+    "full_data": "all real images (%)", "recall": "recall (%), more: real images are covered",
     "precision": "precision (%), more: images look real", "coverage": "coverage (%), more is better",
     "density": "density", "boundary": "distance to the teacher's boundary",
     "recognised": "recognised by the teacher (%)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -22,6 +23,7 @@ VALUES = ["row", "ipc", "draw", "seed", "metric", "value"]
 PLANE = ["key", "kind", "class", "x", "y"]
 COVERAGE = ("precision", "recall", "density", "coverage", "boundary", "recognised")
 PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, points here
+FLOOR = "dit"  # where the gap to full data begins
 COST = ("sampling_calls", "finetuning_passes", "real_images")
 
 
@@ -79,7 +81,7 @@ def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
 def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:
     """The values that one finished experiment left in ``clone``."""
     readers: dict[str, Callable[[Path, Setting], list[tuple]]]
-    readers = {"accuracy": _accuracy, "coverage": _coverage, "cost": _cost, "probes": _probes}
+    readers = {"accuracy": _accuracy, "gap": _gap, "coverage": _coverage, "cost": _cost, "probes": _probes}
     lines = [line for measure in study.measures if measure in readers for line in readers[measure](clone, setting)]
     frame = pd.DataFrame(lines, columns=VALUES)
     frame["draw"] += setting.first_draw
@@ -97,6 +99,28 @@ def _accuracy(clone: Path, setting: Setting) -> list[tuple]:
         for ipc in grid.ipc:
             cell = files.read_json(clone / f"metrics/cells/{row}-{ipc}-{grid.students[0]}-{grid.protocols[0]}.json")
             found += [(row, ipc, run["draw"], run["seed"], "accuracy", run["last_top1"]) for run in cell["runs"]]
+    return found
+
+
+def _gap(clone: Path, setting: Setting) -> list[tuple]:
+    """Of every drawn set the share of the gap from plain DiT to full data, %, and full data itself, seeds as draws.
+
+    Both ends are means over all students of the same split: (set - DiT) / (full data - DiT).
+    """
+    grid = setting.params.eval
+    full = files.read_json(clone / f"metrics/full_data/{grid.students[0]}-{grid.protocols[0]}.json")["runs"]
+    ceiling = mean(run["last_top1"] for run in full)
+    sets: dict[tuple[str, int, int], list[float]] = {}
+    for row, ipc, draw, _, _, value in _accuracy(clone, setting):
+        sets.setdefault((row, ipc, draw), []).append(value)
+    found: list[tuple] = [("full", "", run["seed"], 0, "full_data", run["last_top1"]) for run in full]
+    for ipc in grid.ipc:
+        floor = mean(value for (row, of, _), own in sets.items() if (row, of) == (FLOOR, ipc) for value in own)
+        found += [
+            (row, of, draw, 0, "gap", round(100 * (mean(own) - floor) / (ceiling - floor), 3))
+            for (row, of, draw), own in sets.items()
+            if of == ipc and row != FLOOR and ceiling > floor
+        ]
     return found
 
 

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from ims3core.params.sections import Study
 
 FEW = 4  # so many alternatives are all named; of more, the highest and the lowest
-UNITS = {"accuracy": "points", "precision": "points", "recall": "points", "coverage": "points", "recognised": "points"}
+UNITS = {
+    "accuracy": "points",
+    "gap": "points",
+    "precision": "points",
+    "recall": "points",
+    "coverage": "points",
+    "recognised": "points",
+}
 
 
 class Value(NamedTuple):

@@ -77,7 +77,8 @@ def _setting(
         raise ParameterError(f"{said}: {str(error).removeprefix('params.yaml: ')}") from error
     facts = {section: value for section, value in tree.items() if section not in UNTRACKED}
     digests = [code.digest(stage, **item) for stage, item in _stages(checked)]
-    return Setting(labels, checked, tree, scratch.short([facts, tree["compute"]["precision"], digests]), first_draw)
+    key = scratch.short([facts, tree["compute"]["precision"], digests, sorted(study.measures)])
+    return Setting(labels, checked, tree, key, first_draw)
 
 
 def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:

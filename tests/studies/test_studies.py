@@ -198,6 +198,9 @@ class TestExperiments:
                         {"draw": d, "seed": s, "last_top1": 90 + tree["s3"]["alpha"]} for d in (0, 1) for s in (0, 1)
                     ]
                     place.write_text(json.dumps({"runs": runs}))
+            whole = folder / "metrics/full_data/convnet-steps.json"
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_text(json.dumps({"runs": [{"seed": seed, "last_top1": 92.0 + seed} for seed in (0, 1)]}))
 
         monkeypatch.setattr(beside, "dvc", dvc)
         return tmp_path
@@ -240,6 +243,31 @@ class TestExperiments:
         assert len(sentences.values(frame[frame["ipc"] == "1"], ["row"])["ims3",].sets) == 4
         assert self.run(project, study)[1] == 0
         assert self.run(project, study_of(root_seeds=[0, 7, 9], rows=["dit", "ims3"]))[1] == 1
+
+    def test_the_gap_to_full_data_is_that_of_each_set(self, project, monkeypatch):
+        """(set - DiT) / (full data - DiT); DiT is the mean over its students, full data over its seeds."""
+        accuracy = [
+            ("dit", 1, 0, 0, "accuracy", 80), ("dit", 1, 0, 1, "accuracy", 84), ("dit", 1, 1, 0, "accuracy", 85),
+            ("dit", 1, 1, 1, "accuracy", 81), ("ims3", 1, 0, 0, "accuracy", 87), ("ims3", 1, 0, 1, "accuracy", 88),
+            ("ims3", 1, 1, 0, "accuracy", 82.5), ("ims3", 1, 1, 1, "accuracy", 82.5),
+        ]  # fmt: skip
+        monkeypatch.setattr(results, "_accuracy", lambda clone, setting: accuracy)
+        study = study_of(rows=["dit", "ims3"], ipc=[1], measures=["gap"], seeds=2)
+        frame, _ = self.run(project, study)
+        assert self.ran[0][1][-2:] == ("students", "full_data")
+        gap = frame[frame["metric"] == "gap"]
+        assert gap[["row", "draw", "value"]].values.tolist() == [["ims3", 0, 50.0], ["ims3", 1, 0.0]]
+        assert frame[frame["metric"] == "full_data"]["value"].tolist() == [92, 93]
+        with pytest.raises(ValueError, match="rows: found no dit"):
+            study_of(rows=["ims3"], measures=["gap"])
+
+    def test_another_measure_runs_the_setting_again(self, project):
+        """A table without a measure that is asked for is not the study."""
+        rows = {"rows": ["dit", "ims3"], "draws": 2, "seeds": 2}
+        assert self.run(project, study_of(**rows))[1] == 1
+        frame, ran = self.run(project, study_of(**rows, measures=["gap", "accuracy"]))
+        assert ran == 1 and {"gap", "accuracy", "full_data"} == set(frame["metric"])
+        assert self.run(project, study_of(**rows, measures=["accuracy", "gap"]))[1] == 0
 
     def test_one_more_value_runs_alone_and_a_changed_one_replaces(self, project):
         self.run(project, study_of(vary={"s3.alpha": [0.1, 0.2]}))
