@@ -43,6 +43,8 @@ def difference(mine: Sequence[float], other: Sequence[float], *, ipc: int) -> Di
     """
     if len(mine) == len(other):
         mean, half = interval([a - b for a, b in zip(mine, other, strict=True)])
+        if half == 0 and mean != 0:  # scores are whole images: equal differences show nothing of the spread
+            half = math.nan
     elif min(len(mine), len(other)) == 1:
         (mean_a, half_a), (mean_b, half_b) = interval(mine), interval(other)
         mean, half = mean_a - mean_b, half_b if math.isnan(half_a) else half_a

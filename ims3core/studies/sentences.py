@@ -90,6 +90,8 @@ def _difference(name: str, mine: Value, first: Value, unit: str, ipc: str) -> st
     if len(mine.sets) != len(first.sets) and min(len(mine.sets), len(first.sets)) > 1:
         return f"{name} {spread(mine)}"
     mean, half, verdict = statistics.difference(mine.sets, first.sets, ipc=int(ipc or 1))
+    if math.isnan(half) and len(mine.sets) == len(first.sets) > 1:
+        return f"{name} {mean:+.2f}{unit} in every set"
     if math.isnan(half):
         return f"{name} {_number(mine.mean)}"
     word = {"better": "higher", "worse": "lower"}.get(verdict, verdict)

@@ -70,3 +70,10 @@ def test_rows_are_compared_set_by_set():
     assert found.loc["herding", "difference"] == pytest.approx(91.5 - 83)
     assert found.loc["herding", "sets"] == 1
     assert "random" not in found.index
+
+
+def test_equal_differences_show_no_spread():
+    """Three sets that are one test image better each decide nothing; three that are the same are the same."""
+    found = statistics.difference([90.25, 91.25, 92.25], [90.0, 91.0, 92.0], ipc=10)
+    assert found.mean == 0.25 and math.isnan(found.half_width) and found.verdict == "undecided"
+    assert statistics.difference([90, 91], [90, 91], ipc=10) == (0, 0, "not distinguishable")

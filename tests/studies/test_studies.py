@@ -142,7 +142,7 @@ class TestSentences:
         (found,) = sentences.sentences(
             study_of(vary={"s3.alpha": [0]}), lines(*rows, labels=["s3.alpha"]), ["s3.alpha"]
         )
-        assert "highest and lowest of 6 others: 6 +6.00" in found and "; 1 +1.00" in found and " 3 " not in found
+        assert "highest and lowest of 6 others: 6 +6.00 points in every set" in found and "; 1 +1.00" in found and " 3 " not in found
 
     def test_one_set_has_no_interval(self):
         rows = [("a", "x", "", 0, 0, "m", 1.0), ("b", "x", "", 0, 0, "m", 1234.0)]
