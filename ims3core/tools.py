@@ -59,6 +59,11 @@ def results(
         raise ParameterError(f"{home}: no profile was run beside this one yet; `ims3 beside NAME` does")
     names = [chosen(known, name, "profiles") for name in profiles] if profiles else [known]
     runs = {name: overview.read(home / name / "accuracy.csv") for each in names for name in each}
+    if not profiles:
+        others = [name for name, frame in runs.items() if protocol not in set(frame["protocol"])]
+        if others and len(others) < len(runs):
+            typer.echo(f"not run under {protocol}: {', '.join(others)}", err=True)
+            runs = {name: frame for name, frame in runs.items() if name not in others}
     typer.echo(overview.markdown(runs, protocol=protocol))
 
 

@@ -30,7 +30,7 @@ def run(params: Params, root: Path, row: str) -> None:
     refined, refinement = params.refined[row], params.refinement(row)
     machine = compute.machine(**params.compute.model_dump())
     names = [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
-    facts = [params.seed, row, refinement.facts, params.augment.model_dump(), machine.precision]
+    facts = [params.seed, row, refinement.facts, params.augment.model_dump(), machine.precision, machine.compile]
     key = scratch.fingerprint(
         facts, [root / "data/real/train", root / refined.reads],
         code.digest("refine", **refined.model_dump()),
@@ -41,7 +41,7 @@ def run(params: Params, root: Path, row: str) -> None:
             return
         starts = [root / "data/distilled" / refined.start / f"ipc-{k}" / f"draw-{d}" for k, d in grid]
         parts = [f"ipc-{k}-draw-{d}-{files.manifest_digest(s)[:16]}" for (k, d), s in zip(grid, starts, strict=True)]
-        shared: dict[str, Any] = {}
+        shared: dict[Any, Any] = {}
         for n in machine.team.mine(len(grid)):
             if not work.has(parts[n]):
                 label = f"{row} ipc {grid[n][0]} draw {grid[n][1]}"
@@ -69,7 +69,7 @@ def run(params: Params, root: Path, row: str) -> None:
 
 def _start(
     params: Params, root: Path, folder: Path, ipc: int, draw: int, machine: compute.Machine, label: str,
-    shared: dict[str, Any],
+    shared: dict[Any, Any],
 ) -> Start:  # fmt: skip
     """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
     classes = data.read_classes(root / "data/real/classes.json")

@@ -1,13 +1,16 @@
 """Clones beside the checkout, with real git."""
 
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from ims3core.params import parse
 from ims3core.shell import beside
 from ims3core.shell.errors import ParameterError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -70,23 +73,36 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
     assert (clone / "dvc.lock").read_text() == "new\n" and (tmp_path / "dvc.lock").read_text() == "old\n"
 
 
-def test_the_users_images_are_lent_to_the_clone(tmp_path):
-    """A relative data.path is one of this folder; one outside of it cannot be meant there."""
-    clone = tmp_path / "scratch/beside/mine"
+def test_what_is_the_users_is_lent_to_the_clone(tmp_path):
+    """A relative path is one of this folder, also after it was pointed elsewhere; one out of it cannot be meant."""
+    clone, place = tmp_path / "scratch/beside/mine", "downloads/pets"
+    for name in ("downloads", "one", "two"):
+        (tmp_path / name).mkdir()
     clone.mkdir(parents=True)
-    (tmp_path / "downloads/pets/a").mkdir(parents=True)
-
-    def lend(path):
-        (clone / "params.yaml").write_text(json.dumps({"data": {"path": path}}))
-        beside.lend_data(tmp_path, clone)
-
-    for path in ("downloads/pets", "downloads/pets", None, str(tmp_path / "downloads"), "downloads/none"):
-        lend(path)
-    assert (clone / "downloads/pets/a").is_dir() and sorted(p.name for p in (clone / "downloads").iterdir()) == ["pets"]
-    (tmp_path / "downloads/pets").rename(tmp_path / "downloads/dogs")
-    (tmp_path / "downloads/pets").mkdir()
-    lend("downloads/pets")
-    assert (clone / "downloads/pets").resolve() == tmp_path / "downloads/pets"
+    own = tmp_path / place
+    own.symlink_to(tmp_path / "one")
+    for _ in range(2):
+        beside.lend_data(tmp_path, clone, [place, None, str(tmp_path), "downloads/none", "imagenette"])
+        assert [path.name for path in (clone / "downloads").iterdir()] == ["pets"]
+        assert (clone / place).resolve() == tmp_path / "one"
+    own.unlink()
+    own.symlink_to(tmp_path / "two")
+    beside.lend_data(tmp_path, clone, [place])
+    assert (clone / place).resolve() == tmp_path / "two"
+    (tmp_path / "two").rename(tmp_path / "three")
+    own.unlink()
+    own.mkdir()
+    beside.lend_data(tmp_path, clone, [place])
+    assert (clone / place).resolve() == own
     (tmp_path.parent / "cats").mkdir(exist_ok=True)
-    with pytest.raises(ParameterError, match=r"data.path: found ../cats, wanted an absolute path"):
-        lend("../cats")
+    with pytest.raises(ParameterError, match=r"\.\./cats: found a path out of this folder"):
+        beside.lend_data(tmp_path, clone, ["../cats"])
+
+
+@pytest.mark.parametrize("profile", ["imagewoof-ddvlcp", "imagenette-small"])
+def test_paths_of_the_user_are_those_of_every_section(profile):
+    """Images, models and captions."""
+    tree = (REPOSITORY / f"profiles/{profile}.yaml").read_text()
+    found = parse(tree).user_paths
+    wanted = {"imagewoof-ddvlcp": {"imagenet", "captions.csv"}, "imagenette-small": {"downloads/imagenette"}}
+    assert wanted[profile] <= set(found)

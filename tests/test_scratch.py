@@ -127,3 +127,17 @@ def test_a_successor_waits_for_an_orphan(tmp_path, key):
     orphan.join()
     assert lines == [f"s: process {orphan.pid} is still at it; waiting for it to end"]
     assert finished == (key == "k")
+
+
+def test_work_beside_a_published_one_is_named_when_it_goes(tmp_path):
+    """What was published goes without a word; an extension of it that was killed does not."""
+    publish(tmp_path, ["a"])
+    with scratch.workspace(tmp_path, "s", "other", silent):
+        pass
+    publish(tmp_path, ["a"])
+    with scratch.workspace(tmp_path, "s", "k", silent, extent=["a", "b"]) as work:
+        (work.path / "b").write_text("killed before it was published")
+    said = []
+    with scratch.workspace(tmp_path, "s", "third", said.append):
+        pass
+    assert len(said) == 1 and "/s/k: deleted, unfinished work" in said[0]

@@ -89,6 +89,17 @@ class Params(Section):
         """The values of ``augment`` as the row ``protocol`` wants them."""
         return self.augment.model_dump() | self.protocols[protocol].augment
 
+    @property
+    def user_paths(self) -> list[str | None]:
+        """What may be a file or folder of the user's: images, class list, models, weights, captions."""
+        found = [self.data.path, self.data.classes]
+        found += [getattr(self.generator, "model", None), getattr(self.encoder, "weights", None)]
+        found += [getattr(self.teacher, "weights", None)]
+        for name in self.pools:
+            values = self.pool(name).source.values
+            found += [values.get(key) for key in ("model", "captions")]
+        return found
+
     @model_validator(mode="after")
     def _grid_is_known(self) -> Params:
         for field in ("methods", "ipc", "students", "protocols"):

@@ -64,7 +64,7 @@ class Start:
     labels: Tensor
     names: tuple[str, ...] = ()
     row_seed: int = 0
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
     progress: Callable[[Iterable], Iterator] = iter
 
 

@@ -95,11 +95,12 @@ def refine(
     real, normalise = pixels.RealBatches(start.real, classes, device), pixels.normaliser(start.statistics, device)
     augment = pixels.differentiable_augmentation(start.augment, chosen.images)
     rounds, steps = by_ipc(iterations, ipc), tuple(by_ipc(train_steps, ipc))
-    pays = pixels.compiling_pays(rounds * classes * (real_batch + 2 * ipc), side)
+    pays = pixels.compiling_pays(start.machine, rounds * classes * (real_batch + 2 * ipc), side)
     if steps not in start.shared:
-        trained = _trained(start, network, networks, steps)
-        start.shared[steps] = [_observer(start.machine, judge, pays) for judge in trained]
-    pool = start.shared[steps]
+        start.shared[steps] = _trained(start, network, networks, steps)
+    if (steps, pays) not in start.shared:  # sets of another size may be worth it or not
+        start.shared[steps, pays] = [_observer(start.machine, judge, pays) for judge in start.shared[steps]]
+    pool = start.shared[steps, pays]
 
     def seen_by(judge: torch.nn.Module, shown: Tensor, sizes: list[int], views: list[int]) -> tuple[Tensor, ...]:
         """The features of classes that follow one another, each under a view of its own."""
@@ -183,7 +184,7 @@ def _trained(start: Start, network: str, count: int, train_steps: tuple[int, ...
 
     low, high = train_steps
     steps = [low + (high - low) * n // max(1, count - 1) for n in range(count)]
-    pays = pixels.compiling_pays(sum(steps) * BATCH, start.real.images.shape[-1])
+    pays = pixels.compiling_pays(start.machine, sum(steps) * BATCH, start.real.images.shape[-1])
     return [
         pixels.briefly_trained(
             network, start.real, classes=int(start.labels.numel()), steps=own, batch_size=BATCH, lr=0.02,

@@ -23,6 +23,7 @@ def read(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, dtype={"method": str, "ipc": str, "student": str, "protocol": str})
+        frame = frame.astype(dict.fromkeys(frame.columns.intersection(["last_top1", "best_top1"]), float))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: not there; `ims3 beside {path.parent.name}` makes it") from None
     except (ValueError, pd.errors.ParserError) as error:

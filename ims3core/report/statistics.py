@@ -13,8 +13,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
-WIDEST = {1: 2.0}  # points of half-width beyond which nothing is decided, by IPC; else WIDEST_BEYOND
-WIDEST_BEYOND = 1.0
+ROUNDING = 1e-3  # points: scores are kept to four decimals
 
 
 class Difference(NamedTuple):
@@ -23,6 +22,11 @@ class Difference(NamedTuple):
     mean: float
     half_width: float
     verdict: str
+
+
+def widest(ipc: int) -> float:
+    """Points of half-width of an accuracy beyond which nothing is decided."""
+    return 2.0 if ipc == 1 else 1.0
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -35,30 +39,32 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
 
 
-def difference(mine: Sequence[float], other: Sequence[float], *, ipc: int) -> Difference:
+def difference(mine: Sequence[float], other: Sequence[float], *, widest: float) -> Difference:
     """One row less another: set by set where both have as many, else a single set against the spread of the other.
 
     Args:
         mine, other: scores of drawn sets, in the order of the draws; one of a deterministic row.
+        widest: half-width beyond which nothing is decided.
     """
     if len(mine) == len(other):
-        mean, half = interval([a - b for a, b in zip(mine, other, strict=True)])
-        if half == 0 and mean != 0:  # scores are whole images: equal differences show nothing of the spread
-            half = math.nan
+        differences = [a - b for a, b in zip(mine, other, strict=True)]
+        mean, half = interval(differences)
     elif min(len(mine), len(other)) == 1:
         (mean_a, half_a), (mean_b, half_b) = interval(mine), interval(other)
         mean, half = mean_a - mean_b, half_b if math.isnan(half_a) else half_a
+        differences = [a - b for a in mine for b in other]
     else:
         raise ValueError(f"found {len(mine)} and {len(other)} sets, wanted as many, or a single one")
-    return Difference(mean, half, verdict(mean, half, ipc=ipc))
+    if abs(mean) > ROUNDING and max(differences) - min(differences) < ROUNDING:
+        half = math.nan  # scores are whole images: equal differences show nothing of the spread
+    return Difference(mean, half, verdict(mean, half, widest=widest))
 
 
-def verdict(mean: float, half_width: float, *, ipc: int) -> str:
+def verdict(mean: float, half_width: float, *, widest: float) -> str:
     """``better`` or ``worse`` where 0 is outside the interval, ``undecided`` where that is too wide to say more."""
     if abs(mean) > half_width:
         return "better" if mean > 0 else "worse"
-    wide = math.isnan(half_width) or half_width > WIDEST.get(ipc, WIDEST_BEYOND)
-    return "undecided" if wide else "not distinguishable"
+    return "undecided" if math.isnan(half_width) or half_width > widest else "not distinguishable"
 
 
 def set_scores(runs: pd.DataFrame, *, fixed: Collection[str]) -> dict[tuple[str, str, str, str], list[float]]:
@@ -78,7 +84,7 @@ def comparisons(runs: pd.DataFrame, *, others: Sequence[str], fixed: Collection[
         for other in others:
             theirs = scores.get((other, ipc, student, protocol))
             if other != method and theirs is not None:
-                found = difference(mine, theirs, ipc=int(ipc))
+                found = difference(mine, theirs, widest=widest(int(ipc)))
                 rows.append((method, ipc, student, protocol, other, *found[:2], len(mine), found.verdict))
     columns = ["method", "ipc", "student", "protocol", "other", "difference", "half_width", "sets", "verdict"]
     return pd.DataFrame(rows, columns=columns)

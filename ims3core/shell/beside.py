@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from ims3core.shell.errors import ParameterError
 
 HOME = Path("scratch/beside")
@@ -31,6 +29,8 @@ def run(root: Path, profile: str) -> Iterator[str]:
     Raises:
         ParameterError: not a git repository, no such profile in its last commit, or a stage that failed.
     """
+    from ims3core.params import load
+
     clone = prepare_clone(root, profile)
     if uncommitted(root, ("ims3core", "stages", "profiles", "dvc.yaml")):
         yield "uncommitted changes of code and profiles do not count: the last commit is run"
@@ -38,7 +38,7 @@ def run(root: Path, profile: str) -> Iterator[str]:
         known = ", ".join(sorted(path.stem for path in (clone / "profiles").glob("*.yaml")))
         raise ParameterError(f"profile: the last commit has no {profile!r}; known: {known}")
     shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
-    lend_data(root, clone)
+    lend_data(root, clone, load(clone / "params.yaml").user_paths)
     yield f"{profile}: dvc repro in {clone}"
     dvc(clone, "repro")
     markdown = subprocess.run(
@@ -69,19 +69,24 @@ def prepare_clone(root: Path, name: str) -> Path:
     return clone
 
 
-def lend_data(root: Path, clone: Path) -> None:
-    """Links the real images into the clone if its ``data.path`` is relative: git does not carry them."""
-    wanted = Path(yaml.safe_load((clone / "params.yaml").read_text())["data"]["path"] or "/").expanduser()
-    place = clone / wanted
-    if wanted.is_absolute() or place.exists() or not (root / wanted).exists():
-        return
-    if ".." in wanted.parts:
-        raise ParameterError(
-            f"data.path: found {wanted}, wanted an absolute path, or one inside this folder, to run beside it"
-        )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)  # a link to what has moved since
-    place.symlink_to((root / wanted).resolve())
+def lend_data(root: Path, clone: Path, paths: Sequence[str | None]) -> None:
+    """Links files and folders of the user's that are named by a relative path into the clone: git carries none.
+
+    Raises:
+        ParameterError: a path that leads out of ``root``, which would lead elsewhere from the clone.
+    """
+    for path in paths:
+        wanted = Path(path or "/").expanduser()
+        place, own = clone / wanted, root / wanted
+        if wanted.is_absolute() or not own.exists():
+            continue
+        if ".." in wanted.parts:
+            raise ParameterError(f"{wanted}: found a path out of this folder, wanted an absolute one, to run beside it")
+        if place.is_symlink() and place.resolve() != own.resolve():
+            place.unlink()  # what it meant has moved since
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(own.resolve())
 
 
 def dvc(clone: Path, *arguments: str) -> None:

@@ -142,10 +142,11 @@ def workspace(
     with alone(home / "lock", name, on_wait) as waited:
         finished = waited and _published(home) == tag
         if not finished:
+            finished_key = (_published(home) or "").split(" ")[0]
             (home / "published").unlink(missing_ok=True)
             for stale in home.iterdir():
                 if stale.is_dir() and stale.name != key:
-                    if any(stale.iterdir()) and not (stale / LEDGER).is_file():
+                    if any(stale.iterdir()) and stale.name != finished_key:
                         on_wait(f"{stale}: deleted, unfinished work under other parameters, inputs or code")
                     shutil.rmtree(stale)
             (home / key).mkdir(exist_ok=True)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ims3core.base import compute
 from ims3core.base.compute import Machine
 from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import ImageSet
-from ims3core.students.augment import build_augmentation
+from ims3core.students.augment import Augmentation, build_augmentation
 from ims3core.students.networks import build_student
 from ims3core.students.optimisers import optimiser
 from ims3core.students.protocols import plan
 
+log = logging.getLogger(__name__)
 COMPILING_PAYS = 50_000_000  # pixels that a network sees; the first time takes half a minute on 2 cores
 
 
-def compiling_pays(images: float, side: int) -> bool:
-    """Whether to compile a network that sees so many images of ``side`` px, forward or back."""
-    return images * side**2 >= COMPILING_PAYS
+def compiling_pays(machine: Machine, images: float, side: int) -> bool:
+    """Whether to compile a network that sees so many images of ``side`` px, forward or back; False where none can."""
+    return images * side**2 >= COMPILING_PAYS and machine.compile and _compiler_works(machine.device.type)
+
+
+@cache
+def _compiler_works(device: str) -> bool:
+    """Whether there is a compiler; one line if not, however many networks would be compiled."""
+    fault = compute.compiler_fault(torch.device(device))
+    if fault is not None:
+        log.warning(compute.NO_COMPILER, fault)
+    return fault is None
 
 
 def as_parameter(images: Tensor, device: torch.device) -> nn.Parameter:
@@ -60,7 +73,7 @@ class RealBatches:
         return self.images[own[order]].to(self.device).float() / 255
 
 
-def differentiable_augmentation(values: dict[str, Any], images: Tensor) -> Callable[[Tensor, int], Tensor]:
+def differentiable_augmentation(values: dict[str, Any], images: Tensor) -> Augmentation:
     """The augmentation of the section ``augment`` for images like these; gradients pass through it."""
     allowed = {key: value for key, value in values.items() if key not in ("randaugment", "patch_shuffle")}
     return build_augmentation(**allowed, side=images.shape[-1], channels=images.shape[1])

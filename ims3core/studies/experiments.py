@@ -76,7 +76,7 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
 def _experiment(root: Path, clone: Path, name: str, study: Study, setting: Setting) -> None:
     """``dvc exp run`` of one setting, as far as what is measured needs."""
     files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
-    beside.lend_data(root, clone)
+    beside.lend_data(root, clone, setting.params.user_paths)
     targets = list(dict.fromkeys(stage for measure in study.measures for stage in TARGETS[measure]))
     title = f"{name}-{setting.key}"
     beside.forget_experiment(clone, title)

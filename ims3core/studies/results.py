@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ VALUES = ["row", "ipc", "draw", "seed", "metric", "value"]
 PLANE = ["key", "kind", "class", "x", "y"]
 COVERAGE = ("precision", "recall", "density", "coverage", "boundary", "recognised")
 PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, points here
+log = logging.getLogger(__name__)
 FLOOR = "dit"  # where the gap to full data begins
 COST = ("sampling_calls", "finetuning_passes", "real_images")
 
@@ -103,7 +105,7 @@ def _accuracy(clone: Path, setting: Setting) -> list[tuple]:
 
 
 def _gap(clone: Path, setting: Setting) -> list[tuple]:
-    """Of every drawn set the share of the gap from plain DiT to full data, %, and full data itself, seeds as draws.
+    """Of every drawn set the share of the gap from plain DiT to full data, %, and full data itself, which is one set.
 
     Both ends are means over all students of the same split: (set - DiT) / (full data - DiT).
     """
@@ -113,9 +115,11 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
     sets: dict[tuple[str, int, int], list[float]] = {}
     for row, ipc, draw, _, _, value in _accuracy(clone, setting):
         sets.setdefault((row, ipc, draw), []).append(value)
-    found: list[tuple] = [("full", "", run["seed"], 0, "full_data", run["last_top1"]) for run in full]
+    found: list[tuple] = [("full", "", 0, run["seed"], "full_data", run["last_top1"]) for run in full]
     for ipc in grid.ipc:
         floor = mean(value for (row, of, _), own in sets.items() if (row, of) == (FLOOR, ipc) for value in own)
+        if ceiling <= floor:
+            log.warning("gap: full data, %.2f, is not above DiT at IPC %s, %.2f: no share", ceiling, ipc, floor)
         found += [
             (row, of, draw, 0, "gap", round(100 * (mean(own) - floor) / (ceiling - floor), 3))
             for (row, of, draw), own in sets.items()

@@ -89,7 +89,8 @@ def _against_first(where: str, found: dict[tuple, Value], metric: str, ipc: str)
 def _difference(name: str, mine: Value, first: Value, unit: str, ipc: str) -> str:
     if len(mine.sets) != len(first.sets) and min(len(mine.sets), len(first.sets)) > 1:
         return f"{name} {spread(mine)}"
-    mean, half, verdict = statistics.difference(mine.sets, first.sets, ipc=int(ipc or 1))
+    widest = math.inf if "gap" in unit else statistics.widest(int(ipc or 1))
+    mean, half, verdict = statistics.difference(mine.sets, first.sets, widest=widest)
     if math.isnan(half) and len(mine.sets) == len(first.sets) > 1:
         return f"{name} {mean:+.2f}{unit} in every set"
     if math.isnan(half):

@@ -107,12 +107,27 @@ def test_compiled_networks_see_the_same(monkeypatch):
     section = DM | {"iterations": {1: 1}, "networks": 1, "train_steps": {1: [2, 2]}}
     compiled = dataclasses.replace(MACHINE, compile=True)
     monkeypatch.setattr(pixels, "COMPILING_PAYS", 0)
+    used = start(machine=compiled)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
-        found = distribution_matching.refine(start(machine=compiled), **section).int()
+        found = distribution_matching.refine(used, **section).int()
+    assert used.shared[(2, 2), True][0]._compiled_call_impl is not None
+    assert used.shared[2, 2][0]._compiled_call_impl is not None
     wanted = distribution_matching.refine(start(), **section).int()
     assert not torch.equal(found, start().chosen.images)
     assert ((found - wanted).abs() <= 1).float().mean() > 0.98
+
+
+def test_without_a_compiler_matching_goes_on_with_one_line(monkeypatch, caplog):
+    """However many networks are made."""
+    monkeypatch.setattr(pixels, "COMPILING_PAYS", 0)
+    monkeypatch.setattr(compute, "compiler_fault", lambda device: "no C++ compiler")
+    pixels._compiler_works.cache_clear()
+    section = DM | {"iterations": {1: 3}}
+    found = distribution_matching.refine(start(machine=dataclasses.replace(MACHINE, compile=True)), **section)
+    pixels._compiler_works.cache_clear()
+    assert torch.equal(found, distribution_matching.refine(start(), **section))
+    assert [line for line in caplog.messages if "compiler" in line] == [compute.NO_COMPILER % "no C++ compiler"]
 
 
 def test_matching_moves_pixels_towards_the_real_images():

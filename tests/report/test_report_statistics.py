@@ -26,20 +26,20 @@ def test_the_paired_interval_covers_the_truth_in_95_of_100_experiments():
     for _ in range(2000):
         shared = [rng.gauss(0, 3) for _ in range(5)]
         mine, other = ([level + s + rng.gauss(0, 1) for s in shared] for level in (51, 50))
-        found = statistics.difference(mine, other, ipc=1)
+        found = statistics.difference(mine, other, widest=2.0)
         covered += abs(found.mean - 1) <= found.half_width
     assert covered / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_a_single_set_is_compared_by_the_spread_of_the_other_row():
     """A deterministic row has no spread of its own."""
-    found = statistics.difference([90.0], [80.0, 82.0, 84.0], ipc=10)
+    found = statistics.difference([90.0], [80.0, 82.0, 84.0], widest=1.0)
     assert found.mean == pytest.approx(8)
     assert found.half_width == pytest.approx(statistics.interval([80.0, 82.0, 84.0])[1])
-    assert statistics.difference([80.0, 82.0, 84.0], [90.0], ipc=10)[:2] == pytest.approx((-8, found.half_width))
-    assert statistics.difference([90.0], [80.0], ipc=10).verdict == "undecided"
+    assert statistics.difference([80.0, 82.0, 84.0], [90.0], widest=1.0)[:2] == pytest.approx((-8, found.half_width))
+    assert statistics.difference([90.0], [80.0], widest=1.0).verdict == "undecided"
     with pytest.raises(ValueError, match="found 2 and 3 sets"):
-        statistics.difference([1, 2], [1, 2, 3], ipc=1)
+        statistics.difference([1, 2], [1, 2, 3], widest=2.0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_single_set_is_compared_by_the_spread_of_the_other_row():
 )  # fmt: skip
 def test_the_verdict_follows_interval_and_width(mean, half, ipc, wanted):
     """Wider than 2 points at IPC 1, or 1 point beyond, decides nothing unless 0 is outside."""
-    assert statistics.verdict(mean, half, ipc=ipc) == wanted
+    assert statistics.verdict(mean, half, widest=statistics.widest(ipc)) == wanted
 
 
 def test_rows_are_compared_set_by_set():
@@ -73,7 +73,10 @@ def test_rows_are_compared_set_by_set():
 
 
 def test_equal_differences_show_no_spread():
-    """Three sets that are one test image better each decide nothing; three that are the same are the same."""
-    found = statistics.difference([90.25, 91.25, 92.25], [90.0, 91.0, 92.0], ipc=10)
-    assert found.mean == 0.25 and math.isnan(found.half_width) and found.verdict == "undecided"
-    assert statistics.difference([90, 91], [90, 91], ipc=10) == (0, 0, "not distinguishable")
+    """Sets that are one of 360 test images better each decide nothing, as scores are kept; equal sets are equal."""
+    images = [[round(100 * n / 360, 4) for n in own] for own in ((325, 328, 330), (323, 326, 328))]
+    for mine, other in ((*images,), ([images[0][0]], [images[1][0]] * 3)):
+        found = statistics.difference(mine, other, widest=1.0)
+        assert found.mean == pytest.approx(0.5556, abs=1e-4)
+        assert math.isnan(found.half_width) and found.verdict == "undecided"
+    assert statistics.difference([90, 91], [90, 91], widest=1.0) == (0, 0, "not distinguishable")
