@@ -6,7 +6,6 @@ Networks are built on the meta device and counted by torch's own FLOP counter.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -171,18 +170,17 @@ def units(params: Params, config: DitConfig, count: Sizes) -> Units:
     """Every network counted once on the meta device; what was counted is kept, for building them takes seconds."""
     vae = params.generator.vae if params.generator.source == "train" else None
     encoder = params.encoder.model_dump(include={"source", "network"})
-    parts = (vae, encoder, params.data.channels, params.data.side, _bytes(params), config, count.classes)
-    return _units(repr(parts), lambda: _counted(params, config, count))
+    key = repr((vae, encoder, params.data.channels, params.data.side, _bytes(params), config, count.classes))
+    if key not in _KNOWN:
+        found = kept(
+            "networks", [_code(), key], lambda: asdict(_counted(params, config, count)),
+            fields=[one.name for one in fields(Units)],
+        )  # fmt: skip
+        _KNOWN[key] = Units(**found)
+    return _KNOWN[key]
 
 
 _KNOWN: dict[str, Units] = {}  # in this process, for the many settings of studies
-
-
-def _units(key: str, count: Callable[[], Units]) -> Units:
-    if key not in _KNOWN:
-        found = kept("networks", [_code(), key], lambda: asdict(count()), fields=[one.name for one in fields(Units)])
-        _KNOWN[key] = Units(**found)
-    return _KNOWN[key]
 
 
 def _counted(params: Params, config: DitConfig, count: Sizes) -> Units:

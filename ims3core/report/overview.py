@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import pandas as pd
 from ims3core.report import published, tables
 from ims3core.report.artifacts import FULL
 from ims3core.report.layouts import escaped
+from ims3core.report.statistics import FLOOR, share
 from ims3core.shell.errors import ArtifactError, ParameterError
-
-FLOOR = "dit"  # the share of a gap is that from this row to full data
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -59,8 +59,8 @@ def markdown(runs: Mapping[str, pd.DataFrame], *, protocol: str) -> str:
     rows = sorted({method for column in found.values() for method in column}, key=_place)
     heads = [f"{name}, IPC {ipc}" for name, ipc in found]
     accuracy = _table(heads, rows, [_accuracies(column) for column in found.values()])
-    share = _table(heads, [row for row in rows if row not in (FLOOR, FULL)], [_shares(c) for c in found.values()])
-    return f"{accuracy}\n\nShare of the gap from {published.label(FLOOR)} to full data, %:\n\n{share}"
+    shares = _table(heads, [row for row in rows if row not in (FLOOR, FULL)], [_shares(c) for c in found.values()])
+    return f"{accuracy}\n\nShare of the gap from {published.label(FLOOR)} to full data, %:\n\n{shares}"
 
 
 def _place(method: str) -> tuple[int, str]:
@@ -79,10 +79,11 @@ def _accuracies(column: Mapping[str, tuple[float, float]]) -> dict[str, str]:
 
 
 def _shares(column: Mapping[str, tuple[float, float]]) -> dict[str, str]:
-    if FLOOR not in column or FULL not in column or column[FULL][0] <= column[FLOOR][0]:
+    if FLOOR not in column or FULL not in column:
         return {}
-    floor, gap = column[FLOOR][0], column[FULL][0] - column[FLOOR][0]
-    return {method: f"{100 * (mean - floor) / gap:.0f}" for method, (mean, _) in column.items()}
+    floor, full = column[FLOOR][0], column[FULL][0]
+    shares = {method: share(mean, floor=floor, full=full) for method, (mean, _) in column.items()}
+    return {method: f"{value:.0f}" for method, value in shares.items() if not math.isnan(value)}
 
 
 def _table(heads: list[str], rows: list[str], columns: list[dict[str, str]]) -> str:

@@ -16,6 +16,14 @@ CONFIDENCE = 0.95
 ROUNDING = 1e-3  # points: scores are kept to four decimals
 
 
+FLOOR = "dit"  # where the gap to full data begins
+
+
+def share(score: float, *, floor: float, full: float) -> float:
+    """How much of the gap from ``floor`` to ``full`` data a score closes, %; NaN where there is no gap."""
+    return 100 * (score - floor) / (full - floor) if full > floor else math.nan
+
+
 class Difference(NamedTuple):
     """Mean difference in points, half-width of its interval (NaN: none can be given), and the verdict."""
 

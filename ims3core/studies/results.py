@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from ims3core.params.sections import Study
     from ims3core.studies.settings import Setting
 
+log = logging.getLogger(__name__)
 HOME = Path("metrics/studies")
 FACTS = ["data", "key"]
 VALUES = ["row", "ipc", "draw", "seed", "metric", "value"]
 PLANE = ["key", "kind", "class", "x", "y"]
 COVERAGE = ("precision", "recall", "density", "coverage", "boundary", "recognised")
 PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, points here
-log = logging.getLogger(__name__)
-FLOOR = "dit"  # where the gap to full data begins
 COST = ("sampling_calls", "finetuning_passes", "real_images")
 
 
@@ -109,6 +108,8 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
 
     Both ends are means over all students of the same split: (set - DiT) / (full data - DiT).
     """
+    from ims3core.report.statistics import FLOOR, share
+
     grid = setting.params.eval
     full = files.read_json(clone / f"metrics/full_data/{grid.students[0]}-{grid.protocols[0]}.json")["runs"]
     ceiling = mean(run["last_top1"] for run in full)
@@ -120,10 +121,11 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
         floor = mean(value for (row, of, _), own in sets.items() if (row, of) == (FLOOR, ipc) for value in own)
         if ceiling <= floor:
             log.warning("gap: full data, %.2f, is not above DiT at IPC %s, %.2f: no share", ceiling, ipc, floor)
+            continue
         found += [
-            (row, of, draw, 0, "gap", round(100 * (mean(own) - floor) / (ceiling - floor), 3))
+            (row, of, draw, 0, "gap", round(share(mean(own), floor=floor, full=ceiling), 3))
             for (row, of, draw), own in sets.items()
-            if of == ipc and row != FLOOR and ceiling > floor
+            if of == ipc and row != FLOOR
         ]
     return found
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FEW = 4  # so many alternatives are all named; of more, the highest and the lowest
 UNITS = {
     "accuracy": "points",
-    "gap": "points",
+    "gap": "% of the gap",
     "precision": "points",
     "recall": "points",
     "coverage": "points",
@@ -89,7 +89,8 @@ def _against_first(where: str, found: dict[tuple, Value], metric: str, ipc: str)
 def _difference(name: str, mine: Value, first: Value, unit: str, ipc: str) -> str:
     if len(mine.sets) != len(first.sets) and min(len(mine.sets), len(first.sets)) > 1:
         return f"{name} {spread(mine)}"
-    widest = math.inf if "gap" in unit else statistics.widest(int(ipc or 1))
+    # What is too wide is said in points of accuracy; a share of a gap has no such limit.
+    widest = statistics.widest(int(ipc or 1)) if unit != f" {UNITS['gap']}" else math.inf
     mean, half, verdict = statistics.difference(mine.sets, first.sets, widest=widest)
     if math.isnan(half) and len(mine.sets) == len(first.sets) > 1:
         return f"{name} {mean:+.2f}{unit} in every set"

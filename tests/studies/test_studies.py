@@ -148,6 +148,17 @@ class TestSentences:
             and " 3 " not in found
         )
 
+    def test_a_share_of_the_gap_is_told_in_its_own_unit(self):
+        """However wide its interval: what is too wide is said in points of accuracy."""
+        rows = [
+            (name, "ims3", "1", d, 0, "gap", value)
+            for name, own in (("a", (40, 60)), ("b", (70, 60)))
+            for d, value in enumerate(own)
+        ]
+        study = study_of(settings={"a": {}, "b": {}})
+        (found,) = sentences.sentences(study, lines(*rows, labels=["setting"]), ["setting"])
+        assert found.endswith("b +15.00 ± 190.59 % of the gap, not distinguishable.")
+
     def test_one_set_has_no_interval(self):
         rows = [("a", "x", "", 0, 0, "m", 1.0), ("b", "x", "", 0, 0, "m", 1234.0)]
         (found,) = sentences.sentences(
