@@ -10,23 +10,27 @@ from torch import Tensor
 
 from ims3core.shell.errors import DataError
 
+BLOCK = 2048  # points whose distances to all others are in memory
+TIE = 1e-9  # of a radius: a real image that is the k-th neighbour of another lies on its ball, not in it
+
 
 def radii(features: Tensor, k: int) -> Tensor:
-    """Distance (N,) of every point of ``features`` (N, dim) to its ``k``-th nearest other point."""
+    """Distance (N,) of every point of ``features`` (N, dim) to its ``k``-th nearest other point, less :data:`TIE`."""
     if len(features) <= k:
         raise DataError(f"coverage.k: found {k}, {len(features)} images have too few neighbours; wanted less")
-    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k + 1, dim=1).values
+    nearest = [_distances(block, features).kthvalue(k + 1, dim=1).values for block in features.split(BLOCK)]
+    return torch.cat(nearest) * (1 - TIE)
 
 
-def manifold_measures(real: Tensor, fake: Tensor, *, k: int) -> dict[str, float]:
-    """Precision, recall, density and coverage of ``fake`` (M, dim) over ``real`` (N, dim).
+def manifold_measures(real: Tensor, fake: Tensor, *, k: int, reach: Tensor) -> dict[str, float]:
+    """Precision, recall, density and coverage of ``fake`` (M, dim) over ``real`` (N, dim) with its :func:`radii`.
 
     precision: share of fake points in a ball around a real one that reaches its k-th neighbour; density: how many such
     balls, divided by k; coverage: share of real balls with a fake point in them; recall: share of real points in a
     ball around a fake one, with fewer neighbours than k where there are fewer fake points.
     """
-    distance = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist")
-    inside = distance < radii(real, k)[:, None]  # (N, M)
+    distance = _distances(real, fake)
+    inside = distance < reach[:, None]  # (N, M)
     measures = {
         "precision": inside.any(0).float().mean().item(),
         "density": inside.float().sum(0).mean().item() / k,
@@ -34,9 +38,14 @@ def manifold_measures(real: Tensor, fake: Tensor, *, k: int) -> dict[str, float]
         "recall": float("nan"),
     }
     if len(fake) > 1:
-        reach = radii(fake, min(k, len(fake) - 1))
-        measures["recall"] = (distance < reach[None]).any(1).float().mean().item()
+        around = radii(fake, min(k, len(fake) - 1))
+        measures["recall"] = (distance < around[None]).any(1).float().mean().item()
     return measures
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    """Euclidean distances (N, M) by a matrix product, ten times faster than by differences; float64 keeps it exact."""
+    return torch.cdist(one.double(), other.double())
 
 
 def boundary_distance(features: Tensor, class_index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

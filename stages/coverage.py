@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,11 @@ class _Measure:
         self.teacher = teachers.read_teacher(root / "data/teacher").to(self.device)
         self.pools: dict[Path, tuple] = {}  # the pool that was read last
 
+    @cached_property
+    def reach(self) -> torch.Tensor:
+        """Of the real images, the same for all items."""
+        return coverage.radii(self.real, self.k)
+
     def content(self, kind: str, name: str, ipc: Any, draw: int, folder: Path) -> str:
         """What names an item's measures: a set's manifest, a pool's own features, so that more draws change nothing."""
         if kind == "pool":
@@ -96,5 +102,5 @@ class _Measure:
                 inputs = torch.cat([self.teacher.inputs(batch) for batch in batches])
                 away = coverage.boundary_distance(inputs, chosen.class_index.to(self.device), *self.teacher.head())
             boundary = {"boundary": away.mean().item(), "recognised": 100 * (away > 0).float().mean().item()}
-        found = coverage.manifold_measures(self.real, own, k=self.k) | boundary
+        found = coverage.manifold_measures(self.real, own, k=self.k, reach=self.reach) | boundary
         return {key: None if value is None or value != value else round(value, 5) for key, value in found.items()}

@@ -24,18 +24,33 @@ def plain(real, fake, k):
     }  # fmt: skip
 
 
+def measured(real, fake, k=5):
+    """As the stage measures."""
+    return coverage.manifold_measures(real, fake, k=k, reach=coverage.radii(real, k))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_measures_are_their_definitions(seed):
     """On random points, with more and with fewer fake points than neighbours."""
     stream = torch.Generator().manual_seed(seed)
     real, fake = torch.randn(30, 3, generator=stream), 0.7 * torch.randn(3 + 8 * (seed % 2), 3, generator=stream)
-    assert coverage.manifold_measures(real, fake, k=5) == pytest.approx(plain(real, fake, 5))
+    assert measured(real, fake) == pytest.approx(plain(real, fake, 5))
+
+
+def test_real_images_lie_on_the_balls_that_reach_to_them():
+    """A set of real images is full of ties, which no rounding of a matrix product may decide."""
+    real = 5 + torch.rand(400, 1000, generator=torch.Generator().manual_seed(2))
+    apart = torch.stack([(real.double() - one.double()).norm(dim=1) for one in real])
+    inside = apart[:, ::4] < apart.kthvalue(6, dim=1).values[:, None]
+    found = measured(real, real[::4])
+    assert found["density"] == pytest.approx(inside.double().sum(0).mean().item() / 5)
+    assert found["coverage"] == pytest.approx(inside.any(1).double().mean().item())
 
 
 def test_a_copy_of_the_real_images_covers_everything_and_far_points_nothing():
     """The two ends of the scale."""
     real = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    same, far = coverage.manifold_measures(real, real, k=5), coverage.manifold_measures(real, real + 100, k=5)
+    same, far = measured(real, real), measured(real, real + 100)
     assert same["precision"] == same["coverage"] == same["recall"] == 1
     assert far["precision"] == far["coverage"] == far["density"] == far["recall"] == 0
 
@@ -43,7 +58,7 @@ def test_a_copy_of_the_real_images_covers_everything_and_far_points_nothing():
 def test_fewer_images_than_neighbours_are_refused():
     """The key and both numbers."""
     with pytest.raises(DataError, match=r"coverage\.k: found 5, 4 images have too few neighbours"):
-        coverage.manifold_measures(torch.zeros(4, 2), torch.zeros(4, 2), k=5)
+        measured(torch.zeros(4, 2), torch.zeros(4, 2))
 
 
 def test_distance_to_the_boundary_is_how_far_one_must_move():
