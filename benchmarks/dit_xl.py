@@ -32,7 +32,7 @@ from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.guides import modes, statistics
-from ims3core.planning.costs import DIT_XL
+from ims3core.planning.units import DIT_XL
 from ims3core.refinements import Start, conditional_likelihood
 from ims3core.samplers import ddim, ddpm, from_statistics, mode_guided, prototype
 

@@ -25,7 +25,7 @@ from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.planning.costs import DIT_XL
+from ims3core.planning.units import DIT_XL
 from ims3core.samplers import ddpm, dpm_solver
 
 SHAPE = (4, 32, 32)

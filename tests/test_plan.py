@@ -10,7 +10,7 @@ from ims3core import cli
 from ims3core.diffusion.dit import DiT
 from ims3core.params import parse
 from ims3core.planning import costs as plan
-from ims3core.planning import kept, rates, table
+from ims3core.planning import kept, rates, table, units
 from ims3core.shell.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""
     monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
-    monkeypatch.setattr(plan, "_KNOWN", {})
-    plan.student_flops.cache_clear()
+    monkeypatch.setattr(units, "_KNOWN", {})
+    units.student_flops.cache_clear()
 
 
 def profile(name, **changes):
@@ -36,7 +36,7 @@ def test_flops_of_dit_xl_2_are_the_published_ones():
     """119 G multiply-adds per image at 256 px (DiT paper, Table 1: 118.6 Gflops)."""
     with torch.device("meta"):
         label = torch.zeros(1, dtype=torch.int64)
-        found = plan.flops(DiT(plan.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
+        found = units.flops(DiT(units.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
     assert found / 2 == pytest.approx(118.6e9, rel=0.01)
 
 
@@ -56,12 +56,12 @@ def test_imagenet_1k_is_planned_from_the_profile(tmp_path):
 def test_a_prepared_data_set_is_counted(toy, tmp_path):
     """Sizes come from data/real where it is there; another source's are not used."""
     params = toy()
-    assert plan.sizes(params, Path()).known is False
+    assert units.sizes(params, Path()).known is False
     cli.run_stage("prepare", (), params=params)
-    assert plan.sizes(params, Path()) == plan.Sizes(10, 1257, 180, 360, known=True)
+    assert units.sizes(params, Path()) == units.Sizes(10, 1257, 180, 360, known=True)
     own = params.model_copy(update={"data": params.data.model_copy(update={"source": "imagefolder"})})
     with pytest.raises(ParameterError, match="known after `ims3 prepare`"):
-        plan.sizes(own, Path())
+        units.sizes(own, Path())
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
@@ -111,7 +111,7 @@ def test_the_command_prints_a_table(toy, capsys, monkeypatch):
 def test_calibration_measures_every_kind(toy):
     """All rates are positive, and seconds follow from them."""
     params = toy()
-    count = plan.sizes(params, Path())
+    count = units.sizes(params, Path())
     found = rates.calibrate(params, Path(), count, budget=0.04)
     assert set(found) == {"dit_train", "dit_sample", "student_train", "student_eval", "vae", "decode"}
     assert min(found.values()) > 0
@@ -129,25 +129,25 @@ def test_networks_are_counted_once(tmp_path, monkeypatch):
         counted.append(config)
         return first_units
 
-    first_units = next(iter(plan._KNOWN.values()))
-    monkeypatch.setattr(plan, "_counted", again)
-    monkeypatch.setattr(plan, "student_network", lambda *facts: pytest.fail("built"))
+    first_units = next(iter(units._KNOWN.values()))
+    monkeypatch.setattr(units, "_counted", again)
+    monkeypatch.setattr(units, "student_network", lambda *facts: pytest.fail("built"))
     for _ in range(2):
-        plan._KNOWN.clear()
-        plan.student_flops.cache_clear()
+        units._KNOWN.clear()
+        units.student_flops.cache_clear()
         assert plan.costs(params, tmp_path) == first and not counted
-    plan.units(params, plan.replace(plan.dit_config(params, tmp_path, first[1]), depth=7), first[1])
+    units.units(params, units.replace(units.dit_config(params, tmp_path, first[1]), depth=7), first[1])
     assert len(counted) == 1
-    plan._KNOWN.clear()
-    monkeypatch.setattr(plan, "_code", lambda: "other")
-    plan.units(params, plan.dit_config(params, tmp_path, first[1]), first[1])
+    units._KNOWN.clear()
+    monkeypatch.setattr(units, "_code", lambda: "other")
+    units.units(params, units.dit_config(params, tmp_path, first[1]), first[1])
     assert len(counted) == 2
 
 
 def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
     """Rates come back from the cache for the same networks; a damaged or unwritable cache is measured over."""
     params = toy()
-    count, asked = plan.sizes(params, Path()), []
+    count, asked = units.sizes(params, Path()), []
 
     def calibrate(params, root, count):
         asked.append(params.compute.threads)

@@ -15,8 +15,9 @@ import torch
 from ims3core.base import compute
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
-from ims3core.planning.costs import Cost, Sizes, dit_config, flops, student_flops
+from ims3core.planning.costs import Cost
 from ims3core.planning.kept import kept
+from ims3core.planning.units import Sizes, dit_config, flops, student_flops
 from ims3core.students import cell
 from ims3core.students.networks import build_student
 

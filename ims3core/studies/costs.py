@@ -50,7 +50,8 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
     """The planned seconds of all settings of a study of ``params``, as if only its own grid had been made."""
     from ims3core.base import compute
     from ims3core.planning import rates
-    from ims3core.planning.costs import costs, sizes
+    from ims3core.planning.costs import costs
+    from ims3core.planning.units import sizes
 
     made: set[tuple] = set()
     total, here = START_UP * len(settings), compute.machine(**params.compute.model_dump())

@@ -12,7 +12,7 @@ from ims3core.base import compute
 from ims3core.data import ImageSet
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.planning.costs import flops
+from ims3core.planning.units import flops
 from ims3core.refinements import (
     Start,
     batchnorm_inversion,
