@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ims3core.base import files
 from ims3core.params import Params
 from ims3core.report import artifacts, costs, ddranking, figures, layouts, page, planes, published, statistics, tables
+from ims3core.shell import code, scratch
 from ims3core.shell.errors import ParameterError
 from ims3core.studies import figures as studies
 from ims3core.studies import results, sentences
+
+log = logging.getLogger(__name__)
 
 OTHERS = ("random", "dit")  # every row is compared with these
 HIGHER = "higher"
@@ -136,19 +141,38 @@ def _galleries(
 
 
 def _studies(params: Params, root: Path) -> list[page.StudyPart]:
-    """The studies of params.yaml that were run on this data set."""
+    """The studies of params.yaml that were run on this data set; a picture of the same numbers is drawn once."""
     made, dataset = [], params.data.name or params.data.source
-    for name, study in params.studies.items():
-        labels = study.labels
-        frame = results.read(root, name, labels)
-        frame = frame[frame["data"] == dataset]
-        if len(frame):
-            drawn = [partial(studies.draw, study, frame, labels)]
+    frames = {name: results.read(root, name, study.labels) for name, study in params.studies.items()}
+    found = {name: frame[frame["data"] == dataset] for name, frame in frames.items() if dataset in set(frame["data"])}
+    if not found:
+        return []
+    with scratch.workspace(root, "report", scratch.fingerprint([], [], code.digest("report")), log.warning) as work:
+        for name, frame in found.items():
+            study = params.studies[name]
+            facts = [name, study.model_dump(mode="json"), frame.to_csv()]
+            pictures = [_drawn_once(work, facts, partial(studies.draw, study, frame, study.labels))]
             if results.has_plane(root, name, list(frame["key"])):
-                drawn.append(partial(figures.tsne, results.read_plane(root, name), real=tables.REAL))
-            pictures = [page.Picture(*(draw(theme=theme) for theme in figures.THEMES)) for draw in drawn]
-            made.append(page.StudyPart(name, study.claim, sentences.sentences(study, frame, labels), pictures))
+                points = results.read_plane(root, name)
+                pictures.append(
+                    _drawn_once(work, [name, points.to_csv()], partial(figures.tsne, points, real=tables.REAL))
+                )
+            said = sentences.sentences(study, frame, study.labels)
+            made.append(page.StudyPart(name, study.claim, said, pictures))
+        work.finish()
     return made
+
+
+def _drawn_once(work: scratch.Workspace, facts: list[Any], draw: Callable[..., bytes]) -> page.Picture:
+    """The picture that ``facts`` decide, in every theme, kept for the next report."""
+    drawn = []
+    for number, theme in enumerate(figures.THEMES):
+        part = f"{scratch.short([*facts, number])}.png"
+        if not work.has(part):
+            files.write_bytes(work.path / part, draw(theme=theme))
+        work.keep(part)
+        drawn.append((work.path / part).read_bytes())
+    return page.Picture(*drawn)
 
 
 def _results(params: Params, root: Path) -> artifacts.Results:

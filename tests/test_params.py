@@ -198,6 +198,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 def test_dvc_reads_what_it_writes_of_a_profile(path):
     """`dvc exp run -S` writes the parameters anew and reads them again, without quotes that were not needed."""
     from dvc.utils import serialize
+
     text = path.read_text(encoding="utf-8")
     written = serialize.dumps_yaml(serialize.parse_yaml_for_update(text, str(path)))
     assert serialize.parse_yaml(written, str(path)) == serialize.parse_yaml(text, str(path))

@@ -18,10 +18,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ims3core.base import files
-from ims3core.base.processes import Team
+
+if TYPE_CHECKING:
+    from ims3core.base.processes import Team
 
 LEDGER = "ledger.json"
 
@@ -45,7 +47,7 @@ class Workspace:
     """
 
     def __init__(
-        self, path: Path, finished_elsewhere: bool, team: Team, tag: str, on_wait: Callable[[str], None]
+        self, path: Path, finished_elsewhere: bool, team: Team | _Alone, tag: str, on_wait: Callable[[str], None]
     ) -> None:
         self.path = path
         self.finished_elsewhere = finished_elsewhere
@@ -115,6 +117,19 @@ class Workspace:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
+class _Alone:
+    """A team of one, for stages that start without torch."""
+
+    leads = True
+
+    def agree(self, value: str, what: str) -> None: ...
+
+    def barrier(self) -> None: ...
+
+    def share(self, value: Any) -> Any:
+        return value
+
+
 @contextlib.contextmanager
 def workspace(
     root: Path,
@@ -132,7 +147,7 @@ def workspace(
     another run holds the lock, and one for each unfinished work that is deleted. Of several processes the leader holds
     the lock for all; they need a common file system, and a ParameterError says if their keys differ.
     """
-    team, tag = team or Team(), f"{key} {short(extent)}"
+    team, tag = team or _Alone(), f"{key} {short(extent)}"
     team.agree(tag, f"{name}: fingerprint of parameters, inputs and code")
     home = root / "scratch" / name.replace(":", "_")
     if not team.leads:

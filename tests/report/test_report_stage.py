@@ -44,6 +44,33 @@ def test_forced_rerun_changes_no_byte(tree, make_params, monkeypatch):
     assert set(first) - set(before) == OUTPUTS
 
 
+def test_a_study_is_drawn_again_only_when_its_numbers_change(tree, make_params, monkeypatch):
+    """Once in every theme; what is kept is the picture that a fresh drawing gives."""
+    study = (
+        "{mine: {claim: c, rows: [ims3], ipc: [1], draws: 2, seeds: 1, split: validation, measures: [accuracy], "
+        "vary: {s3.alpha: [0.1, 0.5]}}}"
+    )
+    params = make_params(studies=study)
+    dataset, table = params.data.name or params.data.source, tree / "metrics/studies/mine.csv"
+    rows = [f"{dataset},{a},{a},ims3,1,{d},0,accuracy,{80 + d}" for a in ("0.1", "0.5") for d in (0, 1)]
+    table.parent.mkdir(parents=True)
+    table.write_text("\n".join(["data,key,s3.alpha,row,ipc,draw,seed,metric,value", *rows]) + "\n")
+    draw, drawn = report.studies.draw, []
+    monkeypatch.setattr(report.studies, "draw", lambda *args, **theme: drawn.append(theme) or draw(*args, **theme))
+
+    report.run(params, tree)
+    page = (tree / "reports/index.html").read_bytes()
+    assert len(drawn) == len(report.figures.THEMES)
+    report.run(params, tree)
+    assert len(drawn) == len(report.figures.THEMES)
+    assert (tree / "reports/index.html").read_bytes() == page
+
+    table.write_text(table.read_text().replace(",81\n", ",95\n"))
+    report.run(params, tree)
+    assert len(drawn) == 2 * len(report.figures.THEMES)
+    assert (tree / "reports/index.html").read_bytes() != page
+
+
 class TestTables:
     @pytest.fixture
     def written(self, tree, make_params, monkeypatch):
