@@ -1,4 +1,9 @@
-"""Images whose features match those of real images, class by class (DM; NCFM with characteristic functions)."""
+"""Images whose features match those of real images, class by class.
+
+DM (Zhao & Bilen 2023) with fresh random networks; NCFM with characteristic functions of trained ones; IDM (Zhao et
+al. 2023) and DANCE (Zhang et al. 2024) with the images' cross-entropy under them, DANCE between their first and last
+weights.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,19 @@ class Section(schema.Section):
     train_steps: dict[schema.Count, Annotated[list[schema.Index], Field(min_length=2, max_length=2)]]
     statistic: dict[schema.Count, Literal["mean", "characteristic"]]
     directions: schema.Count
+    interpolate: bool
+    cross_entropy: schema.NonNegative
     space: Literal["pixels", "latents"]
+
+    @model_validator(mode="after")
+    def _of_trained_networks(self) -> Section:
+        for name in ("interpolate", "cross_entropy"):
+            if getattr(self, name) and not self.networks:
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)} beside networks: 0, which are random; wanted trained ones, "
+                    "for example networks: 12"
+                )
+        return self
 
     @model_validator(mode="after")
     def _some(self) -> Section:
@@ -69,7 +86,8 @@ def passes(
 
 def refine(
     start: Start, *, iterations: dict[int, int], lr: float, real_batch: int, network: str, networks: int,
-    train_steps: dict[int, list[int]], statistic: dict[int, str], directions: int, space: str,
+    train_steps: dict[int, list[int]], statistic: dict[int, str], directions: int, interpolate: bool,
+    cross_entropy: float, space: str,
 ) -> Tensor:  # fmt: skip
     """Adam on the images against the features of a network, another one at each iteration.
 
@@ -77,6 +95,8 @@ def refine(
         networks: 0: a fresh random one each time (DM); else so many, trained on real images for between the two
             ``train_steps`` of the IPC, which take turns and are the same for all sets of a row.
         statistic: by IPC. One image can have the mean of the real features but not their distribution, several can.
+        interpolate: a trained network stands, each time, at a random point between its first and its last weights.
+        cross_entropy: weight of the images' mean cross-entropy under a trained network, added class by class.
         space: what Adam moves, the ``pixels`` or the ``latents`` behind them, which keeps to what the VAE can draw.
     """
     import torch
@@ -84,7 +104,6 @@ def refine(
     from ims3core.base.seeds import derive_seed, generator
     from ims3core.students import pixels
     from ims3core.students.augment import Alike
-    from ims3core.students.networks import build_student
 
     chosen, device, autocast = start.chosen, start.machine.device, start.machine.autocast
     classes, side = int(start.labels.numel()), chosen.images.shape[-1]
@@ -96,11 +115,7 @@ def refine(
     augment = pixels.differentiable_augmentation(start.augment, chosen.images)
     rounds, steps = by_ipc(iterations, ipc), tuple(by_ipc(train_steps, ipc))
     pays = pixels.compiling_pays(start.machine, rounds * classes * (real_batch + 2 * ipc), side)
-    if steps not in start.shared:
-        start.shared[steps] = _trained(start, network, networks, steps)
-    if (steps, pays) not in start.shared:  # sets of another size may be worth it or not
-        start.shared[steps, pays] = [_observer(start.machine, judge, pays) for judge in start.shared[steps]]
-    pool = start.shared[steps, pays]
+    judges = _Judges(start, network, networks, steps, interpolate=interpolate, pays=pays)
 
     def seen_by(judge: torch.nn.Module, shown: Tensor, sizes: list[int], views: list[int]) -> tuple[Tensor, ...]:
         """The features of classes that follow one another, each under a view of its own."""
@@ -110,11 +125,7 @@ def refine(
     adam = torch.optim.Adam([values], lr=lr)
     for iteration in start.progress(range(rounds)):
         seed = derive_seed(start.seed, "iteration", iteration)
-        if pool:
-            judge = pool[iteration % len(pool)]
-        else:
-            fresh = build_student(network, classes=classes, channels=chosen.images.shape[1], side=side, seed=seed)
-            judge = _observer(start.machine, fresh, pays)
+        judge, head = judges(iteration, seed)
         adam.zero_grad()
         seen, drawn = [], None
         for first in range(0, classes, together):
@@ -130,6 +141,11 @@ def refine(
             if compared_by == "characteristic" and drawn is None:
                 drawn = torch.randn(fixed[0].shape[1], directions, generator=generator(seed, "directions")).to(device)
             distances = [distance(one, other, drawn) for one, other in zip(fixed, moved, strict=True)]
+            if cross_entropy:
+                for n, c in enumerate(group):
+                    answers = head(moved[n])
+                    wanted = torch.full((len(answers),), c, device=device)
+                    distances[n] = distances[n] + cross_entropy * torch.nn.functional.cross_entropy(answers, wanted)
             torch.stack(distances).sum().backward()
             seen += [one.detach() for one in distances]
         check_finite(torch.stack(seen), iteration, start.names)
@@ -175,6 +191,53 @@ def _observer(machine: Machine, judge: torch.nn.Module, pays: bool) -> torch.nn.
 
     observer = pixels.Features(judge.requires_grad_(False))
     return machine.trained(observer, parts=[observer], pays=pays, convolves=True)
+
+
+class _Judges:
+    """The networks whose features are compared; what the sets of a row have in common is made once."""
+
+    def __init__(
+        self, start: Start, network: str, count: int, steps: tuple[int, ...], *, interpolate: bool, pays: bool
+    ) -> None:
+        self.start, self.network, self.pays = start, network, pays
+        shared = start.shared
+        if steps not in shared:
+            first = _trained(start, network, count, (0, 0)) if interpolate else []
+            shared[steps] = first, _trained(start, network, count, steps)
+        self.first, self.last = shared[steps]
+        if (steps, pays) not in shared:  # sets of another size may be worth it or not
+            shown = [self._build(0)] if interpolate else self.last
+            shared[steps, pays] = [(_observer(start.machine, one, pays), one) for one in shown]
+        self.shown = shared[steps, pays]
+
+    def __call__(self, iteration: int, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """What gives features (B, dim) at this iteration, and the layer that gives logits of them."""
+        if not self.shown:
+            fresh = self._build(seed)
+            return _observer(self.start.machine, fresh, self.pays), fresh.head
+        observer, shown = self.shown[iteration % len(self.shown)]
+        if self.first:
+            self._move(shown, iteration, seed)
+        return observer, shown.head
+
+    def _move(self, shown: torch.nn.Module, iteration: int, seed: int) -> None:
+        """Puts the weights of ``shown`` between the first and the last ones of the network whose turn it is."""
+        import torch
+
+        from ims3core.base.seeds import generator
+
+        place = float(torch.rand((), generator=generator(seed, "interpolate")))
+        first, last = (networks[iteration % len(networks)].parameters() for networks in (self.first, self.last))
+        with torch.no_grad():
+            for own, one, other in zip(shown.parameters(), first, last, strict=True):
+                own.copy_(one.lerp(other, place))
+
+    def _build(self, seed: int) -> Any:
+        from ims3core.students.networks import build_student
+
+        shape, classes = self.start.chosen.images.shape, int(self.start.labels.numel())
+        made = build_student(self.network, classes=classes, channels=shape[1], side=shape[-1], seed=seed)
+        return made.to(self.start.machine.device)
 
 
 def _trained(start: Start, network: str, count: int, train_steps: tuple[int, ...]) -> list[torch.nn.Module]:

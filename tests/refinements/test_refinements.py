@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ims3core.base import compute
+from ims3core.base.seeds import derive_seed
 from ims3core.data import ImageSet
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
@@ -31,7 +32,8 @@ AUGMENT = {
 }  # fmt: skip
 DM = {
     "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": {1: [0, 4]},
-    "statistic": {1: "mean"}, "directions": 64, "space": "pixels",
+    "statistic": {1: "mean"}, "directions": 64,
+    "interpolate": False, "cross_entropy": 0.0, "space": "pixels",
 }  # fmt: skip
 IDC = {
     "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
@@ -111,8 +113,8 @@ def test_compiled_networks_see_the_same(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
         found = distribution_matching.refine(used, **section).int()
-    assert used.shared[(2, 2), True][0]._compiled_call_impl is not None
-    assert used.shared[2, 2][0]._compiled_call_impl is not None
+    assert used.shared[(2, 2), True][0][0]._compiled_call_impl is not None
+    assert used.shared[2, 2][1][0]._compiled_call_impl is not None
     wanted = distribution_matching.refine(start(), **section).int()
     assert not torch.equal(found, start().chosen.images)
     assert ((found - wanted).abs() <= 1).float().mean() > 0.98
@@ -153,18 +155,80 @@ def test_classes_share_network_calls_without_changing_the_result(space, monkeypa
     assert (together.int() - apart.int()).abs().max() <= 1
 
 
-def test_the_sets_of_a_row_share_their_trained_networks(monkeypatch):
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_the_sets_of_a_row_share_their_trained_networks(interpolate, monkeypatch):
     """They are trained once, by the row's seed: the second set is the same as if it came first."""
-    section, made = DM | {"iterations": {1: 2}, "networks": 2}, []
+    section, made = DM | {"iterations": {1: 2}, "networks": 2, "interpolate": interpolate}, []
     original = distribution_matching._trained
     monkeypatch.setattr(distribution_matching, "_trained", lambda *a: made.append(1) or original(*a))
     shared = {}
     distribution_matching.refine(start(shared=shared, row_seed=1), **section)
     second = distribution_matching.refine(start(bars(2, 3), shared=shared, row_seed=1, seed=9), **section)
-    assert len(made) == 1
+    assert len(made) == 1 + interpolate
     first = distribution_matching.refine(start(bars(2, 3), row_seed=1, seed=9), **section)
     assert torch.equal(first, second)
     assert not torch.equal(first, distribution_matching.refine(start(bars(2, 3), row_seed=2, seed=9), **section))
+
+
+def test_interpolated_networks_lie_between_their_first_and_last_weights(monkeypatch):
+    """The one whose turn it is, on the line from build_student's weights to those after training, anywhere on it."""
+    section = DM | {"iterations": {1: 40}, "networks": 2, "train_steps": {1: [6, 6]}, "interpolate": True}
+    begin, seen = start(row_seed=3), []
+    move = distribution_matching._Judges._move
+
+    def watched(judges, shown, iteration, seed):
+        move(judges, shown, iteration, seed)
+        seen.append(torch.cat([p.detach().flatten() for p in shown.parameters()]))
+
+    monkeypatch.setattr(distribution_matching._Judges, "_move", watched)
+    distribution_matching.refine(begin, **section)
+    ends = []
+    for steps in (0, 6):
+        ends.append([])
+        for n in range(2):
+            made = pixels.briefly_trained(
+                "convnet", begin.real, classes=3, steps=steps, batch_size=64, lr=0.02, seed=derive_seed(3, "trained", n),
+                augment=AUGMENT, statistics=begin.statistics, machine=MACHINE,
+            )  # fmt: skip
+            ends[-1].append(torch.cat([p.detach().flatten() for p in made.parameters()]))
+    places = []
+    for iteration, weights in enumerate(seen):
+        first, last = ends[0][iteration % 2], ends[1][iteration % 2]
+        place = float((weights - first) @ (last - first) / (last - first).square().sum())
+        assert torch.allclose(weights, first + place * (last - first), atol=1e-6)
+        places.append(place)
+    assert 0 <= min(places) < 0.1 and 0.9 < max(places) <= 1
+
+
+def test_cross_entropy_is_added_class_by_class():
+    """Adam's first step goes against the sign of the gradient of distance + weight x cross-entropy, written out."""
+    plain = dict.fromkeys(AUGMENT, 0.0) | {"crop_scale": None, "patch_shuffle": 1, "randaugment": None}
+    begin = start(bars(4, 1), augment=plain, row_seed=3)
+    section = DM | {
+        "iterations": {1: 1}, "lr": 0.05, "networks": 1, "train_steps": {1: [20, 20]}, "real_batch": 1000, "cross_entropy": 2.0,
+    }  # fmt: skip
+    moved = distribution_matching.refine(begin, **section).float() - begin.chosen.images.float()
+    network = pixels.briefly_trained(
+        "convnet", begin.real, classes=3, steps=20, batch_size=64, lr=0.02, seed=derive_seed(3, "trained", 0),
+        augment=plain, statistics=begin.statistics, machine=MACHINE,
+    )  # fmt: skip
+    images = (begin.chosen.images.float() / 255).requires_grad_()
+    loss = torch.zeros(())
+    for c in range(3):
+        own, real = ((x - 0.4) / 0.3 for x in (
+            images[begin.chosen.class_index == c], begin.real.images[begin.real.class_index == c].float() / 255))  # fmt: skip
+        loss = loss + (network.features(real).mean(0) - network.features(own).mean(0)).square().sum()
+        loss = loss + 2.0 * -network(own).log_softmax(1)[:, c].mean()
+    (gradient,) = torch.autograd.grad(loss, images)
+    inside = (images > 0.06) & (images < 0.94) & (gradient.abs() > 1e-5)
+    assert inside.sum() > 100
+    assert (moved.sign() == -gradient.sign())[inside].float().mean() > 0.99
+
+
+@pytest.mark.parametrize(("key", "value"), [("interpolate", True), ("cross_entropy", 1.0)])
+def test_random_networks_know_no_class(key, value):
+    with pytest.raises(ValueError, match=f"{key}: found {value} beside networks: 0, which are random; wanted trained"):
+        distribution_matching.Section.model_validate(DM | {key: value})
 
 
 def small_vae():
@@ -213,7 +277,7 @@ def test_the_class_that_diverges_is_named():
         check_finite(losses, 7, ("ant", "bee", "cat"))
 
 
-@pytest.mark.parametrize("row", ["dm", "dm trained", "dm latents", "idc", "sre2l", "cao2"])
+@pytest.mark.parametrize("row", ["dm", "dm trained", "dm interpolated", "dm latents", "idc", "sre2l", "cao2"])
 def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
     """FLOPs of convolutions and products, counted by torch while it runs, against the passes `ims3 plan` goes by."""
     vae, network = small_vae(), Judge("batch")
@@ -225,6 +289,7 @@ def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
     )  # fmt: skip
     module, section = {
         "dm": (distribution_matching, DM), "dm trained": (distribution_matching, DM | {"networks": 3}),
+        "dm interpolated": (distribution_matching, DM | {"networks": 3, "interpolate": True, "cross_entropy": 1.0}),
         "dm latents": (distribution_matching, DM | {"space": "latents"}), "idc": (gradient_matching, IDC),
         "sre2l": (batchnorm_inversion, SRE2L), "cao2": (conditional_likelihood, CAO2),
     }[row]  # fmt: skip
