@@ -3,10 +3,11 @@
     python benchmarks/variants.py FOLDER --rows dit s3 [--draws 6] [--seeds 1] [--device cpu] [--against dit]
         --variant "pools.dit.sampler=ddpm ddpm.steps=50" --variant "dpm_solver.steps=6" --variant "dpm_solver.steps=8"
 
-A variant is params.yaml with some keys changed. Needs `dvc repro latents centroids labels`; fine-tunes, prepares the
-guide, samples, selects and scores in FOLDER, and prints for each row and IPC the mean accuracy of the last step and its
-standard error, and the difference to the first variant with its 95 % interval: draw by draw, from the same noise.
-With --against it is the difference to that row under the first variant. Run again with more variants, it adds theirs.
+A variant is params.yaml with some keys changed, values with blanks in quotes. Needs `dvc repro latents centroids labels
+features@real`; fine-tunes, prepares the guide, samples, selects, refines and scores in FOLDER, pools once for all
+variants that agree in them, and prints for each row and IPC the mean accuracy of the last step and its standard error,
+and the difference to the first variant with its 95 % interval: draw by draw, from the same noise. With --against it is
+the difference to that row under the first variant. Run again with more variants, it adds theirs.
 Nothing here reads the test split.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import logging
 import os
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from functools import partial
@@ -28,8 +30,11 @@ import yaml
 
 from ims3core.params import parse
 from ims3core.report.statistics import interval
+from ims3core.shell import scratch
 
-PARTS = ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels")
+PARTS = ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels", "features/real")
+POOL_SECTIONS = ("seed", "candidates", "adaptations", "finetune", "ema", "guides", "features")
+AXES = ("source", "adaptation", "guide", "sampler")
 UPSTREAM = tuple(f"data/{part}" for part in PARTS)
 
 
@@ -68,13 +73,13 @@ def main() -> None:
 def changed(tree: dict[str, Any], variant: str) -> dict[str, Any]:
     """A copy of ``tree`` with the keys of ``variant`` changed."""
     tree = deepcopy(tree)
-    for change in variant.split():
+    for change in shlex.split(variant):
         key, value = change.split("=", 1)
         *path, last = key.split(".")
         section = tree
         for part in path:
             section = section[part]
-        if last not in section:
+        if last not in section and path[-1:] != ["set"]:
             raise SystemExit(f"{key}: no such key in params.yaml")
         section[last] = yaml.safe_load(value)
     return tree
@@ -82,29 +87,52 @@ def changed(tree: dict[str, Any], variant: str) -> dict[str, Any]:
 
 def score(folder: Path, tree: dict, device: str, rows: list[str], variant: str) -> dict[tuple, list[float]]:
     """Accuracy in percent of every draw, by row and IPC."""
-    place = folder / hashlib.sha256(variant.encode()).hexdigest()[:12]
+    place = folder / digest(variant)
     tree = changed(tree, variant)
-    there, grid, params = (
-        tree | {"compute": tree["compute"] | {"device": device}},
-        tree["eval"],
-        parse(yaml.safe_dump(tree)),
-    )
+    grid, params = tree["eval"], parse(yaml.safe_dump(tree))
     settings.link(settings.ROOT, place, UPSTREAM)
     student, protocol = grid["students"][0], grid["protocols"][0]
     found = {}
     for row in rows:
-        name = params.methods[row].pool
-        pool = params.pools[name]
-        for stage, made in (("finetune", f"adapted/{pool.adaptation}"), ("guides", f"guides/{pool.guide}")):
-            if not (place / "data" / made).is_dir():
-                settings.run(place, there, (stage, Path(made).name))
-        if not (place / "data/features" / name).is_dir():
-            settings.run(place, there, ("candidates", name), ("features", name))
+        refinements = refinements_of(params, row)
+        start = params.refined[refinements[0]].start if refinements else row
+        if params.methods[start].pool != "real":
+            pool(folder, place, tree | {"compute": tree["compute"] | {"device": device}}, params.methods[start].pool)
         cells = {ipc: place / f"metrics/cells/{row}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}
         if not all(path.is_file() for path in cells.values()):
-            settings.run(place, tree, ("select", row), *(("students", row, ipc, student, protocol) for ipc in cells))
+            sets = ("select", start), *(("refine", name) for name in refinements)
+            settings.run(place, tree, *sets, *(("students", row, ipc, student, protocol) for ipc in cells))
         found |= {(row, ipc): settings.draws_of(path) for ipc, path in cells.items()}
     return found
+
+
+def refinements_of(params: Any, row: str) -> list[str]:
+    """The refined rows from the first, which starts from a selection, to ``row``; none for a selection."""
+    found = []
+    while row in params.refined:
+        found.insert(0, row)
+        row = params.refined[row].start
+    return found
+
+
+def pool(folder: Path, place: Path, tree: dict, name: str) -> None:
+    """Links the pool ``name`` and its features into ``place``; made once for all variants that agree in it."""
+    axes = tree["pools"][name]
+    decides = [axes, *(tree.get(key) for key in (*POOL_SECTIONS, *(axes[axis] for axis in AXES)))]
+    home = folder / "pools" / digest(yaml.safe_dump([decides, tree["eval"]["draws"]]))
+    home.mkdir(parents=True, exist_ok=True)
+    with scratch.alone(home / "lock", name, print):
+        settings.link(settings.ROOT, home, UPSTREAM)
+        for stage, made in (("finetune", f"adapted/{axes['adaptation']}"), ("guides", f"guides/{axes['guide']}")):
+            if not (home / "data" / made).is_dir():
+                settings.run(home, tree, (stage, Path(made).name))
+        if not (home / "data/features" / name).is_dir():
+            settings.run(home, tree, ("candidates", name), ("features", name))
+    settings.link(home, place, (f"data/candidates/{name}", f"data/features/{name}"))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":
