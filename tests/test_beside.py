@@ -51,13 +51,17 @@ def test_an_experiment_of_the_same_name_makes_room_and_no_other(git, tmp_path, m
 
 
 def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
-    """Uncommitted work stays out; the lock file of the last run comes back; the cache is where DVC has been told."""
+    """Uncommitted work stays out; the lock file of the last run comes back; the cache is where DVC has been told.
+
+    Before there was a run, what DVC knows in this folder counts, committed or not.
+    """
     (tmp_path / "dvc.lock").write_text("old\n")
     git("add", "-A")
     git("commit", "-qm", "lock")
     for arguments in (("init", "-q"), ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True)
     (tmp_path / "code/a.py").write_text("uncommitted\n")
+    (tmp_path / "dvc.lock").write_text("of this machine\n")
     clone = tmp_path / "scratch/beside/mine"
     calls = []
     with pytest.MonkeyPatch.context() as patch:
@@ -66,11 +70,13 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
         assert (clone / "code/a.py").read_text() == "1\n" and calls == [
             ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))
         ]
+        assert (clone / "dvc.lock").read_text() == "of this machine\n"
         (clone / ".dvc").mkdir(exist_ok=True)
         (clone / "dvc.lock").write_text("new\n")
         beside.dvc(clone, "repro")
         beside.prepare_clone(tmp_path, "mine")
-    assert (clone / "dvc.lock").read_text() == "new\n" and (tmp_path / "dvc.lock").read_text() == "old\n"
+    assert (clone / "dvc.lock").read_text() == "new\n"
+    assert (tmp_path / "dvc.lock").read_text() == "of this machine\n"
 
 
 def test_what_is_the_users_is_lent_to_the_clone(tmp_path):

@@ -54,7 +54,10 @@ def run(root: Path, profile: str) -> Iterator[str]:
 
 
 def prepare_clone(root: Path, name: str) -> Path:
-    """The clone ``name`` at the last commit of ``root``, with what DVC knew in it."""
+    """The clone ``name`` at the last commit of ``root``, with what DVC knew in it, at first with what it knows in root.
+
+    What the commit says may be of another machine, and DVC would rather make that anew than look for its own results.
+    """
     clone = (root / HOME / name).resolve()
     commit = _git(root, "rev-parse", "HEAD")
     if not (clone / ".git").is_dir():
@@ -62,8 +65,9 @@ def prepare_clone(root: Path, name: str) -> Path:
         _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
     _git(clone, "fetch", "--quiet", "origin", commit)
     _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
-    if (kept := clone / ".dvc/kept.lock").is_file():  # the checkout above brought that of the default profile back
-        shutil.copyfile(kept, clone / "dvc.lock")
+    known = next(filter(Path.is_file, (clone / ".dvc/kept.lock", root / "dvc.lock")), None)
+    if known:  # the checkout above brought that of the last commit back
+        shutil.copyfile(known, clone / "dvc.lock")
     cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")  # a user may have put it elsewhere
     _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve()))
     return clone
