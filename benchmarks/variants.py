@@ -32,7 +32,9 @@ from ims3core.params import parse
 from ims3core.report.statistics import interval
 from ims3core.shell import scratch
 
-PARTS = ("real", "generator", "latents", "encoder", "centroids", "teacher", "labels", "features/real")
+PARTS = (
+    "real", "generator", "latents", "encoder", "centroids", "teacher", "labels", "candidates/real", "features/real",
+)  # fmt: skip
 POOL_SECTIONS = ("seed", "candidates", "adaptations", "finetune", "ema", "guides", "features")
 AXES = ("source", "adaptation", "guide", "sampler")
 UPSTREAM = tuple(f"data/{part}" for part in PARTS)
@@ -94,24 +96,15 @@ def score(folder: Path, tree: dict, device: str, rows: list[str], variant: str) 
     student, protocol = grid["students"][0], grid["protocols"][0]
     found = {}
     for row in rows:
-        refinements = refinements_of(params, row)
-        start = params.refined[refinements[0]].start if refinements else row
-        if params.methods[start].pool != "real":
-            pool(folder, place, tree | {"compute": tree["compute"] | {"device": device}}, params.methods[start].pool)
+        start, refined = params.lineage(row)
+        name = params.methods[start].pool
+        if f"features/{name}" not in PARTS:
+            pool(folder, place, tree | {"compute": tree["compute"] | {"device": device}}, name)
         cells = {ipc: place / f"metrics/cells/{row}-{ipc}-{student}-{protocol}.json" for ipc in grid["ipc"]}
         if not all(path.is_file() for path in cells.values()):
-            sets = ("select", start), *(("refine", name) for name in refinements)
+            sets = ("select", start), *(("refine", later) for later in refined)
             settings.run(place, tree, *sets, *(("students", row, ipc, student, protocol) for ipc in cells))
         found |= {(row, ipc): settings.draws_of(path) for ipc, path in cells.items()}
-    return found
-
-
-def refinements_of(params: Any, row: str) -> list[str]:
-    """The refined rows from the first, which starts from a selection, to ``row``; none for a selection."""
-    found = []
-    while row in params.refined:
-        found.insert(0, row)
-        row = params.refined[row].start
     return found
 
 

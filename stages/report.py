@@ -184,13 +184,11 @@ def _results(params: Params, root: Path) -> artifacts.Results:
 
 
 def _recipe(params: Params, name: str) -> page.Recipe:
-    steps, start = [], name
-    while start in params.refined:
-        steps.insert(0, params.refined[start].by)
-        start = params.refined[start].start
+    start, refined = params.lineage(name)
     method = params.methods[start]
     pool = params.pools[method.pool].model_dump(include={"source", "adaptation", "guide", "sampler"})
-    return page.Recipe(name, method.pool, **pool, selection=method.selection, refined=", ".join(steps) or page.NOTHING)
+    steps = ", ".join(params.refined[row].by for row in refined) or page.NOTHING
+    return page.Recipe(name, method.pool, **pool, selection=method.selection, refined=steps)
 
 
 def _curves(params: Params, root: Path) -> pd.DataFrame:

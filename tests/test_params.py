@@ -202,3 +202,11 @@ def test_dvc_reads_what_it_writes_of_a_profile(path):
     text = path.read_text(encoding="utf-8")
     written = serialize.dumps_yaml(serialize.parse_yaml_for_update(text, str(path)))
     assert serialize.parse_yaml(written, str(path)) == serialize.parse_yaml(text, str(path))
+
+
+def test_the_lineage_of_a_row_leads_to_what_it_was_selected_by(toy):
+    """Refined rows may start from refined rows; a selected row goes back to itself."""
+    once = {"start": "ims3", "by": "distribution_matching", "reads": "data/real/train"}
+    params = toy(refined={"once": once, "twice": once | {"start": "once"}}, eval__methods=["twice"])
+    assert params.lineage("twice") == ("ims3", ["once", "twice"])
+    assert params.lineage("ims3") == ("ims3", [])

@@ -73,6 +73,14 @@ class Params(Section):
         """The refinement of a row of ``refined``, with its values."""
         return self._rows.refinement(name)
 
+    def lineage(self, row: str) -> tuple[str, list[str]]:
+        """The row of ``methods`` that ``row`` goes back to, and the rows of ``refined`` from there to ``row``."""
+        refined: list[str] = []
+        while row in self.refined:
+            refined.insert(0, row)
+            row = self.refined[row].start
+        return row, refined
+
     def probe(self, name: str) -> Entry:
         """The probe of a row of ``probes``, with its values."""
         return self._rows.probe(name)

@@ -27,9 +27,7 @@ def frame(params: Params, root: Path, *, classes: int) -> pd.DataFrame:
 
 
 def _row(params: Params, root: Path, name: str, classes: int, real: int) -> tuple:
-    start = name
-    while start in params.refined:
-        start = params.refined[start].start
+    start, _ = params.lineage(name)
     pool = params.pool(params.methods[start].pool)
     if pool.source.module.maker is None:
         return (name, 0, 0, 0, 0, real)

@@ -46,7 +46,6 @@ LABELS = {  # our row -> the name the paper prints, in the order of a table
     "ims3_generated": "IMS3 (generated centroids)",
     "s3_image": "S3 by image",
     "ims3_plus": "IMS3+",
-    "real_plus": "Real+",
     "full": "Full data",
 }
 _PRINTED = {"im": "IMS3 (IM only)", "s3": "IMS3 (S3 only)", "full": "Full"}
