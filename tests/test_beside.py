@@ -53,9 +53,12 @@ def test_an_experiment_of_the_same_name_makes_room_and_no_other(git, tmp_path, m
 def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
     """Uncommitted work stays out; the lock file of the last run comes back; the cache is where DVC has been told.
 
-    Before there was a run, what DVC knows in this folder counts, committed or not.
+    Before there was a run, what DVC knows in this folder counts, committed or not. Results that git keeps for DVC are
+    those of the clone.
     """
     (tmp_path / "dvc.lock").write_text("old\n")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/größe.csv").write_text("of the default profile\n")
     git("add", "-A")
     git("commit", "-qm", "lock")
     for arguments in (("init", "-q"), ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))):
@@ -73,9 +76,12 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
         assert (clone / "dvc.lock").read_text() == "of this machine\n"
         (clone / ".dvc").mkdir(exist_ok=True)
         (clone / "dvc.lock").write_text("new\n")
+        (clone / "metrics/größe.csv").write_text("of the clone\n")
+        (clone / "code/a.py").write_text("changed in the clone\n")
         beside.dvc(clone, "repro")
         beside.prepare_clone(tmp_path, "mine")
-    assert (clone / "dvc.lock").read_text() == "new\n"
+    assert (clone / "dvc.lock").read_text() == "new\n" and (clone / "code/a.py").read_text() == "1\n"
+    assert (clone / "metrics/größe.csv").read_text() == "of the clone\n"
     assert (tmp_path / "dvc.lock").read_text() == "of this machine\n"
 
 

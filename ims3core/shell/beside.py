@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ims3core.base import files
 from ims3core.shell.errors import ParameterError
 
 HOME = Path("scratch/beside")
@@ -64,9 +65,15 @@ def prepare_clone(root: Path, name: str) -> Path:
         clone.parent.mkdir(parents=True, exist_ok=True)
         _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
     _git(clone, "fetch", "--quiet", "origin", commit)
+    changed = ("diff", "--name-only", "--diff-filter=d", "HEAD", "--", "metrics")
+    names = _git(clone, "-c", "core.quotePath=false", *changed).splitlines()
+    results = {clone / name: (clone / name).read_bytes() for name in names}
     _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
+    # The checkout has brought results and lock of the last commit back; DVC would run again what made the clone's own.
+    for path, content in results.items():
+        files.write_bytes(path, content)
     known = next(filter(Path.is_file, (clone / ".dvc/kept.lock", root / "dvc.lock")), None)
-    if known:  # the checkout above brought that of the last commit back
+    if known:
         shutil.copyfile(known, clone / "dvc.lock")
     cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")  # a user may have put it elsewhere
     _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve()))
