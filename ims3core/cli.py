@@ -228,6 +228,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (Ims3Error, OSError) as error:
         print(f"ims3: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        _leave_team()
+
+
+def _leave_team() -> None:
+    """Parts from the other processes, if any: threads of gloo that outlive the interpreter abort it (SIGABRT)."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def registered() -> list[str]:

@@ -1,5 +1,6 @@
 """Several processes on one stage: the same bytes as one, and disagreement is named."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from ims3core import cli
 from ims3core.base import files
 from ims3core.base.processes import Team
 from ims3core.shell.errors import ParameterError
@@ -122,6 +124,21 @@ def test_processes_with_other_parameters_are_refused(project, tmp_path):
         assert code == 2
         assert "ims3: latents: fingerprint of parameters, inputs and code: process 1 of 2 has" in text
     assert not (project / "data/latents").exists()
+
+
+@pytest.mark.parametrize("end", [ParameterError("odd"), RuntimeError("odd"), None])
+def test_every_end_of_a_command_parts_from_the_team(monkeypatch, tmp_path, end):
+    """Threads of gloo that outlive the interpreter abort about one process of twelve instead of its exit code."""
+
+    def command(**_):
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
+        if end:
+            raise end
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises((SystemExit, RuntimeError)) if end else contextlib.nullcontext():
+        cli.main()
+    assert not torch.distributed.is_initialized()
 
 
 def test_the_launcher_of_the_parameters_runs_the_command(project, monkeypatch, tmp_path, stage):
