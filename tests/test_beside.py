@@ -85,6 +85,62 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
     assert (tmp_path / "dvc.lock").read_text() == "of this machine\n"
 
 
+@pytest.fixture
+def victim(tmp_path_factory):
+    """Somebody's repository elsewhere, with uncommitted work in it; all its files, for comparison."""
+    folder = tmp_path_factory.mktemp("victim")
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    (folder / "work.py").write_text("committed\n")
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*command, *arguments], cwd=folder, check=True)
+    (folder / "work.py").write_text("hours of work\n")
+    return folder
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["absolute", "upwards", "root", "typo", "empty", "dot", "long", "option"])
+def test_a_name_that_is_no_committed_profile_touches_nothing(git, tmp_path, victim, kind):
+    """Paths lead elsewhere, also where a repository is; a typo leaves nothing behind."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/mine.yaml").write_text("seed: 0\n")
+    git("add", "-A")
+    git("commit", "-qm", "profile")
+    upwards = f"../../../{victim.name}"
+    (tmp_path.parent / victim.name).symlink_to(victim) if not (tmp_path.parent / victim.name).exists() else None
+    name = {
+        "absolute": str(victim), "upwards": upwards, "root": "../..", "typo": "mone", "empty": "", "dot": ".",
+        "long": "x" * 300, "option": "--upload-pack",
+    }[kind]  # fmt: skip
+    before = content(tmp_path) | content(victim)
+    with pytest.raises(ParameterError, match=r"^profile: the last commit has no .*; known: mine$"):
+        list(beside.run(tmp_path, name))
+    with pytest.raises(ParameterError, match=r"^profile: found .*, wanted a plain name"):
+        beside.prepare_clone(tmp_path, "../x" if kind == "typo" else name)
+    assert content(tmp_path) | content(victim) == before
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("kind", ["repository", "link", "folder"])
+def test_a_folder_that_was_not_made_here_is_never_touched(git, tmp_path, victim, kind):
+    """Whatever stands where the clone would: a repository, a link to one, a folder inside this repository."""
+    home = tmp_path / beside.HOME
+    home.mkdir(parents=True)
+    if kind == "repository":
+        victim.rename(home / "mine")
+    elif kind == "link":
+        (home / "mine").symlink_to(victim)
+    else:
+        (home / "mine").mkdir()
+        (home / "mine/notes.txt").write_text("mine\n")
+    before = content(tmp_path)
+    with pytest.raises(ParameterError, match=r"mine: found a folder that .* did not make"):
+        beside.prepare_clone(tmp_path, "mine")
+    assert content(tmp_path) == before
+
+
 def test_what_is_the_users_is_lent_to_the_clone(tmp_path):
     """A relative path is one of this folder, also after it was pointed elsewhere; one out of it cannot be meant."""
     clone, place = tmp_path / "scratch/beside/mine", "downloads/pets"

@@ -7,6 +7,7 @@ taken up again, so that a run that was killed goes on and one that is repeated d
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from ims3core.shell.errors import ParameterError
 
 HOME = Path("scratch/beside")
 RESULTS = Path("metrics/beside")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+MADE_HERE = "ims3.clone"  # in the git configuration of every clone that was made here
 KEPT = (
     "metrics/accuracy.csv", "metrics/comparisons.csv", "metrics/coverage.csv", "metrics/cost.csv",
     "metrics/plots/samples.png", "reports/index.html",
@@ -32,12 +35,11 @@ def run(root: Path, profile: str) -> Iterator[str]:
     """
     from ims3core.params import load
 
+    if profile not in (known := committed_profiles(root)):
+        raise ParameterError(f"profile: the last commit has no {profile!r}; known: {', '.join(known)}")
     clone = prepare_clone(root, profile)
     if uncommitted(root, ("ims3core", "stages", "profiles", "dvc.yaml")):
         yield "uncommitted changes of code and profiles do not count: the last commit is run"
-    if not (clone / "profiles" / f"{profile}.yaml").is_file():
-        known = ", ".join(sorted(path.stem for path in (clone / "profiles").glob("*.yaml")))
-        raise ParameterError(f"profile: the last commit has no {profile!r}; known: {known}")
     shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
     lend_data(root, clone, load(clone / "params.yaml").user_paths)
     yield f"{profile}: dvc repro in {clone}"
@@ -54,16 +56,34 @@ def run(root: Path, profile: str) -> Iterator[str]:
     yield f"{RESULTS / profile}: {', '.join(sorted(path.name for path in home.iterdir()))}"
 
 
+def committed_profiles(root: Path) -> list[str]:
+    """The names of the profiles in the last commit of ``root``, sorted."""
+    listed = _git(root, "-c", "core.quotePath=false", "ls-tree", "--name-only", "HEAD", "profiles/").splitlines()
+    return sorted(Path(name).stem for name in listed if name.endswith(".yaml"))
+
+
 def prepare_clone(root: Path, name: str) -> Path:
     """The clone ``name`` at the last commit of ``root``, with what DVC knew in it, at first with what it knows in root.
 
     What the commit says may be of another machine, and DVC would rather make that anew than look for its own results.
+    A checkout is overwritten only where this function made it, which a key in its own git configuration says.
+
+    Raises:
+        ParameterError: ``name`` is no plain name but a path, or stands for a folder that was not made here.
     """
-    clone = (root / HOME / name).resolve()
+    if not NAME.fullmatch(name):
+        raise ParameterError(f"profile: found {name!r}, wanted a plain name of letters, digits, '-' and '_'")
+    home = (root / HOME).resolve()
+    clone = home / name
     commit = _git(root, "rev-parse", "HEAD")
-    if not (clone / ".git").is_dir():
-        clone.parent.mkdir(parents=True, exist_ok=True)
-        _git(root, "clone", "--quiet", "--shared", str(root.resolve()), str(clone))
+    if not clone.exists() and not clone.is_symlink():
+        home.mkdir(parents=True, exist_ok=True)
+        _git(root, "clone", "--quiet", "--shared", "--config", f"{MADE_HERE}=true", str(root.resolve()), str(clone))
+    elif clone.is_symlink() or not _is_made_here(clone):
+        raise ParameterError(
+            f"{clone}: found a folder that `ims3 beside` and `ims3 study` did not make, which they will not overwrite; "
+            "move it away"
+        )
     _git(clone, "fetch", "--quiet", "origin", commit)
     changed = ("diff", "--name-only", "--diff-filter=d", "HEAD", "--", "metrics")
     names = _git(clone, "-c", "core.quotePath=false", *changed).splitlines()
@@ -129,6 +149,12 @@ def _call(folder: Path, *command: str) -> None:
     code = subprocess.run(command, cwd=folder, check=False, env=_environment(folder)).returncode
     if code:
         raise ParameterError(f"{' '.join(command[1:])} in {folder} ended with code {code}; see the lines above")
+
+
+def _is_made_here(clone: Path) -> bool:
+    """Whether ``clone`` is a repository of its own that :func:`prepare_clone` made; git itself looks in parents too."""
+    command = ["git", "config", "--file", str(clone / ".git/config"), "--get", MADE_HERE]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "true"
 
 
 def _git(folder: Path, *arguments: str) -> str:
