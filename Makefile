@@ -1,17 +1,17 @@
-# make repro: the whole default grid. make repro-all: every system of the paper on the digits, beside it.
-# make test: the test suite. All set up everything first.
+# make repro: the whole default grid. make repro-all: every system of the paper on the digits, in a clone.
+# make test: the test suite. make docs: the documentation as a site, in site/. All set up everything first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro repro-all test test-slow lint clean
+.PHONY: repro repro-all test test-slow lint docs clean
 
 repro: $(VENV)/installed
 	dvc repro
 
 repro-all: $(VENV)/installed
-	python -m ims3core beside digits-all
+	python -m ims3core run digits-all
 
 test: $(VENV)/installed
 	python -m pytest --cov --cov-report=term
@@ -22,6 +22,14 @@ test-slow: $(VENV)/installed
 lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
+	lint-imports
+	mypy
+	python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
+docs: $(VENV)/installed
+	python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +37,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) scratch
+	rm -rf $(VENV) scratch site

@@ -29,7 +29,7 @@ def main() -> None:
     network = dit_layout.read_transformer(Path("data/generator/transformer"))
     config, schedule = network.config, generator.read_schedule(Path("data/generator"))
     vae = autoencoder.read_autoencoder(Path("data/generator/vae"))
-    denoiser = Denoiser(machine.frozen(network), schedule, config.classes, machine.device, machine.dtype)
+    denoiser = Denoiser(machine.for_inference(network), schedule, config.classes, machine.device, machine.dtype)
     shape = (config.channels, config.side, config.side)
     labels = torch.arange(IMAGES) % config.classes
     made = {}
@@ -39,8 +39,7 @@ def main() -> None:
             seeds = range(first, min(first + size, IMAGES))
             streams = NoiseStreams([torch.Generator().manual_seed(s) for s in seeds], shape)
             with torch.inference_mode():
-                own = labels[first : first + size]
-                parts.append(sampler.module.sample(denoiser, own, streams, None, **sampler.values))
+                parts.append(sampler.sample(denoiser, labels[first : first + size], streams, None))
         made[size] = autoencoder.decode(vae, torch.cat(parts)).int()
     for size in (1, 7):
         difference = (made[size] - made[IMAGES]).abs()

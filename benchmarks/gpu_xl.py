@@ -17,7 +17,11 @@ from functools import partial
 import peers
 import torch
 
-from ims3core.adaptations import diffusion, im, minimax
+from ims3core.axes.adaptations.diffusion import Diffusion
+from ims3core.axes.adaptations.im import InversionMatching
+from ims3core.axes.adaptations.minimax import Minimax
+from ims3core.axes.samplers.ddpm import DDPM
+from ims3core.axes.samplers.dpm_solver import DPMSolver
 from ims3core.base import compute
 from ims3core.diffusion import difffit, training
 from ims3core.diffusion.autoencoder import decode, stable_diffusion_autoencoder
@@ -25,8 +29,7 @@ from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.planning.units import DIT_XL
-from ims3core.samplers import ddpm, dpm_solver
+from ims3core.planning.image_costs import DIT_XL
 
 SHAPE = (4, 32, 32)
 WORK = 2 * 118.6e9  # FLOP of one image and call (DiT, Table 1)
@@ -54,22 +57,22 @@ def median(call: Callable[[], object], rounds: int = 5) -> float:
 
 def sampling(machine: compute.Machine, batch: int, peak: float) -> None:
     network = network_on(machine)
-    call = machine.frozen(network, parts=network.compiled_parts)
+    call = machine.for_inference(network, parts=network.compiled_parts)
     denoiser = Denoiser(call, linear_schedule(), 1000, machine.device, machine.dtype)
     shared = {"guidance": 4.0, "guided_channels": 3}
-    solver = {"steps": 15, "spacing": "time", "interval": [0.1, 0.8]}
-    for name, module, section in (("ddpm", ddpm, {"steps": 10}), ("dpm_solver", dpm_solver, solver)):
+    samplers = (DDPM(**shared, steps=10), DPMSolver(**shared, steps=15, spacing="time", interval=[0.1, 0.8]))
+    for sampler in samplers:
 
-        def sample(module=module, section=section) -> None:
+        def sample(sampler=sampler) -> None:
             streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(batch)], SHAPE)
             with torch.inference_mode():
-                module.sample(denoiser, torch.arange(batch) % 1000, streams, None, **shared, **section).cpu()
+                sampler.sample(denoiser, torch.arange(batch) % 1000, streams, None).cpu()
 
-        took, calls = median(sample, 3), module.calls(**shared, **section)
+        took, calls = median(sample, 3), sampler.network_calls()
         share, per_second = batch * calls * WORK / took / peak, batch / took
         print(
-            f"  {name}: {calls} calls of batch {batch} in {took:.3f} s, {share:.0%} of the peak; {per_second:.1f} "
-            f"images/s, {per_second * calls / 100:.1f} at 50 guided steps",
+            f"  {sampler.entry_name()}: {calls} calls of batch {batch} in {took:.3f} s, {share:.0%} of the peak; "
+            f"{per_second:.1f} images/s, {per_second * calls / 100:.1f} at 50 guided steps",
             flush=True,
         )
 
@@ -77,25 +80,26 @@ def sampling(machine: compute.Machine, batch: int, peak: float) -> None:
 def finetuning(machine: compute.Machine, batch: int, peak: float) -> None:
     """Batch 8, as in the paper, with optimiser and EMA."""
     full = {
-        "variational": True, "lambda_im": 0.002, "form": "paper", "similarity": "cosine", "inversion_steps": 4,
+        "lambda_im": 0.002, "form": "paper", "similarity": "cosine", "inversion_steps": 4,
         "pairing": "matched", "grad_through": "inversion", "share": 1.0, "clip_x0": False,
     }  # fmt: skip
     cheap = full | {"grad_through": "last_step", "share": 0.25}
-    objectives = {
-        "diffusion": diffusion.objective(variational=True),
-        "im, 4 steps, all through": im.objective(**full),
-        "im, 4 steps, last step, a quarter": im.objective(**cheap),
-        "im, 2 steps, an eighth (the profiles')": im.objective(**full | {"inversion_steps": 2, "share": 0.125}),
-        "im, 1 step, a quarter": im.objective(**cheap | {"inversion_steps": 1}),
-        "minimax": minimax.objective(variational=True, lambda_representative=0.002, lambda_diverse=0.008, memory=64),
+    adaptations = {
+        "diffusion": Diffusion(),
+        "im, 4 steps, all through": InversionMatching(**full),
+        "im, 4 steps, last step, a quarter": InversionMatching(**cheap),
+        "im, 2 steps, an eighth (the profiles')": InversionMatching(**full | {"inversion_steps": 2, "share": 0.125}),
+        "im, 1 step, a quarter": InversionMatching(**cheap | {"inversion_steps": 1}),
+        "minimax": Minimax(lambda_representative=0.002, lambda_diverse=0.008, memory=64),
     }
+    objectives = {name: adaptation.objective(variational=True) for name, adaptation in adaptations.items()}
     for compiled in (False, True):
-        here = compute.Machine(machine.device, machine.precision, compiled, machine.team)
+        here = compute.Machine(machine.device, machine.precision, compiled, machine.processes)
         network = network_on(here)
         difffit.add_scales(network, 0.5)
         weights = difffit.freeze_all_but_difffit(network)
         difffit.cast_frozen(network, here.dtype)
-        here.trained(network, parts=network.compiled_parts, pays=True)
+        here.for_training(network, parts=network.compiled_parts, pays=True)
         latents = Latents(torch.randn(1, 64, *SHAPE), torch.ones(1, 64, *SHAPE), torch.arange(64) % 10)
         for name, objective in objectives.items():
             state = training.start(weights, lr=1e-3, weight_decay=0.0)
@@ -107,11 +111,12 @@ def finetuning(machine: compute.Machine, batch: int, peak: float) -> None:
 def _five_steps(
     network: DiT, state: training.State, latents: Latents, objective: training.Objective, machine: compute.Machine
 ) -> None:
-    training.run(
-        network, state, linear_schedule(), latents, objective, steps=state.step + 5, batch_size=8, label_dropout=0.1,
-        learning_rate=lambda step: 1e-3, ema_decay=lambda step: 0.9999, grad_norm_every=0, seed=0,
-        autocast=machine.autocast,
+    plan = training.TrainingPlan(
+        steps=state.step + 5, batch_size=8, label_dropout=0.1, learning_rate=lambda step: 1e-3,
+        ema_decay=lambda step: 0.9999, seed=0,
     )  # fmt: skip
+    for _ in training.train(network, state, linear_schedule(), latents, objective, plan, machine):
+        pass
 
 
 def vae(machine: compute.Machine, batch: int, peak: float) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from ims3core.adaptations import diffusion
+from ims3core.axes.adaptations.diffusion import Diffusion
+from ims3core.axes.adaptations.im import InversionMatching
 from ims3core.base import compute
 from ims3core.base.seeds import derive_seed
 from ims3core.diffusion import batches, difffit, latents, training
@@ -42,7 +43,7 @@ def main() -> None:
     difffit.cast_frozen(network, machine.dtype)
     network.to(machine.device).train()
     adaptation, wanted = params.adaptation("im"), params.finetune
-    full = adaptation.values | {"form": "paper", "grad_through": "inversion", "share": 1.0, "lambda_im": 1.0}
+    full = adaptation.model_dump() | {"form": "paper", "grad_through": "inversion", "share": 1.0, "lambda_im": 1.0}
     full["inversion_steps"] = most = arguments.steps
 
     def batch(step: int) -> batches.Batch:
@@ -53,7 +54,7 @@ def main() -> None:
         return drawn.part(0, 1, machine.device)
 
     def gradient(form: dict, step: int) -> torch.Tensor:
-        objective = adaptation.module.objective(variational=wanted.variational, **form)
+        objective = InversionMatching(**form).objective(variational=wanted.variational)
         with machine.autocast():
             term = objective(network, schedule, batch(step))["im"]
         return torch.cat([g.flatten().double() for g in training.gradient(term, weights)])
@@ -72,7 +73,7 @@ def main() -> None:
         return statistics.median(took[1:])
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {machine}, {arguments.batches} batches")
-    plain = seconds(diffusion.objective(variational=wanted.variational))
+    plain = seconds(Diffusion().objective(variational=wanted.variational))
     print(f"plain diffusion fine-tuning: {plain:.4f} s a step")
     named = [(most, "inversion", share) for share in (1.0, 0.25, 0.125, 0.0625)]
     named += [(most, "last_step", 1.0)] + [(n, "inversion", 1.0) for n in (2, 1) if n < most]
@@ -85,7 +86,7 @@ def main() -> None:
     whole = halves[0] + halves[1]
     print(f"full form, halves of the batches: cosine {_cosine(*halves):.3f}")
     for (n, through, share), form in forms.items():
-        objective = adaptation.module.objective(variational=wanted.variational, **form)
+        objective = InversionMatching(**form).objective(variational=wanted.variational)
         found = whole if form == full else sum(gradient(form, step) for step in range(arguments.batches))
         print(
             f"{n} steps, through {through:9s}, share {share:6.4f}: cosine {_cosine(whole, found):.3f}, norm "

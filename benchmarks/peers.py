@@ -24,21 +24,24 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ims3core.axes.samplers.ddim import DDIM
 from ims3core.base import compute
 from ims3core.base.seeds import generator
+from ims3core.data import ImageSet
 from ims3core.diffusion import autoencoder
 from ims3core.diffusion import generator as generators
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.samplers import ddim
-from ims3core.students import augment, networks, protocols, train
-from ims3core.subgroups.search import select_groups
+from ims3core.s3.objective import make_instance
+from ims3core.s3.search import select_groups
+from ims3core.students import augment, networks, plans, train
+from ims3core.students.settings import Augment
 
-AUGMENT = {
-    "crop_scale": [0.5, 1.0], "flip": 0.5, "rotate": 0.0, "translate": 0.0, "colour": 0.4, "lighting": 0.0,
-    "patch_shuffle": 1, "randaugment": None,
-}  # fmt: skip
+AUGMENT = Augment(
+    crop_scale=[0.5, 1.0], flip=0.5, rotate=0.0, translate=0.0, colour=0.4, lighting=0.0, patch_shuffle=1,
+    randaugment=None,
+)  # fmt: skip
 STATISTICS = ([0.5] * 3, [0.25] * 3)
 
 
@@ -87,18 +90,17 @@ def sampling(machine: compute.Machine, repeats: int, *, batch: int = 10, steps: 
         pipeline(labels, guidance_scale=guidance, num_inference_steps=steps, output_type="np")
 
     def ours_with(compiled: bool) -> Callable[[], None]:
-        here = compute.Machine(machine.device, machine.precision, compiled, machine.team)
+        here = compute.Machine(machine.device, machine.precision, compiled, machine.processes)
         copied = DiT(network.config)
         copied.load_state_dict(network.state_dict())
-        call = here.frozen(copied, parts=copied.compiled_parts)
+        call = here.for_inference(copied, parts=copied.compiled_parts)
         denoiser = Denoiser(call, linear_schedule(), 1000, here.device, here.dtype)
+        sampler = DDIM(steps=steps, guidance=guidance, guided_channels=3)
 
         def sample() -> None:
             streams = NoiseStreams([torch.Generator().manual_seed(s) for s in range(batch)], (4, 32, 32))
             with torch.inference_mode():
-                ddim.sample(
-                    denoiser, torch.tensor(labels), streams, None, steps=steps, guidance=guidance, guided_channels=3
-                ).cpu()
+                sampler.sample(denoiser, torch.tensor(labels), streams, None).cpu()
 
         return sample
 
@@ -124,7 +126,7 @@ def students(machine: compute.Machine, repeats: int, *, side: int = 224, batch: 
 
         bare = _bare(build(), images[:batch], labels[:batch], machine)
         quick = build()
-        machine.trained(quick, parts=[quick], pays=True, convolves=True)
+        machine.for_training(quick, parts=[quick], pays=True, convolves=True)
         found = in_turn(
             {
                 "eager bare step": bare,
@@ -190,18 +192,14 @@ def _plain(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor,
 
 def _ours(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, machine, steps) -> Callable[[], None]:
     """The loop of the students, CutMix as in the protocols; scored once at the end, on one image."""
-    side = images.shape[-1]
-    rules = protocols.plan(
-        ipc=len(images) // 10, classes=10, images=len(images), epochs=1, steps=None, batch_size=len(images) // steps,
-        lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="constant", cutmix=1.0, evaluations=1,
-    )  # fmt: skip
+    side, optimiser = images.shape[-1], plans.OptimiserSpec(0.01)
+    plan = plans.Plan(len(images), len(images) // steps, optimiser, epochs=1, cutmix=1.0)
+    augmentation = augment.build_augmentation(AUGMENT, side=side, channels=3)
+    setup = train.TrainingSetup(plan, augmentation, STATISTICS, side, machine)
+    data, one = ImageSet(images, labels), ImageSet(images[:1], labels[:1])
 
     def epoch() -> None:
-        train.train_student(
-            network, images, labels, test_images=images[:1], test_class_index=labels[:1], side=side, plan=rules,
-            augmentation=augment.build_augmentation(**AUGMENT, side=side, channels=3), mean=STATISTICS[0],
-            std=STATISTICS[1], seed=0, device=machine.device, precision=machine.precision,
-        )  # fmt: skip
+        train.train_student(network, data, one, setup, seed=0)
 
     return epoch
 
@@ -212,10 +210,9 @@ def selections(machine: compute.Machine, repeats: int, *, classes: int = 50, gro
     around = F.normalize(real[:, None] + 0.02 * torch.randn(classes, groups, dim, generator=noise), dim=-1)
 
     def ours() -> None:
-        select_groups(
-            around, real, alpha=0.4, beta=0.9, eps=1e-6, normalisation="paper", start="nearest", restarts=1,
-            max_sweeps=10, generator=generator(0, "peers-start"),
-        )  # fmt: skip
+        problem = make_instance(around, real, alpha=0.4, beta=0.9, eps=1e-6, normalisation="paper")
+        start = generator(0, "peers-start")
+        select_groups(problem, start="nearest", restarts=1, max_sweeps=10, generator=start)
 
     found = in_turn({"plain loop": lambda: _plain_search(around.numpy(), real.numpy()), "ours": ours}, repeats)
     print(f"S3's search, {classes} classes x {groups} groups")

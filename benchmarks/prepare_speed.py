@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ims3core.intake import prepare
-from ims3core.intake.readers import imagefolder
+from ims3core.ingest import prepare
+from ims3core.ingest.readers import imagefolder
 
 
 def write_images(folder: Path, count: int, side: int) -> None:

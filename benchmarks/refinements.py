@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 
 from ims3core import params
+from ims3core.axes.refinements import Start
 from ims3core.base import compute
+from ims3core.classifiers.encoder import Encoder
+from ims3core.classifiers.teacher import Teacher
 from ims3core.data import ImageSet
 from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.encoders import Encoder
-from ims3core.refinements import Start
 from ims3core.students.networks import build_student
-from ims3core.students.teachers import Teacher
 
 SIDE, CLASSES = 224, 10
 ONE = {  # rows of the profile, and what makes one iteration of them
@@ -60,7 +60,7 @@ def start_for(profile: params.Params, machine: compute.Machine, ipc: int) -> Sta
 
     return Start(
         chosen=images_of(ipc), latents=torch.randn(CLASSES * ipc, 4, SIDE // 8, SIDE // 8), real=images_of(64),
-        statistics=statistics, augment=profile.augment.model_dump(), seed=0, machine=machine, teacher=teacher,
+        statistics=statistics, augment=profile.augment, seed=0, machine=machine, teacher=teacher,
         generator=generator, labels=torch.arange(CLASSES),
     )  # fmt: skip
 
@@ -71,10 +71,11 @@ def iteration(row: str) -> None:
     machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
     ipc = IPC.get(row, 10)
     entry, start = profile.refinement(row), start_for(profile, machine, ipc)
+    one = entry.overridden(ONE[row], row)
     began = time.perf_counter()
-    entry.module.refine(start, **(entry.values | ONE[row]))
+    one.refine(start)
     took, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{row:10s} {entry.name:24s} IPC {ipc:2d} {took:6.1f} s, peak {peak:.2f} GiB ({machine})", flush=True)
+    print(f"{row:10s} {entry.entry_name():24s} IPC {ipc:2d} {took:6.1f} s, peak {peak:.2f} GiB ({machine})", flush=True)
 
 
 def main() -> None:

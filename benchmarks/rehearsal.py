@@ -24,13 +24,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
-from ims3core.intake.classes import benchmark_lists
+from ims3core.ingest.classes import benchmark_lists
+from ims3core.pipeline.graph import read_stages
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = (
-    "prepare", "generator", "encoder", "latents", "finetune", "guides", "candidates", "features", "centroids", "select",
-    "refine", "labels", "students", "full-data", "report", "plan", "timings",
-)  # fmt: skip
+COMMANDS = (*(stage.replace("_", "-") for stage in read_stages()), "plan", "timings")
 
 
 def build(folder: Path, profile: str, images: int, changes: list[str]) -> None:

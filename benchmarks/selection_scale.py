@@ -16,11 +16,12 @@ import time
 
 import torch
 
+from ims3core.axes.selections import Candidates
+from ims3core.axes.selections.s3_image import S3Image
 from ims3core.base.seeds import generator
-from ims3core.selections import Candidates, s3_image
-from ims3core.subgroups.bounds import gap
-from ims3core.subgroups.objective import MAX_MATRIX_BYTES
-from ims3core.subgroups.search import select_groups
+from ims3core.s3.bounds import gap
+from ims3core.s3.objective import MAX_MATRIX_BYTES, make_instance
+from ims3core.s3.search import select_groups
 
 
 def make_centroids(classes: int, groups: int, dim: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,20 +36,21 @@ def make_centroids(classes: int, groups: int, dim: int, spread: float) -> tuple[
 def choose_images(images: int, args: argparse.Namespace) -> None:
     """One choice by ``s3_image``, its lower bound included."""
     candidates, real = make_centroids(args.classes, images, args.dim, args.spread)
-    seen = Candidates(
-        list(candidates), [str(n) for n in range(args.classes)], real, real=lambda: list(candidates[:, :100]),
-        images=None, judge=None,
+    names = [str(n) for n in range(args.classes)]
+    pool = Candidates(
+        list(candidates), names, real, images=candidates.__getitem__, real=lambda: list(candidates[:, :100])
+    )
+    selection = S3Image(
+        alpha=1.0, beta=args.beta, eps=1e-6, normalisation=args.normalisation, kernel="gaussian", bandwidth=1.0,
+        frequencies=2048, max_sweeps=50,
     )  # fmt: skip
     begun = time.perf_counter()
-    found = s3_image.select(
-        seen, ipc=10, seed=0, draw=0, alpha=1.0, beta=args.beta, eps=1e-6, normalisation=args.normalisation,
-        kernel="gaussian", bandwidth=1.0, frequencies=2048, max_sweeps=50,
-    )  # fmt: skip
+    choice = selection.select(pool, ipc=10, seed=0, draw=0)
     took, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{args.classes} classes x {images} images x {args.dim}, IPC 10, beta {args.beta}: {took:.1f} s, {peak:.0f} MiB"
     )
-    print(found.report)
+    print(choice.report)
 
 
 def main() -> None:
@@ -77,28 +79,23 @@ def main() -> None:
     seconds = []
     for _ in range(args.repetitions):
         begun = time.perf_counter()
+        problem = make_instance(group_centroids, real_centroids, **weights)
         selection = select_groups(
-            group_centroids,
-            real_centroids,
-            **weights,
-            **memory,
-            start=args.start,
-            restarts=1,
-            max_sweeps=100,
+            problem, **memory, start=args.start, restarts=1, max_sweeps=100,
             generator=generator(0, "selection-scale-start"),
-        )
+        )  # fmt: skip
         seconds.append(time.perf_counter() - begun)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     median = statistics.median(seconds)
     print(f"sizes      {args.classes} classes x {args.groups} groups x {args.dim}, engine {selection.engine}")
     print(f"seconds    {median:.2f} (median; {min(seconds):.2f} to {max(seconds):.2f}), first {seconds[0]:.2f}")
     print(f"sweeps     {selection.sweeps}, converged {selection.converged}, {median / selection.sweeps:.2f} s a sweep")
-    print(f"objective  {selection.objective:.6f} from {selection.start_objectives[0]:.6f}")
+    print(f"objective  {selection.objective.total:.6f} from {selection.start_objectives[0]:.6f}")
     print(f"peak RSS   {peak_mib:.0f} MiB")
     if args.bound:
         begun = time.perf_counter()
-        found = gap(selection, group_centroids, real_centroids, **weights, **memory)
-        print(f"bound      {found['bound']:.6f} ({found['bound_kind']}), gap {found['gap']:.6f}")
+        report = gap(selection, problem, **memory)
+        print(f"bound      {report['bound']:.6f} ({report['bound_kind']}), gap {report['gap']:.6f}")
         print(f"           {time.perf_counter() - begun:.2f} s")
 
 

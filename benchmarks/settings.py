@@ -11,7 +11,6 @@ and over the guidance before. Nothing here reads the test split.
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import logging
 import os
@@ -26,9 +25,10 @@ import yaml
 
 from ims3core.base import files
 from ims3core.params import parse
+from ims3core.pipeline import harness
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("real", "generator", "adapted", "guides", "encoder", "centroids", "labels")
+PARTS = ("real", "generator", "adapted", "guides", "encoder", "features/real", "centroids", "teacher", "labels")
 UPSTREAM = tuple(f"data/{part}" for part in PARTS)
 
 
@@ -128,8 +128,8 @@ def draws_of(path: Path) -> list[float]:
 def run(folder: Path, tree: dict, *stages: tuple) -> None:
     """Stages of the pipeline in ``folder``, one after the other, in this process."""
     params = parse(yaml.safe_dump(tree))
-    for module, *arguments in stages:
-        importlib.import_module(f"stages.{module}").run(params, folder, *arguments)
+    for stage, *arguments in stages:
+        harness.run(stage, params, folder, arguments)
 
 
 def link(source: Path, target: Path, names: tuple[str, ...]) -> None:

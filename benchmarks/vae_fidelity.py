@@ -8,7 +8,6 @@ Needs data/real and data/generator (`dvc repro generator`). Scores are those of 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from ims3core import data
 from ims3core.base import compute
 from ims3core.diffusion import autoencoder
 from ims3core.params import load
-from ims3core.students.cell import Recipe, run_cell
+from ims3core.students.cell import CellSpec
 
 
 def main() -> None:
@@ -32,19 +31,16 @@ def main() -> None:
     passed = data.ImageSet(torch.cat([autoencoder.decode(vae, mean) for mean in latents]), train.class_index)
     student, protocol = params.eval.students[0], params.eval.protocols[0]
     rules = params.protocols[protocol]
-    recipe = Recipe(
+    spec = CellSpec(
         student, params.network(student), side=rules.side or train.images.shape[-1],
         classes=int(train.class_index.max()) + 1,
         statistics=data.read_statistics(Path("data/real") / data.STATISTICS),
-        protocol=rules.plan(params.network(student)),
-        augment=params.augmentation(protocol), norm=rules.norm, options={},
+        protocol=rules, augment=params.augmentation(protocol), options=params.network_options(student),
         machine=machine, root_seed=params.seed,
     )  # fmt: skip
     scores = {}
     for name, images in (("real images", train), ("through the VAE", passed)):
-        with tempfile.TemporaryDirectory() as directory:
-            paths = {(0, seed): Path(directory) / f"{seed}.json" for seed in range(seeds)}
-            runs = run_cell(recipe, [images], held_out, paths)
+        runs = [spec.run(images, held_out, draw=0, seed=seed) for seed in range(seeds)]
         scores[name] = sum(run["last_top1"] for run in runs) / seeds
         print(f"{name:16s} {scores[name]:.2f} % ({seeds} seeds, {params.eval.split} split, last epoch)")
     print(f"loss             {scores['real images'] - scores['through the VAE']:.2f} points")

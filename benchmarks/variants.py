@@ -29,14 +29,13 @@ import settings
 import yaml
 
 from ims3core.params import parse
+from ims3core.pipeline import workspace
 from ims3core.report.statistics import interval
-from ims3core.shell import scratch
 
 PARTS = (
     "real", "generator", "latents", "encoder", "centroids", "teacher", "labels", "candidates/real", "features/real",
 )  # fmt: skip
 POOL_SECTIONS = ("seed", "candidates", "adaptations", "finetune", "ema", "guides", "features")
-AXES = ("source", "adaptation", "guide", "sampler")
 UPSTREAM = tuple(f"data/{part}" for part in PARTS)
 
 
@@ -110,13 +109,15 @@ def score(folder: Path, tree: dict, device: str, rows: list[str], variant: str) 
 
 def pool(folder: Path, place: Path, tree: dict, name: str) -> None:
     """Links the pool ``name`` and its features into ``place``; made once for all variants that agree in it."""
-    axes = tree["pools"][name]
-    decides = [axes, *(tree.get(key) for key in (*POOL_SECTIONS, *(axes[axis] for axis in AXES)))]
+    row = tree["pools"][name]
+    adaptation, guide = tree["adaptations"][row["adaptation"]], tree["guides"][row["guide"]]
+    entries = (row["source"], adaptation["type"], guide["type"], row["sampler"])
+    decides = [row, *(tree.get(key) for key in (*POOL_SECTIONS, *entries))]
     home = folder / "pools" / digest(yaml.safe_dump([decides, tree["eval"]["draws"]]))
-    home.mkdir(parents=True, exist_ok=True)
-    with scratch.alone(home / "lock", name, print):
+    with workspace.exclusive(home / "lock", name):
         settings.link(settings.ROOT, home, UPSTREAM)
-        for stage, made in (("finetune", f"adapted/{axes['adaptation']}"), ("guides", f"guides/{axes['guide']}")):
+        adapted = dict.fromkeys((row["adaptation"], guide["adaptation"]))
+        for stage, made in [*(("finetune", f"adapted/{one}") for one in adapted), ("guides", f"guides/{row['guide']}")]:
             if not (home / "data" / made).is_dir():
                 settings.run(home, tree, (stage, Path(made).name))
         if not (home / "data/features" / name).is_dir():

@@ -1,3 +1,1 @@
 """IMS3: diffusion-based dataset distillation by Inversion-Matching and Selective Subgroup Sampling."""
-
-__version__ = "0.1.0"

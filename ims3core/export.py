@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from ims3core.base import files
-from ims3core.data import read_classes
-from ims3core.data.distilled import read_set
-from ims3core.shell.errors import ArtifactError, ParameterError, visible
+from ims3core.data import distilled, read_classes
+from ims3core.errors import ArtifactError, ParameterError, visible
 
 GENERATOR_CARD = """---
 library_name: diffusers
@@ -28,7 +27,7 @@ What `DiTPipeline` itself fixes, and the distillation pipeline does not:
 
 - its null class is 1000. {null_note}
 - its time features: {time_note}
-- it guides {guided}; here `candidates.guided_channels` decides.
+- it guides {guided}; here `guided_channels` of the sampler decides.
 - it drops the learned variance and samples with the scheduler in `scheduler/`.
 
 | class_index | folder | name | generator_label |
@@ -71,11 +70,7 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     _refuse_existing(target)
     facts = files.read_manifest(root / "data/generator", "generator")
     adapted = root / "data/adapted" / adaptation
-    size = files.read_manifest(adapted, "adapted").get("phase")
-    known = len(list(adapted.glob("phase-*.safetensors")))
-    if (size is None) != (phase is None) or (phase is not None and phase >= known):
-        wanted = f"one of {known} generators of {size} classes each: --phase 0 to {known - 1}" if size else "no --phase"
-        raise ParameterError(f"{adapted}: wanted {wanted}, found {'none' if phase is None else phase}")
+    _check_phase(adapted, phase)
     network = generator.read_adapted(root / "data/generator", adapted, phase or 0)
     difffit.fold_scales(network)
     staged = _staged(target)
@@ -98,6 +93,15 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     files.replace_directory(staged, target)
 
 
+def _check_phase(adapted: Path, phase: int | None) -> None:
+    """Raises a ParameterError unless ``phase`` is one of the row's phases, or None where it has none."""
+    size = files.read_manifest(adapted, "adapted").get("phase")
+    count = len(list(adapted.glob("phase-*.safetensors")))
+    if (size is None) != (phase is None) or (phase is not None and phase >= count):
+        phases = f"one of {count} generators of {size} classes each: --phase 0 to {count - 1}" if size else "no --phase"
+        raise ParameterError(f"{adapted}: wanted {phases}, found {'none' if phase is None else phase}")
+
+
 def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> None:
     """Writes one distilled set as parquet in the Hugging Face layout, with a card.
 
@@ -107,20 +111,14 @@ def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> No
     import datasets
 
     _refuse_existing(target)
-    folder = root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}"
-    entries = files.read_json(folder / files.MANIFEST)["images"]
+    folder = root / distilled.SetKey(method, ipc, draw).folder
+    images = distilled.read_set_manifest(folder).images
     rows = read_classes(root / "data/real/classes.json")
-    columns: dict[str, list[Any]] = {"image": [], "label": [], "seed": [], "group": [], "sha256": []}
-    for entry in entries:
-        path = folder / entry["file"]
-        if not path.is_file() or files.sha256(path) != entry["sha256"]:
-            raise ArtifactError(
-                f"{path}: missing, or its content differs from the SHA-256 in {folder / files.MANIFEST}"
-            )
-        columns["image"].append({"bytes": path.read_bytes(), "path": path.name})
-        columns["label"].append(entry["class_index"])
-        for name in ("seed", "group", "sha256"):
-            columns[name].append(entry[name])
+    columns: dict[str, list[Any]] = {
+        "image": [{"bytes": distilled.read_png(folder, image), "path": Path(image.file).name} for image in images],
+        "label": [image.class_index for image in images],
+        **{name: [getattr(image, name) for image in images] for name in ("seed", "group", "sha256")},
+    }
     features = datasets.Features({
         "image": datasets.Image(), "label": datasets.ClassLabel(names=[row.name for row in rows]),
         "seed": datasets.Value("int64"), "group": datasets.Value("int64"), "sha256": datasets.Value("string"),
@@ -129,7 +127,7 @@ def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> No
     (staged / "data").mkdir(parents=True)
     datasets.disable_progress_bars()
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(staged / "data/train-00000-of-00001.parquet"))
-    count = len(entries)
+    count = len(images)
     size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"
     card = SET_CARD.format(
         method=method, ipc=ipc, draw=draw, images=count, classes=len(rows), size=size,
@@ -148,14 +146,14 @@ def export_ddranking(root: Path, method: str, ipc: int, draw: int, target: Path)
         ArtifactError: if ``target`` exists, the set is missing, or an image has changed since.
     """
     _refuse_existing(target)
-    folder, staged = root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}", _staged(target)
-    entries = files.read_json(folder / files.MANIFEST)["images"]
-    shape = read_set(folder).images.shape
-    for entry in entries:
-        name = f"images/{entry['class_index']:04d}-{entry['class']}/{Path(entry['file']).name}"
-        files.write_bytes(staged / name, (folder / entry["file"]).read_bytes())
+    folder, staged = root / distilled.SetKey(method, ipc, draw).folder, _staged(target)
+    images = distilled.read_set_manifest(folder).images
+    for image in images:
+        name = f"images/{image.class_index:04d}-{image.class_name}/{Path(image.file).name}"
+        files.write_bytes(staged / name, distilled.read_png(folder, image))
+    size = distilled.read_pixels(folder, images[0]).shape[-2:]
     settings = {
-        "dataset": "ImageFolder", "ipc": ipc, "im_size": list(shape[-2:]), "model_name": "ConvNet-3",
+        "dataset": "ImageFolder", "ipc": ipc, "im_size": list(size), "model_name": "ConvNet-3",
         "num_eval": 5, "num_epochs": 300, "optimizer": "sgd", "lr_scheduler": "cosine", "use_zca": False,
         "real_data_path": "./dataset", "random_data_format": "image", "random_data_path": "./random",
         "save_path": f"{method}-{ipc}.csv",

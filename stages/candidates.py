@@ -2,72 +2,79 @@
 
 from __future__ import annotations
 
-import logging
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ims3core.base import compute
+from ims3core.axes.sources import ImageMaker, PoolSpec
 from ims3core.data import pools
-from ims3core.data.inputs import Inputs
-from ims3core.shell import code, progress, scratch
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
-
-log = logging.getLogger(__name__)
+from ims3core.diffusion.inputs import PoolInputs
+from ims3core.pipeline.stage import Stage, Unit
 
 
-def run(params: Params, root: Path, row: str) -> None:
+class Candidates(Stage):
     """Writes data/candidates/<row>: shards of images with seeds and latents, or an index of the real ones."""
-    pool, machine = params.pool(row), compute.machine(**params.compute.model_dump())
-    data = root / "data"
-    inputs = Inputs(
-        data / "real", data / "generator", data / "adapted" / pool.row.adaptation, data / "guides" / pool.row.guide
-    )
-    sampled = pool.source.module.SAMPLED
-    wanted = pools.wanted(
-        pool, seed=params.seed, draws=params.eval.draws, ipc=params.eval.ipc, classes=len(inputs.classes),
-        compiled=params.compute.compile, blocks=inputs.blocks if sampled else (),
-    )  # fmt: skip
-    facts = [params.seed, pool.facts, machine.precision, params.compute.compile]
-    facts += [row.generator_label for row in inputs.classes]
-    read = [inputs.generator, inputs.adapted, inputs.guide] if sampled else [inputs.real / "train"]
-    key = scratch.fingerprint(facts, read, code.digest("candidates", **pool.row.model_dump()))
-    extent = [wanted.draws, wanted.per_class, wanted.ipcs]
-    with scratch.workspace(root, f"candidates-{row}", key, log.warning, machine.team, extent=extent) as work:
-        if work.finished_elsewhere:
-            return
-        found = _make(row, pool, inputs, wanted, work, machine)
-        work.publish(root / "data/candidates" / row, "pool", source=pool.source.name, **found)
 
+    name = "candidates"
+    amounts = ("eval.ipc", "eval.draws", "candidates.per_class", "pools.*.set.per_class")
+    artifact = "pool"
+    sharing = "units"
 
-def _make(row, pool, inputs: Inputs, wanted: pools.Wanted, work: scratch.Workspace, machine: compute.Machine) -> dict:
-    """Makes the shards that are not there yet; returns what the manifest says of the pool."""
-    if pool.source.module.maker is None:
-        work.staged.mkdir(exist_ok=True)
-        return {"indexed": True, "images": len(inputs.train.images)}
-    shards = list(wanted.shards())
-    names = [pools.part_name(spots) for spots in shards]
-    mine, count = machine.team.mine(len(shards)), sum(map(len, shards))
-    missing = [n for n in mine if not work.has(names[n])]
-    if missing:
-        make = pool.source.module.maker(inputs, wanted, machine, **pool.source.values)
-        log.info("%s: %d images in %d shards, %d to do here, on %s", row, count, len(shards), len(missing), machine)
-    for n in progress.track(missing, label=f"candidates {row}", done=len(mine) - len(missing)):
-        parts, known = _known(work, shards[n])
-        made = pools.joined([*parts, make(shards[n][known:])])
-        pools.write_shard(work.path / names[n], made, shards[n], [wanted.seed(spot) for spot in shards[n]])
-    machine.team.barrier()
-    if machine.team.leads:
-        for n, name in enumerate(names):
-            work.use(name, f"shard-{n:05d}.safetensors")
-    precision = {"precision": machine.precision} if pool.source.module.SAMPLED else {}
-    return {"indexed": False, "images": count, **precision}
+    @cached_property
+    def pool(self) -> Any:
+        """The row's entries."""
+        return self.params.pool(self.node.row)
 
+    def unread(self) -> list[str]:
+        """Only images that are drawn come from a generator, and only others from real images."""
+        if self.pool.source.sampled:
+            return ["data/real/train", "data/real/statistics.json"]
+        return ["data/generator", "data/adapted/*", "data/guides/*"]
 
-def _known(work: scratch.Workspace, spots: list[pools.Spot]) -> tuple[list[pools.Made], int]:
-    """What a smaller pool had of this shard, and how many images that are: only new ones are made."""
-    for shorter in range(len(spots) - 1, 0, -1):
-        if work.has(name := pools.part_name(spots[:shorter])):
-            return [pools.read_made(work.path / name)], shorter
-    return [], 0
+    @cached_property
+    def inputs(self) -> PoolInputs:
+        """The declared folders, opened when a source asks for them."""
+        row, folder = self.pool.row, self.root / "data"
+        adapted, guide = folder / "adapted" / row.adaptation, folder / "guides" / row.guide
+        return PoolInputs(folder / "real", folder / "generator", adapted, guide)
+
+    @cached_property
+    def spec(self) -> PoolSpec:
+        """What is asked of the source."""
+        blocks = self.inputs.blocks if self.pool.source.sampled else ()
+        return self.params.pool_spec(self.node.row, classes=len(self.inputs.classes), blocks=blocks)
+
+    @cached_property
+    def image_maker(self) -> ImageMaker:
+        """The source's function from keys to images; networks are opened with the first shard."""
+        make: ImageMaker = self.pool.source.build(self.inputs, self.spec, self.machine)
+        return make
+
+    def units(self) -> list[Unit]:
+        """One shard each; none of the real images, which are there."""
+        if self.pool.source.indexed:
+            return []
+        return [Unit(pools.shard_name(keys), keys) for keys in self.spec.shards()]
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """A shard; what a smaller pool had of it is taken over, only new images are made."""
+        parts, known = self._of_smaller_pool(unit.task)
+        batch = pools.concatenated([*parts, self.image_maker(unit.task[known:])])
+        pools.write_shard(path, batch, unit.task, [self.spec.seed(key) for key in unit.task])
+
+    def _of_smaller_pool(self, keys: list[pools.CandidateKey]) -> tuple[list[pools.CandidateBatch], int]:
+        """The images that an earlier, shorter shard holds, and their number."""
+        for shorter in range(len(keys) - 1, 0, -1):
+            if self.workspace.has(name := pools.shard_name(keys[:shorter])):
+                return [pools.read_shard(self.workspace.path / name)], shorter
+        return [], 0
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """Shards in order, under plain names."""
+        facts = {"source": self.pool.row.source}
+        if self.pool.source.indexed:
+            return {**facts, "indexed": True, "images": len(self.inputs.train.images)}
+        for number, unit in enumerate(units):
+            self.workspace.link(unit.name, f"shard-{number:05d}.safetensors")
+        precision = {"precision": self.machine.precision} if self.pool.source.sampled else {}
+        return {**facts, "indexed": False, "images": sum(len(unit.task) for unit in units), **precision}

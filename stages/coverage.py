@@ -3,104 +3,137 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ims3core import coverage, data, encoders
-from ims3core.base import compute, files
+from ims3core import data
+from ims3core.axes.diagnostics.coverage import boundary_distance
+from ims3core.base import files
+from ims3core.classifiers import encoder, teacher
 from ims3core.data import distilled, pools
-from ims3core.shell import code, progress, scratch
-from ims3core.students import teachers
+from ims3core.pipeline.stage import Stage, Unit
+from ims3core.pipeline.workspace import short_digest
 
-if TYPE_CHECKING:
-    from ims3core.params import Params
-
-log = logging.getLogger(__name__)
-COLUMNS = ("kind", "name", "ipc", "draw", "precision", "recall", "density", "coverage", "boundary", "recognised")
+PLACE = ("kind", "name", "ipc", "draw")
+MEASURES = ("precision", "recall", "density", "coverage", "boundary", "recognised")
 
 
-def run(params: Params, root: Path) -> None:
+@dataclass(frozen=True)
+class Item:
+    """A pool or a drawn set that is measured; ``ipc`` is empty for a pool that serves every IPC."""
+
+    kind: str
+    name: str
+    ipc: Any
+    draw: int
+    folder: Path
+
+    @property
+    def place(self) -> list[Any]:
+        """The first columns of its row."""
+        return [self.kind, self.name, self.ipc, self.draw]
+
+
+class Coverage(Stage):
     """Writes metrics/coverage.csv: one row per pool and draw, and per drawn set of eval.methods."""
-    wanted, machine = params.coverage, compute.machine(**params.compute.model_dump())
-    measure = _Measure(params, root, machine)
-    inputs = [root / "data/encoder", root / "data/teacher", root / "data/features/real"]
-    key = scratch.fingerprint([wanted.model_dump(), machine.precision], inputs, code.digest("coverage"))
-    items = _items(params, root)
-    with scratch.workspace(root, "coverage", key, log.warning, extent=[item[:4] for item in items]) as work:
-        if work.finished_elsewhere:
-            return
-        rows = []
-        for item in progress.track(items, label="coverage"):
-            part = f"{scratch.short([*item[:4], measure.content(*item)])}.json"
-            if not work.has(part):
-                files.write_json(work.path / part, measure(*item))
-            work.keep(part)
-            found = files.read_json(work.path / part)
-            rows.append([*item[:4], *(found[name] for name in COLUMNS[4:])])
-        files.write_csv(root / "metrics/coverage.csv", COLUMNS, rows)
-        work.finish()
 
-
-def _items(params: Params, root: Path) -> list[tuple[str, str, Any, int, Path]]:
-    """(pool or set, name, IPC, draw, folder) of everything that is measured."""
-    found: list[tuple[str, str, Any, int, Path]] = []
-    grid = params.eval
-    for name in params.pools:
-        parts = params.pool(name)
-        if parts.source.module.maker is not None:
-            ipcs = grid.ipc if parts.per_ipc else [""]
-            found += [("pool", name, k, d, root / "data/features" / name) for k in ipcs for d in range(grid.draws)]
-    for name in grid.methods:
-        place = root / "data/distilled" / name
-        found += [("set", name, k, d, place / f"ipc-{k}/draw-{d}") for k in grid.ipc for d in range(grid.draws)]
-    return found
-
-
-class _Measure:
-    """The measures of one item; what all items need is opened once."""
-
-    def __init__(self, params: Params, root: Path, machine: compute.Machine) -> None:
-        self.root, self.device, self.k = root, machine.device, params.coverage.k
-        real, _ = pools.read_features(root / "data/features/real")
-        kept = torch.arange(min(len(real), params.coverage.real_images)) * len(real)
-        self.real = real[kept // min(len(real), params.coverage.real_images)]
-        self.encoder = encoders.read_encoder(root / "data/encoder").to(self.device)
-        files.read_manifest(root / "data/teacher", "teacher")
-        self.teacher = teachers.read_teacher(root / "data/teacher").to(self.device)
-        self.pools: dict[Path, tuple] = {}  # the pool that was read last
+    name = "coverage"
+    amounts = ("pools", "guides", "eval.methods", "eval.ipc", "eval.draws")
+    named = ("data/features", "data/distilled")
 
     @cached_property
-    def reach(self) -> torch.Tensor:
-        """Of the real images, the same for all items."""
-        return coverage.radii(self.real, self.k)
+    def real(self) -> torch.Tensor:
+        """Features of the real images that are compared with, evenly spaced."""
+        features, _ = pools.read_features(self.input("data/features/real"))
+        return self.params.coverage.reference(features)
 
-    def content(self, kind: str, name: str, ipc: Any, draw: int, folder: Path) -> str:
-        """What names an item's measures: a set's manifest, a pool's own features, so that more draws change nothing."""
-        if kind == "pool":
-            return hashlib.sha256(self._of_pool(ipc, draw, folder).numpy().tobytes()).hexdigest()
-        return files.manifest_digest(folder)
+    @cached_property
+    def radii(self) -> torch.Tensor:
+        """Of the real images' balls, the same for all items."""
+        return self.params.coverage.radii(self.real)
 
-    def _of_pool(self, ipc: Any, draw: int, folder: Path) -> torch.Tensor:
+    @cached_property
+    def encoder(self) -> encoder.Encoder:
+        """The frozen encoder."""
+        return encoder.read_encoder(self.input("data/encoder")).to(self.machine.device)
+
+    @cached_property
+    def teacher(self) -> teacher.Teacher:
+        """The frozen teacher."""
+        files.read_manifest(self.input("data/teacher"), "teacher")
+        return teacher.read_teacher(self.input("data/teacher")).to(self.machine.device)
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """Everything that is measured."""
+        items, grid = [], self.params.eval
+        for name in self.params.pools:
+            pool = self.params.pool(name)
+            if not pool.source.indexed:
+                folder, ipcs = self.input(f"data/features/{name}"), grid.ipc if pool.per_ipc else [""]
+                items += [Item("pool", name, k, d, folder) for k in ipcs for d in range(grid.draws)]
+        for name in grid.methods:
+            folder = self.input(f"data/distilled/{name}")
+            items += [
+                Item("set", name, k, d, folder / f"ipc-{k}/draw-{d}") for k in grid.ipc for d in range(grid.draws)
+            ]
+        return items
+
+    def units(self) -> list[Unit]:
+        """One item each, named by its content: a set's manifest, a pool's own features, so that more draws are new."""
+        real = files.manifest_digest(self.input("data/features/real"))
+        return [Unit(f"{short_digest([*item.place, self._content(item), real])}.json", item) for item in self.items]
+
+    def _content(self, item: Item) -> str:
+        if item.kind == "pool":
+            return hashlib.sha256(self._of_pool(item).numpy().tobytes()).hexdigest()
+        return files.manifest_digest(item.folder)
+
+    @cached_property
+    def _opened(self) -> dict[Path, tuple[torch.Tensor, pools.Place]]:
+        """The pool that was read last."""
+        return {}
+
+    def _of_pool(self, item: Item) -> torch.Tensor:
         """The features of one draw (and IPC) of a pool."""
-        if folder not in self.pools:
-            self.pools = {folder: pools.read_features(folder)}
-        features, place = self.pools[folder]
-        return features[torch.nonzero((place.draw == draw) & (place.ipc == (ipc or pools.EVERY_IPC))).flatten()]
+        if item.folder not in self._opened:
+            self._opened.clear()
+            self._opened[item.folder] = pools.read_features(item.folder)
+        features, place = self._opened[item.folder]
+        rows = (place.draw == item.draw) & (place.ipc == (item.ipc or pools.EVERY_IPC))
+        return features[torch.nonzero(rows).flatten()]
 
-    def __call__(self, kind: str, name: str, ipc: Any, draw: int, folder: Path) -> dict[str, float | None]:
-        if kind == "pool":
-            own, boundary = self._of_pool(ipc, draw, folder), {"boundary": None, "recognised": None}
+    def make(self, unit: Unit, path: Path) -> None:
+        """The measures of one item."""
+        item: Item = unit.task
+        boundary: dict[str, float] = {}
+        if item.kind == "pool":
+            features = self._of_pool(item)
         else:
-            chosen = distilled.read_set(folder)
-            with torch.inference_mode():
-                batches = [batch.to(self.device) for batch in data.batches(chosen.images, 256)]
-                own = torch.cat([self.encoder.features(batch).cpu() for batch in batches])
-                inputs = torch.cat([self.teacher.inputs(batch) for batch in batches])
-                away = coverage.boundary_distance(inputs, chosen.class_index.to(self.device), *self.teacher.head())
-            boundary = {"boundary": away.mean().item(), "recognised": 100 * (away > 0).float().mean().item()}
-        found = coverage.manifold_measures(self.real, own, k=self.k, reach=self.reach) | boundary
-        return {key: None if value is None or value != value else round(value, 5) for key, value in found.items()}
+            features, boundary = self._of_set(item)
+        values = self.params.coverage.measure(self.real, features, self.radii) | boundary
+        rounded = {name: round(value, 5) for name, value in values.items() if value == value}
+        files.write_json(path, dict.fromkeys(MEASURES) | rounded)
+
+    def _of_set(self, item: Item) -> tuple[torch.Tensor, dict[str, float]]:
+        """The features of a drawn set, and how far its images are from the teacher's decision boundary."""
+        chosen = distilled.read_set(item.folder)
+        with torch.inference_mode():
+            batches = [batch.to(self.machine.device) for batch in data.batches(chosen.images, 256)]
+            features = torch.cat([self.encoder.features(batch).cpu() for batch in batches])
+            inputs = torch.cat([self.teacher.inputs(batch) for batch in batches])
+            labels = chosen.class_index.to(self.machine.device)
+            away = boundary_distance(inputs, labels, *self.teacher.head())
+        return features, {"boundary": away.mean().item(), "recognised": 100 * (away > 0).float().mean().item()}
+
+    def assemble(self, units: list[Unit]) -> None:
+        """One row per item."""
+        rows = []
+        for unit in units:
+            values = files.read_json(self.unit_path(unit))
+            rows.append([*unit.task.place, *(values[name] for name in MEASURES)])
+        files.write_csv(self.output, (*PLACE, *MEASURES), rows)

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ims3core import data, encoders
-from ims3core.base import compute, files
 from ims3core.base.seeds import derive_seed
-from ims3core.students.classifier import train_classifier
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
+from ims3core.classifiers.encoder import timm_encoder, write_encoder
+from ims3core.classifiers.training import ClassifierSpec, train_on_real_images
+from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path) -> None:
+class Encoder(Stage):
     """Writes data/encoder: weights, configuration, and, where it is trained here, its validation accuracy."""
-    staged, wanted = root / "scratch" / "encoder", params.encoder
-    shutil.rmtree(staged, ignore_errors=True)
-    if wanted.source == "timm":
-        network, config = encoders.timm_encoder(wanted.network, wanted.weights and Path(wanted.weights))
-        facts = {}
-    else:
-        machine, real = compute.machine(**params.compute.model_dump()), root / "data/real"
-        network, config, top1 = train_classifier(
-            data.read_split(real / "train"), data.read_split(real / "validation"),
-            classes=len(data.read_classes(real / "classes.json")), statistics=real / data.STATISTICS,
-            augmentation=params.augment.model_dump(), settings=wanted.model_dump(exclude={"source"}),
-            seed=derive_seed(params.seed, "encoder"), device=machine.device, precision=machine.precision,
-        )  # fmt: skip
-        log.info("%s: %.2f %% on the validation split", wanted.network, top1)
-        facts = {"validation_top1": top1}
-    encoders.write_encoder(staged, network, config)
-    files.write_manifest(staged, "encoder", network=wanted.network, **facts)
-    files.replace_directory(staged, root / "data/encoder")
+
+    name = "encoder"
+    artifact = "encoder"
+
+    def unread(self) -> list[str]:
+        """A timm model sees no image."""
+        return ["data/real/*"] if self.params.encoder.source == "timm" else []
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """Trains or fetches the network."""
+        section, facts = self.params.encoder, {}
+        if section.source == "timm":
+            network, config = timm_encoder(section.network, Path(section.weights) if section.weights else None)
+        else:
+            spec = ClassifierSpec(**section.model_dump(exclude={"source"}))
+            network, config, top1 = train_on_real_images(
+                spec, self.root / "data/real", augment=self.params.augment, machine=self.machine,
+                seed=derive_seed(self.params.seed, self.name),
+            )  # fmt: skip
+            log.info("%s: %.2f %% on the validation split", section.network, top1)
+            facts = {"validation_top1": top1}
+        write_encoder(self.workspace.output, network, config)
+        return {"network": section.network, **facts}

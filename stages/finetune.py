@@ -2,101 +2,123 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from functools import partial
+import shutil
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from ims3core.axes.adaptations import Adaptation
 from ims3core.base import compute, files
 from ims3core.base.seeds import derive_seed
 from ims3core.diffusion import checkpoints, difffit, latents, training
+from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.dit_layout import read_transformer
 from ims3core.diffusion.generator import delta_name, phases, read_schedule
-from ims3core.shell import code, progress, scratch
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
-    from ims3core.params.rows import Entry
+from ims3core.pipeline import progress
+from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
+CURVE = "curve.json"
 
 
-def run(params: Params, root: Path, row: str) -> None:
+class Finetune(Stage):
     """Writes data/adapted/<row>: the delta of fine-tuned weights and the loss curve; nothing to train for ``none``."""
-    adaptation, wanted = params.adaptation(row), params.finetune
-    trains = adaptation.name != "none"
-    machine = compute.machine(**params.compute.model_dump())
-    facts = [params.seed, adaptation.facts]
-    if trains:
-        facts += [wanted.model_dump(), params.ema.model_dump(), machine.precision]
-    inputs = [root / "data/generator", root / "data/latents"]
-    key = scratch.fingerprint(facts, inputs, code.digest("finetune", **params.adaptations[row].model_dump()))
-    with scratch.workspace(root, f"finetune-{row}", key, log.warning, machine.team) as work:
-        if work.finished_elsewhere:
-            return
-        size, made = params.adaptations[row].phase if trains else None, {}
-        if trains:
-            _train(params, root, adaptation, size, work, machine)
-            made = {"precision": machine.precision}
-        phase = {} if size is None else {"phase": size}
-        work.publish(root / "data/adapted" / row, "adapted", loss=adaptation.name, **made, **phase)
 
+    name = "finetune"
+    artifact = "adapted"
+    keeps_units = False
+    sharing = "steps"
+    silent = True
 
-def _train(
-    params: Params, root: Path, adaptation: Entry, size: int | None, work: scratch.Workspace, machine: compute.Machine
-) -> None:
-    """Fine-tunes on all classes, or on ``size`` classes after ``size`` classes, each time from the generator."""
-    cached = latents.read(root / "data/latents")
-    files.read_manifest(root / "data/generator", "generator")
-    phase, curves = phases(cached.label, size), []
-    for number in phase.unique().tolist():
-        own = cached if size is None else latents.subset(cached, phase == number)
-        folder = work.path if size is None else work.path / f"phase-{number:04d}"
-        state = _phase(params, root, adaptation, own, size and number, folder, machine)
-        if machine.team.leads:
-            product = state.ema if params.ema.use_for_sampling else {n: p.detach() for n, p in state.weights.items()}
-            difffit.write_delta(work.staged / delta_name(size and number), product)
-        done = len(curves)
-        curves += [row | {"step": done + row["step"]} for row in state.curve]
-    if machine.team.leads:
-        checkpoints.write_curve(work.staged / "curve.csv", curves)
+    @cached_property
+    def adaptation(self) -> Adaptation:
+        """The row's entry."""
+        return self.params.adaptation(self.node.row)
 
+    @property
+    def phase_size(self) -> int | None:
+        """So many classes are fine-tuned at a time; None: all together."""
+        return self.params.adaptations[self.node.row].phase if self.adaptation.trains else None
 
-def _phase(
-    params: Params, root: Path, adaptation: Entry, cached: latents.Latents, number: int | None, folder: Path,
-    machine: compute.Machine,
-) -> training.State:  # fmt: skip
-    """One fine-tuning, from its checkpoint in ``folder`` on; ``number`` None: the only one."""
-    wanted = params.finetune
-    network = read_transformer(root / "data/generator/transformer").float()
-    difffit.add_scales(network, wanted.gamma_fraction)
-    weights = difffit.freeze_all_but_difffit(network)
-    # Frozen weights need no float32 copy; the trainable ones keep it under autocast.
-    difffit.cast_frozen(network, machine.dtype)
-    network.checkpoint_blocks = wanted.gradient_checkpointing
-    objective = adaptation.module.objective(variational=wanted.variational, **adaptation.values)
-    steps = training.epochs_to_steps(wanted.epochs, images=len(cached.label), batch_size=wanted.batch_size)
-    machine.trained(network, parts=network.compiled_parts, pays=steps >= compute.COMPILING_PAYS)
-    state = training.start(weights, lr=wanted.lr, weight_decay=wanted.weight_decay)
-    checkpoints.load_checkpoint(folder, state)
-    count, label = sum(p.numel() for p in weights.values()), f"fine-tuning {adaptation.name}"
-    part, place = ("", ()) if number is None else (f", phase {number}", (number,))
-    log.info(
-        "%s%s: %d trainable weights on %s, step %d of %d", adaptation.name, part, count, machine, state.step, steps
-    )
-    training.run(
-        network, state, read_schedule(root / "data/generator"), cached, objective,
-        steps=steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
-        learning_rate=lambda step: wanted.lr, ema_decay=lambda step: params.ema.decay,
-        grad_norm_every=wanted.grad_norm_every, seed=derive_seed(params.seed, "finetune", *place),
-        autocast=machine.autocast, accumulate=wanted.accumulate, team=machine.team,
-        progress=partial(progress.track, label=label + part, total=steps, done=state.step),
-        on_step=partial(_keep, folder, wanted.checkpoint_every, steps if number is not None else None),
-    )  # fmt: skip
-    return state
+    def unread(self) -> list[str]:
+        """Without anything to train nothing is opened."""
+        return [] if self.adaptation.trains else ["data/generator", "data/latents"]
 
+    @cached_property
+    def latents(self) -> latents.Latents:
+        """Of the real training images."""
+        return latents.read(self.input("data/latents"))
 
-def _keep(folder: Path, every: int, last: int | None, state: training.State) -> None:
-    """A checkpoint every so many steps, and of the ``last``: a phase that is done is not trained again."""
-    folder.mkdir(exist_ok=True)
-    checkpoints.checkpoint_every(folder, state.step if state.step == last else every, state)
+    def units(self) -> list[Unit]:
+        """One fine-tuning on all classes, or one for each phase of classes, each from the generator."""
+        if not self.adaptation.trains:
+            return []
+        if self.phase_size is None:
+            return [Unit("all")]
+        numbers = phases(self.latents.label, self.phase_size).unique().tolist()
+        return [Unit(f"phase-{number:04d}", number) for number in numbers]
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """The weights and the curve of one fine-tuning, from its checkpoint on; the main process writes."""
+        begun = self.workspace.path / f"{unit.name}-begun"
+        state = self._train(unit.task, begun)
+        if self.processes.is_main:
+            last = {name: weight.detach() for name, weight in state.weights.items()}
+            difffit.write_delta(path / difffit.DELTA, state.ema if self.params.ema.use_for_sampling else last)
+            # Not files.write_json, which sorts: the order of the columns must survive.
+            files.write_bytes(path / CURVE, json.dumps(state.curve).encode())
+            shutil.rmtree(begun, ignore_errors=True)
+
+    def _train(self, phase: int | None, begun: Path) -> training.State:
+        """One fine-tuning on the classes of a phase, or on all."""
+        settings, machine, seed = self.params.finetune, self.machine, self.params.seed
+        cached = self.latents
+        if phase is not None:
+            cached = latents.subset(cached, phases(cached.label, self.phase_size) == phase)
+        network = self._network()
+        weights = difffit.freeze_all_but_difffit(network)
+        # Frozen weights need no float32 copy; the trainable ones keep it under autocast.
+        difffit.cast_frozen(network, machine.dtype)
+        steps = training.epochs_to_steps(settings.epochs, images=len(cached.label), batch_size=settings.batch_size)
+        machine.for_training(network, parts=network.compiled_parts, pays=steps >= compute.COMPILING_PAYS)
+        state = training.start(weights, lr=settings.lr, weight_decay=settings.weight_decay)
+        checkpoints.load_checkpoint(begun, state)
+        label = f"fine-tuning {self.node.row}" + ("" if phase is None else f", phase {phase}")
+        count = sum(p.numel() for p in weights.values())
+        log.info("%s: %d trainable weights on %s, step %d of %d", label, count, machine, state.step, steps)
+        plan = training.TrainingPlan(
+            steps=steps, batch_size=settings.batch_size, label_dropout=settings.label_dropout,
+            learning_rate=lambda step: settings.lr, ema_decay=lambda step: self.params.ema.decay,
+            seed=derive_seed(seed, "finetune", *([] if phase is None else [phase])),
+            grad_norm_every=settings.grad_norm_every, accumulate=settings.accumulate,
+        )  # fmt: skip
+        objective = self.adaptation.objective(variational=settings.variational)
+        schedule = read_schedule(self.input("data/generator"))
+        states = training.train(network, state, schedule, cached, objective, plan, machine)
+        for current in progress.track(states, label=label, total=steps, done=state.step):
+            if self.processes.is_main:
+                checkpoints.checkpoint_every(begun, settings.checkpoint_every, current)
+        return state
+
+    def _network(self) -> DiT:
+        """The generator's transformer with DiffFit scales."""
+        files.read_manifest(self.input("data/generator"), "generator")
+        network = read_transformer(self.input("data/generator/transformer")).float()
+        difffit.add_scales(network, self.params.finetune.gamma_fraction)
+        network.checkpoint_blocks = self.params.finetune.gradient_checkpointing
+        return network
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """The weights of all phases, and one curve."""
+        curve: list[dict[str, float]] = []
+        for unit in units:
+            self.workspace.link(f"{unit.name}/{difffit.DELTA}", delta_name(unit.task))
+            done = len(curve)
+            curve += [row | {"step": done + row["step"]} for row in files.read_json(self.unit_path(unit) / CURVE)]
+        facts: dict[str, Any] = {"loss": self.params.adaptations[self.node.row].type}
+        if units:
+            checkpoints.write_curve(self.workspace.output / "curve.csv", curve)
+            facts["precision"] = self.machine.precision
+        return facts | ({} if self.phase_size is None else {"phase": self.phase_size})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -19,112 +20,152 @@ from ims3core.diffusion import autoencoder, checkpoints, latents, losses, pretra
 from ims3core.diffusion.dit import DiT, DitConfig, initialise
 from ims3core.diffusion.generator import write_generator
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.shell import code, progress, scratch
-from ims3core.shell.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
+from ims3core.errors import ArtifactError
+from ims3core.pipeline import progress
+from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
+VAE, DIT = Unit("vae"), Unit("dit")
+WEIGHTS, CURVE = "ema.safetensors", "curve.json"
 
 
-def run(params: Params, root: Path) -> None:
+class Generator(Stage):
     """Trains or fetches VAE and DiT; writes data/generator."""
-    if params.generator.source == "train":
-        _train(params, root)
-    else:
-        _fetch(params, root)
 
+    name = "generator"
+    artifact = "generator"
+    keeps_units = False
+    silent = True
 
-def _fetch(params: Params, root: Path) -> None:
-    """Checks a pretrained generator against the data and writes it in our layout."""
-    network, vae, source = pretrained.load(**params.generator.model_dump(exclude={"source"}))
-    pretrained.check_side(network, vae, side=params.data.side, channels=params.data.channels)
-    table = root / "data/real/classes.json"
-    if max(row.generator_label for row in data.read_classes(table)) == network.config.classes:
-        raise ArtifactError(
-            f"generator.model: {source}: a table of {network.config.classes + 1} rows for labels up to "
-            f"{network.config.classes}; its last row must be the null class, which guidance needs"
-        )
-    data.generator_labels(table, network.config.classes)
-    staged = root / "scratch" / "generator-fetched"
-    shutil.rmtree(staged, ignore_errors=True)
-    write_generator(staged, network, vae)
-    weights = sum(p.numel() for p in network.parameters())
-    files.write_manifest(staged, "generator", source=source, weights=weights)
-    files.replace_directory(staged, root / "data/generator")
-    log.info("%s: %d weights, %d classes", source, weights, network.config.classes)
+    @property
+    def seed(self) -> int:
+        """Of everything random here."""
+        return derive_seed(self.params.seed, "generator")
 
+    @property
+    def section(self) -> Any:
+        """The parameters of a generator that is trained here."""
+        return self.params.generator
 
-def _train(params: Params, root: Path) -> None:
-    """Trains the VAE, then the DiT on its latents; what a killed run finished is kept."""
-    wanted = params.generator
-    machine = compute.machine(**params.compute.model_dump())
-    train = data.read_split(root / "data/real/train")
-    rows = data.read_classes(root / "data/real/classes.json")
-    labels = torch.tensor([row.generator_label for row in rows])
-    facts = [params.seed, wanted.model_dump(), machine.precision]
-    key = scratch.fingerprint(facts, [root / "data/real/train"], code.digest("generator"))
-    with scratch.workspace(root, "generator", key, log.warning) as work:
-        if work.finished_elsewhere:
-            return
-        seed = derive_seed(params.seed, "generator")
-        vae = _autoencoder(work.path, train, wanted, seed, machine)
-        encoded = [autoencoder.encode(vae, batch) for batch in data.batches(train.images, 256)]
-        mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-        cached = latents.Latents(mean[None], std[None], labels[train.class_index])
+    @cached_property
+    def train(self) -> data.ImageSet:
+        """The real training images."""
+        return data.read_split(self.input("data/real/train"))
 
-        config = DitConfig(
-            channels=wanted.vae.latent_channels, side=mean.shape[-1], patch=wanted.dit.patch, width=wanted.dit.width,
-            depth=wanted.dit.depth, heads=wanted.dit.heads, classes=int(labels.max()) + 1,
-        )  # fmt: skip
-        network = DiT(config)
-        initialise(network, seeded(seed, "dit-initial"))
-        machine.trained(network, parts=network.compiled_parts, pays=wanted.steps >= compute.COMPILING_PAYS)
-        state = training.start(dict(network.named_parameters()), lr=wanted.lr, weight_decay=0.0)
-        checkpoints.load_checkpoint(work.path, state)
-        weights = sum(p.numel() for p in network.parameters())
-        log.info("DiT of %d weights on %s: step %d of %d", weights, machine, state.step, wanted.steps)
-        training.run(
-            network, state, linear_schedule(), cached, partial(losses.denoising_terms, variational=True),
-            steps=wanted.steps, batch_size=wanted.batch_size, label_dropout=wanted.label_dropout,
-            learning_rate=lambda step: wanted.lr * training.warmup_cosine(step, wanted.warmup_steps, wanted.steps),
-            ema_decay=lambda step: min(wanted.ema_decay, (1 + step) / (10 + step)),
-            grad_norm_every=0, seed=seed, autocast=machine.autocast,
-            progress=partial(progress.track, label="generator", total=wanted.steps, done=state.step),
-            on_step=partial(checkpoints.checkpoint_every, work.path, wanted.checkpoint_every),
-        )  # fmt: skip
-        network.load_state_dict(state.ema)
-        write_generator(work.staged, network, vae)
-        checkpoints.write_curve(work.staged / "curve.csv", state.curve)
-        facts = {"source": wanted.source, "weights": weights, "precision": machine.precision}
-        work.publish(root / "data/generator", "generator", **facts)
+    def unread(self) -> list[str]:
+        """A generator that exists is only compared with the class table."""
+        return ["data/real/train"] if self.params.generator.source == "pretrained" else []
 
+    def units(self) -> list[Unit]:
+        """The VAE, then the DiT on its latents; nothing to train of a generator that exists."""
+        return [VAE, DIT] if self.params.generator.source == "train" else []
 
-def _autoencoder(work: Path, train: data.ImageSet, wanted, seed: int, machine: compute.Machine):
-    """The trained VAE; one that an interrupted run finished is read instead, one that it began goes on."""
-    finished = work / "vae"
-    if not (finished / files.MANIFEST).is_file():
-        settings = wanted.vae.model_dump()
+    def make(self, unit: Unit, path: Path) -> None:
+        """One trained network; an interrupted training goes on from its checkpoint."""
+        begun = self.workspace.path / f"{unit.name}-begun"
+        if unit == VAE:
+            self._train_vae(begun, path)
+        else:
+            self._train_dit(begun, path)
+        shutil.rmtree(begun, ignore_errors=True)
+
+    def _train_vae(self, begun: Path, path: Path) -> None:
+        settings, machine, images = self.section.vae, self.machine, self.train.images
         vae = autoencoder.build_autoencoder(
-            image_channels=train.images.shape[1], side=train.images.shape[-1], widths=settings.pop("widths"),
-            latent_channels=settings.pop("latent_channels"), seed=derive_seed(seed, "vae-initial"),
+            image_channels=images.shape[1], side=images.shape[-1], widths=settings.widths,
+            latent_channels=settings.latent_channels, seed=derive_seed(self.seed, "vae-initial"),
         )  # fmt: skip
-        pays = wanted.vae.steps >= compute.COMPILING_PAYS
-        machine.trained(vae, parts=[vae.encoder, vae.decoder], pays=pays, convolves=True)
-        state, begun = training.start(dict(vae.named_parameters()), lr=wanted.vae.lr, weight_decay=0.0), work / "begun"
-        begun.mkdir(exist_ok=True)
+        pays = settings.steps >= compute.COMPILING_PAYS
+        machine.for_training(vae, parts=[vae.encoder, vae.decoder], pays=pays, convolves=True)
+        state = training.start(dict(vae.named_parameters()), lr=settings.lr, weight_decay=0.0)
         checkpoints.load_checkpoint(begun, state)
-        log.info("VAE on %s: step %d of %d", machine.device, state.step, wanted.vae.steps)
-        autoencoder.fit_autoencoder(
-            vae, state, train.images, **settings, seed=seed,
-            progress=partial(progress.track, label="VAE", total=wanted.vae.steps, done=state.step),
-            on_step=partial(checkpoints.checkpoint_every, begun, wanted.checkpoint_every),
+        log.info("VAE on %s: step %d of %d", machine.device, state.step, settings.steps)
+        states = autoencoder.fit_autoencoder(
+            vae, state, images, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr,
+            kl_weight=settings.kl_weight, seed=self.seed,
         )  # fmt: skip
+        self._follow(states, "VAE", settings.steps, begun, state)
         loss = state.curve[-1]["vae"]
         log.info("VAE: last loss %.5f, root mean squared error %.4f of 2", loss, math.sqrt(loss))
-        vae.save_pretrained(finished, safe_serialization=True)
-        files.write_manifest(finished, "vae")
-        shutil.rmtree(begun)
-    files.read_manifest(finished, "vae")
-    return autoencoder.read_autoencoder(finished)
+        vae.save_pretrained(path, safe_serialization=True)
+        files.write_manifest(path, "vae")
+
+    def _train_dit(self, begun: Path, path: Path) -> None:
+        settings, machine, seed = self.section, self.machine, self.seed
+        cached = self._latents()
+        network = DiT(self._dit_config(cached.mean.shape[-1]))
+        initialise(network, seeded(seed, "dit-initial"))
+        machine.for_training(network, parts=network.compiled_parts, pays=settings.steps >= compute.COMPILING_PAYS)
+        state = training.start(dict(network.named_parameters()), lr=settings.lr, weight_decay=0.0)
+        checkpoints.load_checkpoint(begun, state)
+        weights = sum(p.numel() for p in network.parameters())
+        log.info("DiT of %d weights on %s: step %d of %d", weights, machine, state.step, settings.steps)
+        plan = training.TrainingPlan(
+            steps=settings.steps, batch_size=settings.batch_size, label_dropout=settings.label_dropout, seed=seed,
+            learning_rate=lambda step: settings.lr * training.warmup_cosine(
+                step, settings.warmup_steps, settings.steps
+            ),
+            ema_decay=lambda step: min(settings.ema_decay, (1 + step) / (10 + step)),
+        )  # fmt: skip
+        objective = partial(losses.denoising_terms, variational=True)
+        states = training.train(network, state, linear_schedule(), cached, objective, plan, machine)
+        self._follow(states, "generator", settings.steps, begun, state)
+        files.write_tensors(path / WEIGHTS, state.ema)
+        # Not files.write_json, which sorts: the order of the columns must survive.
+        files.write_bytes(path / CURVE, json.dumps(state.curve).encode())
+
+    def _follow(self, states: Any, label: str, steps: int, begun: Path, state: training.State) -> None:
+        """Runs a training with progress and checkpoints."""
+        for current in progress.track(states, label=label, total=steps, done=state.step):
+            checkpoints.checkpoint_every(begun, self.section.checkpoint_every, current)
+
+    def _vae(self) -> Any:
+        """The trained VAE."""
+        files.read_manifest(self.unit_path(VAE), "vae")
+        return autoencoder.read_autoencoder(self.unit_path(VAE))
+
+    def _labels(self) -> torch.Tensor:
+        """The generator label of every class."""
+        return torch.tensor([row.generator_label for row in data.read_classes(self.input("data/real/classes.json"))])
+
+    def _latents(self) -> latents.Latents:
+        """The VAE posteriors of the training images."""
+        vae = self._vae()
+        encoded = [autoencoder.encode(vae, batch) for batch in data.batches(self.train.images, 256)]
+        mean, std = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        return latents.Latents(mean[None], std[None], self._labels()[self.train.class_index])
+
+    def _dit_config(self, side: int) -> DitConfig:
+        """The sizes of the DiT for latents of ``side``."""
+        return DitConfig(
+            channels=self.section.vae.latent_channels, side=side,
+            classes=int(self._labels().max()) + 1, **self.section.dit.model_dump(),
+        )  # fmt: skip
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """The pipeline directory, of what was trained here or elsewhere."""
+        if not units:
+            return self._fetch()
+        vae = self._vae()
+        network = DiT(self._dit_config(self.params.data.side // 2 ** (len(self.section.vae.widths) - 1)))
+        network.load_state_dict(files.read_tensors(self.unit_path(DIT) / WEIGHTS))
+        write_generator(self.workspace.output, network, vae)
+        checkpoints.write_curve(self.workspace.output / "curve.csv", files.read_json(self.unit_path(DIT) / CURVE))
+        weights = sum(p.numel() for p in network.parameters())
+        return {"source": "train", "weights": weights, "precision": self.machine.precision}
+
+    def _fetch(self) -> dict[str, Any]:
+        """Checks a pretrained generator against the data and writes it in our layout."""
+        network, vae, source = pretrained.load(**self.params.generator.model_dump(exclude={"source"}))
+        pretrained.check_side(network, vae, side=self.params.data.side, channels=self.params.data.channels)
+        table = self.input("data/real/classes.json")
+        if max(row.generator_label for row in data.read_classes(table)) == network.config.classes:
+            raise ArtifactError(
+                f"generator.model: {source}: a table of {network.config.classes + 1} rows for labels up to "
+                f"{network.config.classes}; its last row must be the null class, which guidance needs"
+            )
+        data.generator_labels(table, network.config.classes)
+        write_generator(self.workspace.output, network, vae)
+        weights = sum(p.numel() for p in network.parameters())
+        log.info("%s: %d weights, %d classes", source, weights, network.config.classes)
+        return {"source": source, "weights": weights}

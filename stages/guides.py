@@ -2,76 +2,93 @@
 
 from __future__ import annotations
 
-import logging
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ims3core import data
-from ims3core.base import compute, files
-from ims3core.diffusion import latents
-from ims3core.shell import code, progress, scratch
+from ims3core.axes.guides import Guide
+from ims3core.base import files
+from ims3core.diffusion import generator, latents
+from ims3core.pipeline.stage import Stage, Unit
 
 if TYPE_CHECKING:
     from ims3core.diffusion.sampling import Denoiser
-    from ims3core.params import Params
-
-log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, row: str) -> None:
+class Guides(Stage):
     """Writes data/guides/<row>: tensors of every class; the folder is empty for ``none``."""
-    guide, machine = params.guide(row), compute.machine(**params.compute.model_dump())
-    wanted, asks = params.guides[row], guide.name != "none" and guide.module.NETWORK
-    inputs = [root / "data/latents"]
-    if asks:
-        inputs += [root / "data/generator", root / "data/adapted" / wanted.adaptation]
-    rows = data.read_classes(root / "data/real/classes.json")
-    facts = [params.seed, guide.facts, machine.precision if asks else None, [row.generator_label for row in rows]]
-    key = scratch.fingerprint(facts, inputs, code.digest("guides", **wanted.model_dump()))
-    with scratch.workspace(root, f"guides-{row}", key, log.warning, machine.team) as work:
-        if work.finished_elsewhere:
-            return
-        if guide.name == "none":
-            work.staged.mkdir(exist_ok=True)
-        else:
-            cached = latents.read(root / "data/latents")
-            generator = _Generator(root, wanted.adaptation, rows, machine) if asks else None
-            for c in progress.track(machine.team.mine(len(rows)), label=f"guide {row}"):
-                if not work.has(name := f"class-{c:04d}.safetensors"):
-                    own = cached.mean[0][cached.label == rows[c].generator_label]
-                    denoiser = generator.of_class(c) if asks else None
-                    prepared = guide.module.prepare(own, denoiser, rows[c].generator_label, **guide.values)
-                    files.write_tensors(work.path / name, prepared)
-            machine.team.barrier()
-            if machine.team.leads:
-                for c in range(len(rows)):
-                    work.use(f"class-{c:04d}.safetensors")
-        # The values that only the sampler uses are facts too: a pool that stands on them runs again.
-        work.publish(root / "data/guides" / row, "guide", **guide.facts)
+
+    name = "guides"
+    artifact = "guide"
+    sharing = "units"
+
+    @cached_property
+    def guide(self) -> Guide:
+        """The row's entry."""
+        return self.params.guide(self.node.row)
+
+    def unread(self) -> list[str]:
+        """``none`` looks at nothing, and not every guide asks the adapted generator."""
+        unread = [] if self.guide.needs_network else ["data/generator", "data/adapted/*"]
+        return unread if self.guide.provides != "nothing" else [*unread, "data/latents", "data/real/classes.json"]
+
+    @cached_property
+    def classes(self) -> list[data.ClassRow]:
+        """The class table."""
+        return data.read_classes(self.input("data/real/classes.json"))
+
+    @cached_property
+    def latents(self) -> latents.Latents:
+        """Of the real training images."""
+        return latents.read(self.input("data/latents"))
+
+    @cached_property
+    def generator(self) -> AdaptedGenerator:
+        """The row's adapted generator, opened with the first unit."""
+        adapted = self.input(f"data/adapted/{self.params.guides[self.node.row].adaptation}")
+        return AdaptedGenerator(self.input("data/generator"), adapted, self.classes, self.machine)
+
+    def units(self) -> list[Unit]:
+        """A class each."""
+        if self.guide.provides == "nothing":
+            return []
+        return [Unit(f"class-{c:04d}.safetensors", c) for c in range(len(self.classes))]
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """What is kept of one class."""
+        label = self.classes[unit.task].generator_label
+        own = self.latents.mean[0][self.latents.label == label]
+        denoiser = self.generator.of_class(unit.task) if self.guide.needs_network else None
+        files.write_tensors(path, self.guide.prepare(own, denoiser, label))
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """All classes. Values and code that act only when a pool is sampled are facts too: the pool runs again."""
+        for unit in units:
+            self.workspace.link(unit.name, unit.name)
+        return {**self.guide.facts, "code": self.node.code_digest} if units else self.guide.facts
 
 
-class _Generator:
+class AdaptedGenerator:
     """The adapted generator as a denoiser, with the weights of the phase that a class belongs to."""
 
-    def __init__(self, root: Path, adaptation: str, rows: list[data.ClassRow], machine: compute.Machine) -> None:
-        from ims3core.diffusion import generator
+    def __init__(self, folder: Path, adapted: Path, classes: list[data.ClassRow], machine: Any) -> None:
         from ims3core.diffusion.sampling import Denoiser
 
-        folder, self.adapted = root / "data/generator", root / "data/adapted" / adaptation
+        self.adapted = adapted
         files.read_manifest(folder, "generator")
-        self.network, schedule = generator.read_adapted(folder, self.adapted), generator.read_schedule(folder)
-        self.phase = generator.phase_of(torch.tensor([row.generator_label for row in rows]), self.adapted)
+        self.network, schedule = generator.read_adapted(folder, adapted), generator.read_schedule(folder)
+        self.phase = generator.phase_of(torch.tensor([row.generator_label for row in classes]), adapted)
         null_label = self.network.config.classes
         with torch.inference_mode():
-            call = machine.frozen(self.network, parts=self.network.compiled_parts, constant=self.phase is None)
+            call = machine.for_inference(self.network, parts=self.network.compiled_parts, constant=self.phase is None)
         self.denoiser = Denoiser(call, schedule, null_label, machine.device, machine.dtype)
 
-    def of_class(self, c: int) -> Denoiser:
-        from ims3core.diffusion.generator import turn_to
-
+    def of_class(self, class_index: int) -> Denoiser:
+        """The denoiser with the weights for a class."""
         if self.phase is not None:
             with torch.inference_mode():
-                turn_to(self.network, self.adapted, int(self.phase[c]))
+                generator.load_phase(self.network, self.adapted, int(self.phase[class_index]))
         return self.denoiser

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ims3core.base import files
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
+from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, protocol: str) -> None:
+class Labels(Stage):
     """Writes data/labels/<protocol>: hard labels do not change with the teacher, so their cells do not either."""
-    wanted, staged = params.protocols[protocol], root / "scratch" / f"labels-{protocol}"
-    shutil.rmtree(staged, ignore_errors=True)
-    if wanted.labels == "teacher":
-        files.read_manifest(root / "data/teacher", "teacher")
-        shutil.copytree(root / "data/teacher", staged)
-    else:
-        staged.mkdir(parents=True)
-        files.write_manifest(staged, "labels", labels=wanted.labels)
-    files.replace_directory(staged, root / "data/labels" / protocol)
-    log.info("%s: %s labels", protocol, wanted.labels)
+
+    name = "labels"
+
+    def assemble(self, units: list[Unit]) -> None:
+        """The teacher's folder, or an empty one."""
+        kind = self.params.protocols[self.node.row].labels
+        if kind == "teacher":
+            files.read_manifest(self.input("data/teacher"), "teacher")
+            shutil.copytree(self.input("data/teacher"), self.workspace.output, dirs_exist_ok=True)
+        else:
+            files.write_manifest(self.workspace.output, "labels", labels=kind)
+        log.info("%s: %s labels", self.node.row, kind)

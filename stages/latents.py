@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-import logging
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ims3core import data
-from ims3core.base import compute, files
+from ims3core.base import files
+from ims3core.data import ImageSet
 from ims3core.diffusion import autoencoder, dit_layout, latents
-from ims3core.shell import code, progress, scratch
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
-
-log = logging.getLogger(__name__)
+from ims3core.pipeline.stage import Stage, Unit
 
 
-def run(params: Params, root: Path) -> None:
+class Latents(Stage):
     """Writes data/latents: mean and std, scaled by the VAE factor, per image and, if asked for, mirror image."""
-    machine, wanted = compute.machine(**params.compute.model_dump()), params.latents
-    inputs = [root / "data/real/train", root / "data/generator"]
-    files.read_manifest(root / "data/generator", "generator")
-    key = scratch.fingerprint(wanted.model_dump(), inputs, code.digest("latents"))
-    with scratch.workspace(root, "latents", key, log.warning, machine.team) as work:
-        if work.finished_elsewhere:
-            return
-        train = data.read_split(root / "data/real/train")
-        classes = dit_layout.read_config(root / "data/generator/transformer").classes
-        labels = data.generator_labels(root / "data/real/classes.json", classes)
-        vae = autoencoder.read_autoencoder(root / "data/generator/vae").to(machine.device)
-        variants = 1 + wanted.flip
-        pieces = latents.pieces(len(train.images), wanted.batch_size, variants)
-        for number in progress.track(machine.team.mine(len(pieces)), label="latents"):
-            path = work.path / latents.piece_name(number)
-            if not path.is_file():
-                variant, rows = pieces[number]
-                images = train.images[rows]
-                mean, std = autoencoder.encode(vae, images.flip(-1) if variant else images)
-                files.write_tensors(path, {"mean": mean, "std": std})
-        machine.team.barrier()
-        if machine.team.leads:
-            latents.join(work.path, work.staged, pieces, labels[train.class_index], variants=variants)
-        work.publish(root / "data/latents", "latents", images=len(train.images), variants=variants)
+
+    name = "latents"
+    artifact = "latents"
+    keeps_units = False
+    sharing = "units"
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The real training images."""
+        return data.read_split(self.input("data/real/train"))
+
+    @cached_property
+    def vae(self) -> Any:
+        """The generator's autoencoder, opened with the first unit."""
+        files.read_manifest(self.input("data/generator"), "generator")
+        return autoencoder.read_autoencoder(self.input("data/generator/vae")).to(self.machine.device)
+
+    @property
+    def variants(self) -> int:
+        """2 with mirror images."""
+        return 1 + self.params.latents.flip
+
+    def units(self) -> list[Unit]:
+        """One batch of one variant each."""
+        pieces = latents.pieces(len(self.train.images), self.params.latents.batch_size, self.variants)
+        return [Unit(latents.piece_name(number), piece) for number, piece in enumerate(pieces)]
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """The posterior of one batch."""
+        variant, rows = unit.task
+        images = self.train.images[rows]
+        mean, std = autoencoder.encode(self.vae, images.flip(-1) if variant else images)
+        files.write_tensors(path, {"mean": mean, "std": std})
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """All pieces in two array files, beside the generator's labels."""
+        classes = dit_layout.read_config(self.input("data/generator/transformer")).classes
+        labels = data.generator_labels(self.input("data/real/classes.json"), classes)[self.train.class_index]
+        pieces = [unit.task for unit in units]
+        latents.join(self.workspace.path, self.workspace.output, pieces, labels, variants=self.variants)
+        return {"images": len(self.train.images), "variants": self.variants}

@@ -3,99 +3,119 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ims3core import data
-from ims3core.base import compute, files
+from ims3core.axes.refinements import Refinement, Start
+from ims3core.base import files
 from ims3core.base.seeds import derive_seed
 from ims3core.data import distilled
-from ims3core.refinements import Start
-from ims3core.shell import code, progress, scratch
-from ims3core.shell.errors import NumericsError
+from ims3core.errors import NumericsError
+from ims3core.pipeline import progress
+from ims3core.pipeline.stage import Stage, Unit
 
 if TYPE_CHECKING:
-    from typing import Any
+    from diffusers import AutoencoderKL
 
-    from ims3core.params import Params
+    from ims3core.classifiers.teacher import Teacher
+    from ims3core.diffusion.dit import DiT
+    from ims3core.diffusion.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, row: str) -> None:
+class Refine(Stage):
     """Writes data/distilled/<row> from data/distilled/<start>, and metrics/selection/<row>.json."""
-    refined, refinement = params.refined[row], params.refinement(row)
-    machine = compute.machine(**params.compute.model_dump())
-    names = [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
-    facts = [params.seed, row, refinement.facts, params.augment.model_dump(), machine.precision, machine.compile]
-    key = scratch.fingerprint(
-        facts, [root / "data/real/train", root / refined.reads],
-        code.digest("refine", **refined.model_dump()),
-    )  # fmt: skip
-    grid = [(ipc, draw) for ipc in params.eval.ipc for draw in range(params.eval.draws)]
-    with scratch.workspace(root, f"refine-{row}", key, log.warning, machine.team, extent=grid) as work:
-        if work.finished_elsewhere:
-            return
-        starts = [root / "data/distilled" / refined.start / f"ipc-{k}" / f"draw-{d}" for k, d in grid]
-        parts = [f"ipc-{k}-draw-{d}-{files.manifest_digest(s)[:16]}" for (k, d), s in zip(grid, starts, strict=True)]
-        shared: dict[Any, Any] = {}
-        for n in machine.team.mine(len(grid)):
-            if not work.has(parts[n]):
-                label = f"{row} ipc {grid[n][0]} draw {grid[n][1]}"
-                start = _start(params, root, starts[n], *grid[n], machine, label, shared)
-                try:
-                    images = refinement.module.refine(start, **refinement.values)
-                except NumericsError as error:
-                    raise NumericsError(f"refined.{row}, {label}: {error}; {starts[n]} is kept") from error
-                with scratch.whole(work.path / parts[n]) as staged:
-                    distilled.write_refined(staged, starts[n], images, names, method=row)
-                log.info("%s: done", label)
-        machine.team.barrier()
-        if machine.team.leads:
-            for (ipc, draw), part in zip(grid, parts, strict=True):
-                work.use(part, f"ipc-{ipc}/draw-{draw}")
-            report = {str(ipc): [{"draw": d} for d in range(params.eval.draws)] for ipc in params.eval.ipc}
-            files.write_json(
-                root / "metrics/selection" / f"{row}.json",
-                {"method": row, "pool": refined.start, "selection": refined.by, "deterministic": False,
-                 "cells": report},
-            )  # fmt: skip
-            work.move(root / "data/distilled" / row)
-        machine.team.barrier()
 
+    name = "refine"
+    amounts = ("eval.ipc", "eval.draws")
+    named = ("data/distilled/*",)
+    sharing = "units"
+    silent = True
 
-def _start(
-    params: Params, root: Path, folder: Path, ipc: int, draw: int, machine: compute.Machine, label: str,
-    shared: dict[Any, Any],
-) -> Start:  # fmt: skip
-    """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
-    classes = data.read_classes(root / "data/real/classes.json")
+    @cached_property
+    def refinement(self) -> Refinement:
+        """The row's entry."""
+        return self.params.refinement(self.node.row)
 
-    def teacher() -> torch.nn.Module:
-        from ims3core.students.teachers import read_teacher
+    def unread(self) -> list[str]:
+        """Teacher and generator are looked at by some refinements only."""
+        return [f"data/{name}" for name in ("teacher", "generator") if name not in self.refinement.needs()]
 
-        files.read_manifest(root / "data/teacher", "teacher")
-        return read_teacher(root / "data/teacher").to(machine.device)
+    def units(self) -> list[Unit]:
+        """One set each, named by the one it starts from."""
+        folder = self.input(f"data/distilled/{self.params.refinements[self.node.row].start}")
+        grid, units = self.params.eval, []
+        for ipc in grid.ipc:
+            for draw in range(grid.draws):
+                start = folder / f"ipc-{ipc}" / f"draw-{draw}"
+                units.append(Unit(f"ipc-{ipc}-draw-{draw}-{files.manifest_digest(start)[:16]}", (ipc, draw, start)))
+        return units
 
-    def generator() -> tuple[torch.nn.Module, Any, torch.nn.Module]:
+    @cached_property
+    def classes(self) -> list[data.ClassRow]:
+        """The class table."""
+        return data.read_classes(self.input("data/real/classes.json"))
+
+    @cached_property
+    def shared(self) -> dict[Any, Any]:
+        """What the sets of a row have in common; the first one fills it."""
+        return {}
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """One set; where it diverges, the one it started from is kept."""
+        ipc, draw, start = unit.task
+        label = f"{self.node.row} ipc {ipc} draw {draw}"
+        try:
+            images = self.refinement.refine(self._start(ipc, draw, start, label))
+        except NumericsError as error:
+            raise NumericsError(f"refinements.{self.node.row}, {label}: {error}; {start} is kept") from error
+        names = [row.name for row in self.classes]
+        distilled.write_refined(path, start, images, names, method=self.node.row)
+        log.info("%s: done", label)
+
+    def _start(self, ipc: int, draw: int, folder: Path, label: str) -> Start:
+        """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
+        real, seed = self.root / "data/real", self.params.seed
+        return Start(
+            chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
+            real=data.read_split(real / "train"), statistics=data.read_statistics(real / data.STATISTICS),
+            augment=self.params.augment, seed=derive_seed(seed, "refine", draw, ipc), machine=self.machine,
+            teacher=self._teacher, generator=self._generator,
+            labels=torch.tensor([row.generator_label for row in self.classes]),
+            names=tuple(row.name for row in self.classes), row_seed=derive_seed(seed, "refine"), shared=self.shared,
+            progress=partial(progress.track, label=label),
+        )  # fmt: skip
+
+    def _teacher(self) -> Teacher:
+        from ims3core.classifiers.teacher import read_teacher
+
+        folder = self.input("data/teacher")
+        files.read_manifest(folder, "teacher")
+        return read_teacher(folder).to(self.machine.device)
+
+    def _generator(self) -> tuple[DiT, Schedule, AutoencoderKL]:
+        """Network, schedule and autoencoder."""
         from ims3core.diffusion import autoencoder, dit_layout
         from ims3core.diffusion.generator import read_schedule
 
-        folder = root / "data/generator"
+        folder = self.input("data/generator")
         files.read_manifest(folder, "generator")
-        network = dit_layout.read_transformer(folder / "transformer").float().to(machine.device)
-        vae = autoencoder.read_autoencoder(folder / "vae").to(machine.device)
+        network = dit_layout.read_transformer(folder / "transformer").float().to(self.machine.device)
+        vae = autoencoder.read_autoencoder(folder / "vae").to(self.machine.device)
         return network.eval().requires_grad_(False), read_schedule(folder), vae
 
-    return Start(
-        chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
-        real=data.read_split(root / "data/real/train"),
-        statistics=data.read_statistics(root / "data/real" / data.STATISTICS), augment=params.augment.model_dump(),
-        seed=derive_seed(params.seed, "refine", draw, ipc), machine=machine, teacher=teacher, generator=generator,
-        labels=torch.tensor([row.generator_label for row in classes]),
-        names=tuple(row.name for row in classes),
-        row_seed=derive_seed(params.seed, "refine"), shared=shared, progress=partial(progress.track, label=label),
-    )  # fmt: skip
+    def assemble(self, units: list[Unit]) -> None:
+        """All sets under ipc-<K>/draw-<d>."""
+        for unit in units:
+            self.workspace.link(unit.name, f"ipc-{unit.task[0]}/draw-{unit.task[1]}")
+        row, grid = self.params.refinements[self.node.row], self.params.eval
+        cells = {str(ipc): [{"draw": d} for d in range(grid.draws)] for ipc in grid.ipc}
+        files.write_json(
+            self.root / f"metrics/selection/{self.node.row}.json",
+            {"method": self.node.row, "pool": row.start, "selection": row.type, "deterministic": False, "cells": cells},
+        )

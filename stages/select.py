@@ -5,109 +5,146 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ims3core import data
-from ims3core.base import compute, files
+from ims3core.axes import selections
+from ims3core.base import files
 from ims3core.data import distilled, pools
-from ims3core.selections import Candidates
-from ims3core.shell import code, scratch
-from ims3core.subgroups.objective import set_terms
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
-    from ims3core.params.rows import Entry
+from ims3core.pipeline.stage import Stage, Unit
+from ims3core.s3.objective import set_terms
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, row: str) -> None:
+@dataclass(frozen=True)
+class Task:
+    """One set: its IPC and draw, the rows of the pool that each class chooses from, and what the selection sees."""
+
+    ipc: int
+    draw: int
+    rows: list[torch.Tensor]
+    candidates: selections.Candidates
+
+
+class Select(Stage):
     """Writes data/distilled/<row>/ipc-<K>/draw-<d> as ImageFolder trees, and metrics/selection/<row>.json."""
-    method, selection = params.methods[row], params.selection(row)
-    names = [entry.name for entry in data.read_classes(root / "data/real/classes.json")]
-    pool = pools.read_pool(root / "data/candidates" / method.pool, data.read_split(root / "data/real/train"))
-    features, place = pools.read_features(root / "data/features" / method.pool)
-    files.read_manifest(root / "data/centroids" / method.centroids, "centroids")
-    stored = files.read_tensors(root / "data/centroids" / method.centroids / "centroids.safetensors")
-    indexed = params.pool(method.pool).source.module.maker is None
-    judged = getattr(selection.module, "JUDGED", False)
-    inputs = ([root / "data/real/train"] if indexed else []) + ([root / "data/teacher"] if judged else [])
-    key = scratch.fingerprint(
-        [params.seed, row, selection.facts, names], inputs,
-        code.digest("select", **method.model_dump()),
-    )  # fmt: skip
-    grid = [(ipc, draw) for ipc in params.eval.ipc for draw in range(params.eval.draws)]
-    report: dict[str, list[dict[str, Any]]] = {}
-    with scratch.workspace(root, f"select-{row}", key, log.warning, extent=grid) as work:
-        if work.finished_elsewhere:
-            return
-        for ipc, draw in grid:
-            rows = [place.rows(pools.REAL_DRAW if indexed else draw, c, ipc) for c in range(len(names))]
-            if (need := selection.module.need(ipc, **selection.values)) is not None:
-                rows = [own[:need] for own in rows]
-            seen = Candidates(
-                [features[own] for own in rows], names, stored["centroids"], real=partial(_real, root, len(names)),
-                images=lambda c, rows=rows: pool.images[rows[c]], judge=_judge(params, root) if judged else None,
-            )  # fmt: skip
-            part = f"ipc-{ipc}-draw-{draw}-{_digest(seen, [pool.seed[own] for own in rows])}"
-            if not work.has(part):
-                _select(work.path / part, selection, seen, pool, rows, seed=params.seed, row=row, ipc=ipc, draw=draw)
-            work.link(f"{part}/set", f"ipc-{ipc}/draw-{draw}")
-            work.keep(part)
-            report.setdefault(str(ipc), []).append(files.read_json(work.path / part / "report.json"))
-        files.write_json(
-            root / "metrics/selection" / f"{row}.json",
-            {"method": row, "pool": method.pool, "selection": selection.name,
-             "deterministic": selection.module.DETERMINISTIC, "cells": report},
+
+    name = "select"
+    amounts = ("eval.ipc", "eval.draws")
+    named = ("data/candidates/*", "data/features/*", "data/centroids/*")
+
+    @cached_property
+    def selection(self) -> selections.Selection:
+        """The row's entry."""
+        return self.params.selection(self.node.row)
+
+    @cached_property
+    def indexed(self) -> bool:
+        """Whether the candidates are the real images."""
+        return self.params.pool(self.params.methods[self.node.row].pool).source.indexed
+
+    def unread(self) -> list[str]:
+        """The teacher, and the real images, are looked at by some selections only."""
+        unread = [] if self.selection.needs_teacher else ["data/teacher"]
+        return unread if self.indexed else [*unread, "data/real/train"]
+
+    @cached_property
+    def pool(self) -> pools.Pool:
+        """The candidates' images."""
+        folder = self.input(f"data/candidates/{self.params.methods[self.node.row].pool}")
+        return pools.read_pool(folder, lambda: data.read_split(self.input("data/real/train")))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the classes."""
+        return [entry.name for entry in data.read_classes(self.input("data/real/classes.json"))]
+
+    def units(self) -> list[Unit]:
+        """One set each, named by everything that the selection sees of it."""
+        method = self.params.methods[self.node.row]
+        features, place = pools.read_features(self.input(f"data/features/{method.pool}"))
+        folder = self.input(f"data/centroids/{method.centroids}")
+        files.read_manifest(folder, "centroids")
+        centroids = files.read_tensors(folder / "centroids.safetensors")["centroids"]
+        grid = self.params.eval
+        return [
+            self._unit(ipc, draw, features, place, centroids) for ipc in grid.ipc for draw in range(grid.draws)
+        ]  # fmt: skip
+
+    def _unit(
+        self, ipc: int, draw: int, features: torch.Tensor, place: pools.Place, centroids: torch.Tensor
+    ) -> Unit:  # fmt: skip
+        draws = pools.REAL_DRAW if self.indexed else draw
+        needed = self.selection.candidates_needed(ipc)
+        rows = [place.rows(draws, c, ipc)[:needed] for c in range(len(self.names))]
+        candidates = selections.Candidates(
+            [features[own] for own in rows], self.names, centroids, real=self.real_features,
+            images=lambda c: self.pool.images[rows[c]], teacher=lambda images: self.teacher(images),
         )  # fmt: skip
-        work.move(root / "data/distilled" / row)
-    images = len(names) * max(params.eval.ipc)
-    log.info("%s: %d images per set and IPC %s, %d draws", row, images, params.eval.ipc, params.eval.draws)
+        digest = self._digest(candidates, [self.pool.seed[own] for own in rows])
+        return Unit(f"ipc-{ipc}-draw-{draw}-{digest}", Task(ipc, draw, rows, candidates))
 
+    def _digest(self, candidates: selections.Candidates, seeds: list[torch.Tensor]) -> str:
+        """What decides a choice beside the fingerprint: features, centroids, and whose images they are."""
+        result = hashlib.sha256()
+        for tensor in (*candidates.features, candidates.real_centroids, *seeds):
+            result.update(tensor.contiguous().numpy().tobytes())
+        if self.selection.needs_real_features:
+            result.update(files.manifest_digest(self.input("data/features/real")).encode())
+        return result.hexdigest()[:16]
 
-def _select(
-    folder: Path, selection: Entry, seen: Candidates, pool: pools.Pool, rows: list[torch.Tensor], *,
-    seed: int, row: str, ipc: int, draw: int,
-) -> None:  # fmt: skip
-    """Selects one set and writes it, with the report on it, as one part."""
-    choice = selection.module.select(seen, ipc=ipc, seed=seed, draw=draw, **selection.values)
-    chosen = [own[i] for own, i in zip(rows, choice.indices, strict=True)]
-    where = {"method": row, "ipc": ipc, "draw": draw}
-    with scratch.whole(folder) as staged:
-        distilled.write_set(staged / "set", pool, chosen, seen.names, **where, groups=choice.groups, tiles=choice.tiles)
-        kept = [own[i] for own, i in zip(seen.features, choice.indices, strict=True)]
-        terms = set_terms(torch.stack(kept), seen.real_centroids)
-        files.write_json(staged / "report.json", {"draw": draw, **choice.report, **terms})
+    def real_features(self) -> list[torch.Tensor]:
+        """The features of the real training images, by class."""
+        features, place = pools.read_features(self.input("data/features/real"))
+        return [features[place.rows(pools.REAL_DRAW, c)] for c in range(len(self.names))]
 
+    @cached_property
+    def teacher(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The teacher's logits of uint8 images, in batches."""
+        from ims3core.classifiers.teacher import read_teacher
 
-def _real(root: Path, classes: int) -> list[torch.Tensor]:
-    """The features of the real training images, by class."""
-    features, place = pools.read_features(root / "data/features/real")
-    return [features[place.rows(pools.REAL_DRAW, c)] for c in range(classes)]
+        folder = self.input("data/teacher")
+        files.read_manifest(folder, "teacher")
+        teacher, device = read_teacher(folder).to(self.machine.device), self.machine.device
 
+        def logits(images: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                return torch.cat([teacher(data.unit(part.to(device))).cpu() for part in images.split(256)])
 
-def _judge(params: Params, root: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The teacher's logits of uint8 images, in batches."""
-    from ims3core.students.teachers import read_teacher
+        return logits
 
-    machine = compute.machine(**params.compute.model_dump())
-    files.read_manifest(root / "data/teacher", "teacher")
-    teacher = read_teacher(root / "data/teacher").to(machine.device)
+    def make(self, unit: Unit, path: Path) -> None:
+        """One set, and the report on its choice."""
+        task: Task = unit.task
+        choice = self.selection.select(task.candidates, ipc=task.ipc, seed=self.params.seed, draw=task.draw)
+        key = distilled.SetKey(self.node.row, task.ipc, task.draw)
+        chosen = [own[i] for own, i in zip(task.rows, choice.indices, strict=True)]
+        distilled.write_set(
+            path / "set", self.pool, chosen, self.names, key=key, groups=choice.groups, tiles=choice.tiles
+        )
+        kept = [own[i] for own, i in zip(task.candidates.features, choice.indices, strict=True)]
+        terms = set_terms(torch.stack(kept), task.candidates.real_centroids)
+        files.write_json(path / "report.json", {"draw": task.draw, **choice.report, **terms})
 
-    def judge(images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return torch.cat([teacher(part.to(machine.device).float() / 255).cpu() for part in images.split(256)])
-
-    return judge
-
-
-def _digest(seen: Candidates, seeds: list[torch.Tensor]) -> str:
-    """What decides a choice beside the parameters: everything the selection sees, and whose images they are."""
-    result = hashlib.sha256()
-    for tensor in (*seen.features, seen.real_centroids, *seeds):
-        result.update(tensor.contiguous().numpy().tobytes())
-    return result.hexdigest()[:16]
+    def assemble(self, units: list[Unit]) -> None:
+        """All sets under ipc-<K>/draw-<d>, and what their choices reached."""
+        cells: dict[str, list[dict]] = {}
+        for unit in units:
+            self.workspace.link(f"{unit.name}/set", f"ipc-{unit.task.ipc}/draw-{unit.task.draw}")
+            cells.setdefault(str(unit.task.ipc), []).append(files.read_json(self.unit_path(unit) / "report.json"))
+        method = self.params.methods[self.node.row]
+        files.write_json(
+            self.root / f"metrics/selection/{self.node.row}.json",
+            {"method": self.node.row, "pool": method.pool, "selection": method.type,
+             "deterministic": self.selection.deterministic, "cells": cells},
+        )  # fmt: skip
+        grid = self.params.eval
+        log.info(
+            "%s: %d images per set and IPC %s, %d draws",
+            self.node.row, len(self.names) * max(grid.ipc), grid.ipc, grid.draws,
+        )  # fmt: skip

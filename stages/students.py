@@ -3,102 +3,142 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ims3core import data
-from ims3core.base import compute, files
+from ims3core.base import files
 from ims3core.data import distilled
-from ims3core.shell import code, progress, scratch
+from ims3core.pipeline import executors
+from ims3core.pipeline.stage import Stage, Unit
 from ims3core.students import cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-
-    from ims3core.params import Params
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path, method: str, ipc: int, student: str, protocol: str) -> None:
+class Students(Stage):
     """Writes metrics/cells/<method>-<ipc>-<student>-<protocol>.json: every draw and seed of one cell of a table."""
-    folders = [root / "data/distilled" / method / f"ipc-{ipc}" / f"draw-{draw}" for draw in range(params.eval.draws)]
-    _train_and_write(
-        params, root, [distilled.read_set(folder) for folder in folders], folders, student=student, protocol=protocol,
-        path=root / "metrics/cells" / f"{method}-{ipc}-{student}-{protocol}.json",
-        facts={"method": method, "ipc": ipc},
-    )  # fmt: skip
 
+    name = "students"
+    amounts: ClassVar[tuple[str, ...]] = ("eval.draws", "eval.seeds")
+    named: ClassVar[tuple[str, ...]] = ("data/distilled/*",)
 
-def run_full_data(params: Params, root: Path, student: str, protocol: str) -> None:
-    """Writes metrics/full_data/<student>-<protocol>.json: the upper bound, trained on all real training images."""
-    folder = root / "data/real/train"
-    _train_and_write(
-        params, root, [data.read_split(folder)], [folder], student=student, protocol=protocol,
-        path=root / "metrics/full_data" / f"{student}-{protocol}.json",
-        facts={"method": "full", "ipc": "full"},
-    )  # fmt: skip
+    @property
+    def place(self) -> dict[str, Any]:
+        """Which cell it is."""
+        method, ipc, *_ = self.node.arguments
+        return {"method": method, "ipc": int(ipc)}
 
+    @cached_property
+    def folders(self) -> list[Path]:
+        """The training sets, one per draw."""
+        folder = self.input(f"data/distilled/{self.place['method']}/ipc-{self.place['ipc']}")
+        return [folder / f"draw-{draw}" for draw in range(self.params.eval.draws)]
 
-def _train_and_write(
-    params: Params, root: Path, sets: list[data.ImageSet], inputs: list[Path], *,
-    student: str, protocol: str, path: Path, facts: dict,
-) -> None:  # fmt: skip
-    """Trains every (draw, seed) of one cell and writes its file; runs of a killed or smaller grid are kept."""
-    grid, wanted = params.eval, params.protocols[protocol]
-    machine = compute.machine(**params.compute.model_dump())
-    held_out = data.read_split(root / "data/real" / grid.split)
-    statistics = data.read_statistics(root / "data/real" / data.STATISTICS)
-    names = [row.name for row in data.read_classes(root / "data/real/classes.json")]
-    recipe = cell.Recipe(
-        student, params.network(student), side=wanted.side or held_out.images.shape[-1], classes=len(names),
-        statistics=statistics, protocol=wanted.plan(params.network(student)) | {"name": protocol},
-        augment=params.augmentation(protocol), norm=wanted.norm, options=params.network_options(student),
-        machine=machine, root_seed=params.seed,
-        teacher=_teacher(params, root, protocol, machine) if wanted.labels == "teacher" else None,
-    )  # fmt: skip
-    tracked = [params.seed, student, recipe.network, recipe.side, statistics, wanted.model_dump(), recipe.augment]
-    tracked += [machine.precision, recipe.options]
-    held = [root / "data/real" / grid.split, root / "data/labels" / protocol]
-    key = scratch.fingerprint(tracked, held, code.digest("students"))
-    digests = [files.manifest_digest(folder)[:16] for folder in inputs]
-    pairs = [(draw, seed) for draw in range(len(sets)) for seed in range(grid.seeds)]
-    with scratch.workspace(root, f"students-{path.stem}", key, log.warning, extent=[digests, grid.seeds]) as work:
-        if work.finished_elsewhere:
-            return
-        parts = {(draw, seed): f"run-{draw}-{seed}-{digests[draw]}.json" for draw, seed in pairs}
-        for part in parts.values():
-            work.has(part)  # one that was changed is made again
-        runs = cell.run_cell(
-            recipe, sets, held_out, {pair: work.path / part for pair, part in parts.items()},
-            progress=partial(progress.track, label=path.stem, total=len(parts)),
+    @cached_property
+    def sets(self) -> list[data.ImageSet]:
+        """Their images."""
+        return [distilled.read_set(folder) for folder in self.folders]
+
+    @cached_property
+    def held_out(self) -> data.ImageSet:
+        """What students are scored on."""
+        return data.read_split(self.input(f"data/real/{self.params.eval.split}"))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the classes."""
+        return [row.name for row in data.read_classes(self.input("data/real/classes.json"))]
+
+    @cached_property
+    def spec(self) -> cell.CellSpec:
+        """How every student of the cell is trained and scored."""
+        student, protocol = self.node.arguments[-2:]
+        rules, network = self.params.protocols[protocol], self.params.network(student)
+        return cell.CellSpec(
+            student, network, side=rules.side or self.held_out.images.shape[-1], classes=len(self.names),
+            statistics=data.read_statistics(self.input(f"data/real/{data.STATISTICS}")),
+            protocol=rules, augment=self.params.augmentation(protocol), options=self.params.network_options(student),
+            machine=self.machine, root_seed=self.params.seed, protocol_name=protocol,
+            teacher=self._teacher(protocol) if rules.labels == "teacher" else None,
         )  # fmt: skip
-        described = {**facts, "student": student, "protocol": protocol, "split": grid.split}
-        described |= {"draws": len(sets), "seeds": grid.seeds, "precision": machine.precision}
-        files.write_json(path, cell.summarise(runs, names, **described))
-        for part in parts.values():
-            work.keep(part)
-        work.finish()
-    mean = sum(run["last_top1"] for run in runs) / len(runs)
-    log.info("%s: %.2f %% on %s (mean of %d runs, last epoch)", path.stem, mean, grid.split, len(runs))
+
+    def _teacher(self, protocol: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The teacher of a protocol, in the precision of its students; it looks at the side it was trained at."""
+        from ims3core.classifiers.teacher import read_teacher
+
+        folder = self.input(f"data/labels/{protocol}")
+        files.read_manifest(folder, "teacher")
+        teacher = read_teacher(folder).to(self.machine.device)
+        side = self.held_out.images.shape[-1]
+        if teacher.encoder.resize is None and self.params.protocols[protocol].side not in (None, side):
+            teacher.encoder.resize = teacher.encoder.crop = side
+
+        def logits(images: torch.Tensor) -> torch.Tensor:
+            with self.machine.autocast():
+                return teacher(images)
+
+        return logits
+
+    def units(self) -> list[Unit]:
+        """One training each, named by its set."""
+        digests = [files.manifest_digest(folder)[:16] for folder in self.folders]
+        return [
+            Unit(f"run-{draw}-{seed}-{digest}.json", (draw, seed))
+            for draw, digest in enumerate(digests) for seed in range(self.params.eval.seeds)
+        ]  # fmt: skip
+
+    def threads(self) -> int:
+        """Layers on small images gain little from more threads; a score then does not depend on their number."""
+        import torch
+
+        on_one = cell.runs_on_one_thread(self.spec.network, side=self.spec.side, device=self.machine.device)
+        return torch.get_num_threads() if on_one else 1
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """The record of one training."""
+        draw, seed = unit.task
+
+        def stop_if_cancelled(step: int) -> None:
+            executors.stop_if_cancelled(self.stopped)
+
+        record = self.spec.run(
+            self.sets[draw], self.held_out, draw=draw, seed=seed, on_progress=stop_if_cancelled
+        )  # fmt: skip
+        files.write_json(path, record)
+
+    def assemble(self, units: list[Unit]) -> None:
+        """All records, and their confusion matrices added up."""
+        runs, (student, protocol) = [files.read_json(self.unit_path(unit)) for unit in units], self.node.arguments[-2:]
+        facts = {**self.place, "student": student, "protocol": protocol, "split": self.params.eval.split}
+        facts |= {"draws": len(self.folders), "seeds": self.params.eval.seeds, "precision": self.machine.precision}
+        files.write_json(self.output, cell.summarise(runs, self.names, **facts))
+        mean = sum(run["last_top1"] for run in runs) / len(runs)
+        log.info(
+            "%s: %.2f %% on %s (mean of %d runs, last epoch)", self.output.stem, mean, self.params.eval.split, len(runs)
+        )
 
 
-def _teacher(
-    params: Params, root: Path, protocol: str, machine: compute.Machine
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The teacher of a protocol, in the precision of its students; it sees images at the side it was trained at."""
-    from ims3core.students.teachers import read_teacher
+class FullData(Students):
+    """Writes metrics/full_data/<student>-<protocol>.json: the upper bound, trained on all real training images."""
 
-    files.read_manifest(root / "data/labels" / protocol, "teacher")
-    teacher = read_teacher(root / "data/labels" / protocol).to(machine.device)
-    if teacher.encoder.resize is None and params.protocols[protocol].side not in (None, params.data.side):
-        teacher.encoder.resize = teacher.encoder.crop = params.data.side
+    name = "full_data"
+    amounts = ("eval.seeds",)
+    named = ("data/real/train",)
 
-    def ask(images: torch.Tensor) -> torch.Tensor:
-        with machine.autocast():
-            return teacher(images)
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"method": "full", "ipc": "full"}
 
-    return ask
+    @cached_property
+    def folders(self) -> list[Path]:
+        return [self.input("data/real/train")]
+
+    @cached_property
+    def sets(self) -> list[data.ImageSet]:
+        return [data.read_split(self.input("data/real/train"))]

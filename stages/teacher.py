@@ -5,47 +5,61 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ims3core import data, encoders
-from ims3core.base import compute, files
+from ims3core import data
+from ims3core.base import files
 from ims3core.base.seeds import derive_seed
-from ims3core.students import teachers
-from ims3core.students.classifier import train_classifier
-
-if TYPE_CHECKING:
-    from ims3core.params import Params
+from ims3core.classifiers import encoder, teacher
+from ims3core.classifiers.training import ClassifierSpec, train_on_real_images
+from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, root: Path) -> None:
+class Teacher(Stage):
     """Writes data/teacher: weights, configuration, which outputs are our classes, and the validation accuracy."""
-    wanted, staged, real = params.teacher, root / "scratch" / "teacher", root / "data/real"
-    machine = compute.machine(**params.compute.model_dump())
-    classes, validation = data.read_classes(real / "classes.json"), data.read_split(real / "validation")
-    shutil.rmtree(staged, ignore_errors=True)
-    if wanted.source == "encoder":
-        files.read_manifest(root / "data/encoder", "encoder")
-        config = files.read_json(root / "data/encoder" / encoders.CONFIG)
-        staged.mkdir(parents=True)
-        for name in (encoders.CONFIG, encoders.WEIGHTS):
-            shutil.copyfile(root / "data/encoder" / name, staged / name)
-    elif wanted.source == "timm":
-        network, config = encoders.timm_encoder(wanted.network, wanted.weights and Path(wanted.weights), "teacher")
-        encoders.write_encoder(staged, network, config)
-    else:
-        network, config, _ = train_classifier(
-            data.read_split(real / "train"), validation, classes=len(classes), statistics=real / data.STATISTICS,
-            augmentation=params.augment.model_dump(), settings=wanted.model_dump(exclude={"source"}),
-            seed=derive_seed(params.seed, "teacher"), device=machine.device, precision=machine.precision,
-        )  # fmt: skip
-        encoders.write_encoder(staged, network, config)
-    teachers.write_rows(staged, teachers.head_rows(config, [row.name for row in classes]))
-    files.write_manifest(staged, "teacher", network=config["name"], source=wanted.source)
-    teacher = teachers.read_teacher(staged).to(machine.device)
-    top1 = teachers.accuracy(teacher, validation.images, validation.class_index, batch_size=256, device=machine.device)
-    facts = {"network": config["name"], "source": wanted.source, "validation_top1": round(top1, 4)}
-    files.write_manifest(staged, "teacher", **facts, batch_norms=len(teacher.norms))
-    log.info("teacher %s (%s): %.2f %% on the validation split", config["name"], wanted.source, top1)
-    files.replace_directory(staged, root / "data/teacher")
+
+    name = "teacher"
+    artifact = "teacher"
+
+    def unread(self) -> list[str]:
+        """Only one that is the encoder opens it."""
+        return [] if self.params.teacher.source == "encoder" else ["data/encoder"]
+
+    def assemble(self, units: list[Unit]) -> dict[str, Any]:
+        """Trains, fetches or copies the network, and scores it on the validation split."""
+        output, real, section = self.workspace.output, self.root / "data/real", self.params.teacher
+        config = self._write_network(output)
+        names = [row.name for row in data.read_classes(real / "classes.json")]
+        teacher.write_rows(output, teacher.head_rows(config, names))
+        files.write_manifest(output, "teacher", network=config["name"], source=section.source)
+        network, validation = teacher.read_teacher(output).to(self.machine.device), data.read_split(real / "validation")
+        top1 = teacher.accuracy(
+            network, validation.images, validation.class_index, batch_size=256, device=self.machine.device
+        )
+        log.info("teacher %s (%s): %.2f %% on the validation split", config["name"], section.source, top1)
+        facts = {"network": config["name"], "source": section.source, "validation_top1": round(top1, 4)}
+        return {**facts, "batch_norms": len(network.norms)}
+
+    def _write_network(self, output: Path) -> dict[str, Any]:
+        """Writes weights and configuration; returns the configuration."""
+        section = self.params.teacher
+        if section.source == "encoder":
+            folder = self.input("data/encoder")
+            files.read_manifest(folder, "encoder")
+            for name in (encoder.CONFIG, encoder.WEIGHTS):
+                shutil.copyfile(folder / name, output / name)
+            config: dict[str, Any] = files.read_json(folder / encoder.CONFIG)
+            return config
+        if section.source == "timm":
+            weights = Path(section.weights) if section.weights else None
+            network, config = encoder.timm_encoder(section.network, weights, "teacher")
+        else:
+            spec = ClassifierSpec(**section.model_dump(exclude={"source"}))
+            network, config, _ = train_on_real_images(
+                spec, self.root / "data/real", augment=self.params.augment, machine=self.machine,
+                seed=derive_seed(self.params.seed, self.name),
+            )  # fmt: skip
+        encoder.write_encoder(output, network, config)
+        return config

@@ -28,7 +28,7 @@ def toy_parameters(**changes) -> dict:
         "candidates__per_class": 6, "dpm_solver__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
         "eval__ipc": [1, 2], "eval__draws": 2, "eval__seeds": 2, "compute__compile": False, "compute__precision": "fp32",
         "report__grid_images": 2, "report__tsne_real": 6,
-        "refined__ims3_plus__set": {"networks": 2, "train_steps": {1: [1, 2]}, "iterations": {1: 2}},
+        "refinements__ims3_plus__set": {"networks": 2, "train_steps": {1: [1, 2]}, "iterations": {1: 2}},
     }  # fmt: skip
     for key, value in {**small, **changes}.items():
         section = tree
@@ -63,10 +63,10 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def stage():
-    """A function that runs one stage, in this process, in the current directory: ``stage("select", "s3")``."""
-    from ims3core import cli
+    """A function that runs one row of a stage, in this process, in the current directory: ``stage("select", "s3")``."""
+    from ims3core.cli.stages import parameters, run_stage
 
-    return lambda name, *row, **options: cli.run_stage(name, row, params=cli.load(Path("params.yaml")), **options)
+    return lambda name, *row: run_stage(name, parameters(), *row)
 
 
 @pytest.fixture(scope="session")

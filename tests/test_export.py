@@ -9,7 +9,7 @@ from ims3core import cli, data, export
 from ims3core.base import files
 from ims3core.data import distilled
 from ims3core.diffusion import difffit, dit_layout, generator
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError, ParameterError
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_commands_write_where_they_are_told(project, tmp_path, monkeypatch, 
     cli.app(["export", "generator", "im", str(tmp_path / "g")], standalone_mode=False)
     assert (tmp_path / "set/data/train-00000-of-00001.parquet").is_file()
     assert "holds ims3, IPC 1, draw 0" in capsys.readouterr().out
-    with pytest.raises(cli.ParameterError, match="'nope' is unknown; known: none, im"):
+    with pytest.raises(ParameterError, match="'nope' is unknown; known: none, im"):
         cli.app(["export", "generator", "nope", str(tmp_path / "h")], standalone_mode=False)
 
 

@@ -6,17 +6,17 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import platformdirs
 import torch
 from torch import nn
 
-from ims3core.base import processes
-from ims3core.shell.errors import ParameterError
+from ims3core.base import distributed
+from ims3core.errors import ParameterError
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,7 +29,7 @@ class Machine:
     device: torch.device
     precision: Literal["fp32", "bf16"]
     compile: bool
-    team: processes.Team
+    processes: distributed.ProcessGroup
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,13 +39,15 @@ class Machine:
     def __str__(self) -> str:
         return f"{self.device} ({self.precision})"
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision for training: bf16 products, float32 weights; nothing at float32."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def frozen(self, network: Module, *, parts: list[nn.Module] | None = None, constant: bool = True) -> Module:
+    def for_inference(
+        self, network: nn.Module, *, parts: list[nn.Module] | None = None, constant: bool = True
+    ) -> Callable[..., torch.Tensor]:
         """``network`` ready for inference on this machine: on its device, in its precision, compiled if asked.
 
         Without a working compiler it is executed as it is, with one logged line; so is a network below :data:`SMALL`,
@@ -71,17 +73,19 @@ class Machine:
             part.compile(dynamic=False)
 
         def call(*args: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor
             try:
-                return network(*args)
+                result = network(*args)
             except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
                 log.warning(NO_COMPILER, type(error).__name__)
                 for part in parts:
                     part._compiled_call_impl = None
-                return network(*args)
+                result = network(*args)
+            return result
 
         return call
 
-    def trained(self, network: Module, *, parts: list[nn.Module], pays: bool, convolves: bool = False) -> Module:
+    def for_training(self, network: Module, *, parts: list[nn.Module], pays: bool, convolves: bool = False) -> Module:
         """``network`` on this machine, ready for training.
 
         If asked, and if it ``pays``, ``parts`` of it are compiled in place; the code is kept on disk, so that the
@@ -101,7 +105,7 @@ class Machine:
             functorch.donated_buffer = False  # gradients of single terms go through the graph again
             if self.device.type == "cpu":
                 torch.use_deterministic_algorithms(True, warn_only=True)
-                torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
+                setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  typed as a module; a debugging aid, and slow
             for part in parts:
                 part.compile(dynamic=False)
         return network
@@ -181,13 +185,13 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
             "fewer processes, or compute.device: cpu"
         )
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
-    team = processes.team(device)
+    processes = distributed.process_group(device)
     place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
     if precision == "auto":
         precision = "bf16" if computes_bf16(place) else "fp32"
     elif precision == "bf16" and not computes_bf16(place):
         log.warning("compute.precision: bf16 is slower than fp32 on this %s, or emulated; auto takes fp32 here", device)
-    return Machine(place, precision, compile, team)
+    return Machine(place, "bf16" if precision == "bf16" else "fp32", compile, processes)
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -197,5 +201,5 @@ def computes_bf16(device: torch.device) -> bool:
     emulates, over 10 times slower (`python benchmarks/precision.py`). What torch cannot tell counts as no.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # torch has no public query
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # torch has no public query

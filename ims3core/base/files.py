@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ims3core.shell.errors import ArtifactError
+from ims3core.base.library_errors import reason
+from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 MANIFEST = "manifest.json"
@@ -47,17 +49,28 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON with sorted keys and a final newline, so that equal values are equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` with sorted keys and a final newline, so that equal values are equal bytes."""
-    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+    """Writes ``value`` as :func:`json_bytes`."""
+    write_bytes(path, json_bytes(value))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of ``path``; an ArtifactError names a missing file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
 
 
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``; an ArtifactError names a missing or broken file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
+        return json.loads(read_bytes(path).decode())
     except ValueError as error:
         raise ArtifactError(f"{path}: not valid JSON ({error})") from error
 
@@ -134,7 +147,8 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
             raise ArtifactError(f"{path}: found {size} bytes, the manifest says {entry['size']}; truncated?")
         if sha256(path) != entry["sha256"]:
             raise ArtifactError(f"{path}: content differs from the SHA-256 in the manifest")
-    return manifest["facts"]
+    facts: dict[str, Any] = manifest["facts"]
+    return facts
 
 
 def manifest_digest(directory: Path) -> str:
@@ -168,15 +182,16 @@ def png_bytes(image: torch.Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def read_png(path: Path) -> torch.Tensor:
-    """The uint8 image (channels, height, width) in a PNG file."""
+def png_pixels(data: bytes, path: Path) -> np.ndarray:
+    """The uint8 image (channels, height, width), grey or RGB, in the bytes of the PNG ``path``."""
     import numpy as np
-    import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            array = np.array(picture)
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise ArtifactError(f"{path}: not a readable PNG ({error})") from error
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+        with Image.open(io.BytesIO(data)) as picture:
+            mode, array = picture.mode, np.array(picture)
+    except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+        raise ArtifactError(f"{path}: not a readable PNG ({reason(error)})") from error
+    if mode not in ("L", "RGB"):
+        raise ArtifactError(f"{path}: image mode {mode}, wanted 8-bit L or RGB")
+    return array[None] if mode == "L" else array.transpose(2, 0, 1)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(root: int, purpose: str, *coordinates: int | str) -> int:
@@ -23,6 +25,8 @@ def derive_seed(root: int, purpose: str, *coordinates: int | str) -> int:
 
 def generator(root: int, purpose: str, *coordinates: int | str) -> torch.Generator:
     """A CPU ``torch.Generator`` seeded by :func:`derive_seed`; noise is drawn on the CPU, then moved."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(root, purpose, *coordinates))
 
 
@@ -32,6 +36,8 @@ def scoped_rng(seed: int) -> Iterator[None]:
 
     Only for library code (weight initialisers, kornia) that has no ``generator`` argument.
     """
+    import torch
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,7 @@
-"""The real data: image sets that stages exchange, the class table, and how both are stored."""
+"""The real data: image sets that stages exchange, the class table, and how both are stored.
+
+Torch is loaded by the functions that need it: processes that only decode images start without it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ims3core.base import files
-from ims3core.data.decode import decode, digest
-from ims3core.shell.border import reason
-from ims3core.shell.errors import ArtifactError, DataError
+from ims3core.base.library_errors import reason
+from ims3core.errors import ArtifactError, DataError
+
+if TYPE_CHECKING:
+    import torch
 
 SPLITS = ("train", "validation", "test")
 LABELS, PIXELS, INDEX, LOCATION = "labels.safetensors", "images.npy", "index.csv", "location.json"
@@ -21,7 +25,7 @@ STATISTICS = "statistics.json"
 
 
 class IndexedImages:
-    """Images that stay where they are: decoded on demand, each checked against the digest in the index.
+    """Images that stay in the files they are in: decoded on demand, each checked against the digest in the index.
 
     Behaves like the uint8 tensor (N, channels, side, side) it stands for: ``len``, ``shape``, and
     indexing by a number, a slice or a tensor of row numbers, which returns a real tensor. ``names`` are the files,
@@ -29,6 +33,8 @@ class IndexedImages:
     """
 
     def __init__(self, folder: Path, names: list[str], digests: list[str], side: int, channels: int) -> None:
+        import torch
+
         self._folder, self.names, self._digests = folder, names, digests
         self.shape = torch.Size((len(names), channels, side, side))
 
@@ -36,6 +42,8 @@ class IndexedImages:
         return len(self.names)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
+        import torch
+
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]
         rows = torch.as_tensor(rows)
@@ -45,6 +53,10 @@ class IndexedImages:
         return stacked if rows.ndim else stacked[0]
 
     def _read(self, row: int) -> torch.Tensor:
+        import torch
+
+        from ims3core.data.decode import decode, digest
+
         path = self._folder / self.names[row]
         try:
             pixels = decode(path, side=self.shape[-1], channels=self.shape[1])
@@ -94,6 +106,7 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
     """uint8 images (N, C, S, S) at another size, bicubic and antialiased; themselves where the size is right."""
     if images.shape[-1] == side:
         return images
+    import torch
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     parts = [resize(part, [side, side], InterpolationMode.BICUBIC, antialias=True) for part in images.split(256)]
@@ -134,8 +147,10 @@ def generator_labels(path: Path, classes: int) -> torch.Tensor:
     """The generator label of every class in the table ``path``, int64 (C,), checked against the generator's range.
 
     Raises:
-        ArtifactError: naming the first class whose label the generator of ``classes`` classes does not know.
+        ArtifactError: naming the first class whose label is beyond the ``classes`` classes of the generator.
     """
+    import torch
+
     rows = read_classes(path)
     for row in rows:
         if not 0 <= row.generator_label < classes:
@@ -149,6 +164,7 @@ def generator_labels(path: Path, classes: int) -> torch.Tensor:
 def read_split(directory: Path) -> ImageSet:
     """The images of one split of ``data/real``: memory-mapped pixels, or an index of files that stay where they are."""
     import numpy as np
+    import torch
 
     facts = files.read_manifest(directory, "split")
     class_index = files.read_tensors(directory / LABELS)["class_index"]

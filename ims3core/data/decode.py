@@ -1,4 +1,4 @@
-"""One stored image of any kind becomes uint8 pixels of one size; loads no torch, so workers start quickly."""
+"""Decodes stored images of any kind to uint8 pixels of one size, without torch, so that workers start quickly."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ims3core.shell.border import pretended, reason
+from ims3core.base.library_errors import disguised_as, reason
 
 Stored = Path | bytes | np.ndarray | None
 """A file, the bytes of a file, uint8 / uint16 pixels (H, W) or (H, W, C), or None where there is no image."""
+
+StoredImages = Sequence[Stored] | np.ndarray
+"""Several of them; an array (N, H, W) or (N, H, W, C) holds pixels."""
 
 CHUNK = 128
 MODES = {1: "L", 3: "RGB"}
@@ -82,7 +85,7 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
+def decode_chunk(items: StoredImages, side: int, channels: int) -> Decoded:
     """Decodes several images; what cannot be read is reported, not raised."""
     pixels = np.zeros((len(items), channels, side, side), np.uint8)
     digests, problems = [], []
@@ -91,7 +94,7 @@ def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
         try:
             pixels[row] = decode(item, side=side, channels=channels)
         except Exception as error:  # whatever Pillow raises on what is not an image
-            problem = _why(item, error)
+            problem = _reason(item, error)
         digests.append(digest(pixels[row]))
         problems.append(problem)
     values = pixels.reshape(len(items), channels, -1).astype(np.int64)
@@ -99,15 +102,15 @@ def decode_chunk(items: Sequence[Stored], side: int, channels: int) -> Decoded:
     return Decoded(pixels, sums, digests, problems, int(pixels.max(initial=0)))
 
 
-def _why(item: Stored | None, error: Exception) -> str:
+def _reason(item: Stored, error: Exception) -> str:
     if item is None:
         return "no image in this row (null)"
-    if isinstance(item, Path) and item.is_file() and (said := pretended(item)):
-        return said
+    if isinstance(item, Path) and item.is_file() and (disguise := disguised_as(item)):
+        return disguise
     return reason(error)
 
 
-def decode_all(items: Sequence[Stored], *, side: int, channels: int, workers: int) -> Iterator[Decoded]:
+def decode_all(items: StoredImages, *, side: int, channels: int, workers: int) -> Iterator[Decoded]:
     """All images in order, in chunks, by ``workers`` processes; memory does not grow with the count."""
     chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
     if workers <= 1 or len(items) <= CHUNK or isinstance(items[0], np.ndarray):
@@ -116,7 +119,7 @@ def decode_all(items: Sequence[Stored], *, side: int, channels: int, workers: in
     yield from _in_processes(chunks, side, channels, workers)
 
 
-def _in_processes(chunks: Iterable[Sequence[Stored]], side: int, channels: int, workers: int) -> Iterator[Decoded]:
+def _in_processes(chunks: Iterable[StoredImages], side: int, channels: int, workers: int) -> Iterator[Decoded]:
     """A pool with a bounded number of chunks under way: results are taken in order as new work goes in."""
     from collections import deque
     from concurrent.futures import Future, ProcessPoolExecutor

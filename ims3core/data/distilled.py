@@ -4,29 +4,99 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import torch
+from pydantic import Field
 
 from ims3core.base import files
+from ims3core.base.records import Record
+from ims3core.base.schema import Count, Index
 from ims3core.data import ImageSet
-from ims3core.data.pools import Pool
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ims3core.data.pools import Pool
 
 LATENTS = "latents.safetensors"
 
 
+class SetKey(NamedTuple):
+    """Which distilled set: the row of params.yaml it belongs to, images per class, and number of the draw."""
+
+    method: str
+    ipc: int
+    draw: int
+
+    @property
+    def folder(self) -> Path:
+        """Its directory below the project's root."""
+        return Path(f"data/distilled/{self.method}/ipc-{self.ipc}/draw-{self.draw}")
+
+
+class SetImage(Record):
+    """One image of a set: its file, its place in the pool, the seed and subgroup it came from, and its SHA-256."""
+
+    file: str
+    class_name: Annotated[str, Field(alias="class")]
+    class_index: Index
+    index: Index
+    seed: int | None
+    group: int | None
+    sha256: str
+
+
+class SetManifest(Record):
+    """The images of one distilled set, in order."""
+
+    method: str
+    ipc: Count
+    draw: Index
+    images: Annotated[list[SetImage], Field(min_length=1)]
+
+
+def read_set_manifest(directory: Path) -> SetManifest:
+    """The checked manifest of the set in ``directory``."""
+    return SetManifest.read(directory / files.MANIFEST)
+
+
+def read_png(directory: Path, image: SetImage) -> bytes:
+    """The PNG of one image of the set in ``directory``, checked against its SHA-256."""
+    png = files.read_bytes(directory / image.file)
+    if hashlib.sha256(png).hexdigest() != image.sha256:
+        raise ArtifactError(
+            f"{directory / image.file}: content differs from the SHA-256 in {directory / files.MANIFEST}"
+        )
+    return png
+
+
+def read_pixels(directory: Path, image: SetImage) -> np.ndarray:
+    """The uint8 pixels (channels, side, side) of one image of the set in ``directory``, its SHA-256 checked."""
+    return files.png_pixels(read_png(directory, image), directory / image.file)
+
+
+def read_set(directory: Path) -> ImageSet:
+    """The images of a distilled set, in manifest order, each checked against its SHA-256."""
+    import numpy as np
+    import torch
+
+    images = read_set_manifest(directory).images
+    pixels = torch.from_numpy(np.stack([read_pixels(directory, image) for image in images]))
+    return ImageSet(pixels, torch.tensor([image.class_index for image in images]))
+
+
+def read_latents(directory: Path) -> torch.Tensor | None:
+    """The latents of a set, in manifest order; None where its images were not drawn."""
+    path = directory / LATENTS
+    return files.read_tensors(path)["latents"] if path.is_file() else None
+
+
 def write_set(
-    directory: Path,
-    pool: Pool,
-    rows: list[torch.Tensor],
-    names: list[str],
-    *,
-    method: str,
-    ipc: int,
-    draw: int,
-    groups: list[int | None],
+    directory: Path, pool: Pool, rows: list[torch.Tensor], names: list[str], *, key: SetKey, groups: list[int | None],
     tiles: int = 1,
-) -> None:
+) -> None:  # fmt: skip
     """Writes ``train/<class>/*.png``, the latents where the pool has them, and then ``manifest.json``.
 
     Args:
@@ -34,17 +104,32 @@ def write_set(
         names: class names, which become folder names.
         groups: per class, the subgroup that was chosen, or None where the selection has no groups.
     """
+    import torch
+
     entries = []
     for class_index, chosen in enumerate(rows):
         first = chosen[::tiles].tolist()
         for row, image in zip(first, tiled(pool.images[chosen], tiles), strict=True):
             index, seed = int(pool.place.index[row]), int(pool.seed[row])
-            name = f"train/{names[class_index]}/draw{draw}-{index:05d}.png"
-            origin = {"index": index, "seed": None if seed < 0 else seed, "group": groups[class_index]}
-            entries.append(_write_image(directory, name, image, names, class_index, **origin))
+            origin = {
+                "file": f"train/{names[class_index]}/draw{key.draw}-{index:05d}.png", "class": names[class_index],
+                "class_index": class_index, "index": index, "seed": None if seed < 0 else seed,
+                "group": groups[class_index],
+            }  # fmt: skip
+            entries.append(_write_image(directory, image, origin))
     if pool.latents is not None and tiles == 1:
         files.write_tensors(directory / LATENTS, {"latents": pool.latents[torch.cat(rows)]})
-    _finish(directory, entries, method=method, ipc=ipc, draw=draw)
+    _write_manifest(directory, key, entries)
+
+
+def write_refined(directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str) -> None:
+    """Writes a set whose ``images`` (N, channels, side, side), uint8, were made from those of the set ``start``."""
+    manifest = read_set_manifest(start)
+    entries = [
+        _write_image(directory, image, before.model_dump(by_alias=True) | {"class": names[before.class_index]})
+        for before, image in zip(manifest.images, images, strict=True)
+    ]
+    _write_manifest(directory, SetKey(method, manifest.ipc, manifest.draw), entries)
 
 
 def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
@@ -54,49 +139,19 @@ def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
     across = round(tiles**0.5)
     size = images.shape[-1] // across
     corners = images[:, :, :size, :size].unflatten(0, (-1, across, across))  # (n, row, column, C, s, s)
-    made = corners.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    out = torch.zeros(len(made), *images.shape[1:], dtype=images.dtype)
-    out[:, :, : across * size, : across * size] = made
-    return out
+    mosaics = corners.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    padded = images.new_zeros(len(mosaics), *images.shape[1:])
+    padded[:, :, : across * size, : across * size] = mosaics
+    return padded
 
 
-def write_refined(directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str) -> None:
-    """Writes a set whose ``images`` (N, channels, side, side), uint8, were made from those of the set ``start``."""
-    manifest = files.read_json(start / files.MANIFEST)
-    entries = []
-    for entry, image in zip(manifest["images"], images, strict=True):
-        origin = {key: entry[key] for key in ("index", "seed", "group")}
-        entries.append(_write_image(directory, entry["file"], image, names, entry["class_index"], **origin))
-    _finish(directory, entries, method=method, ipc=manifest["ipc"], draw=manifest["draw"])
+def _write_image(directory: Path, image: torch.Tensor, origin: dict[str, Any]) -> dict[str, Any]:
+    """Writes one PNG; returns its entry of the manifest."""
+    png = files.png_bytes(image)
+    files.write_bytes(directory / origin["file"], png)
+    return origin | {"sha256": hashlib.sha256(png).hexdigest()}
 
 
-def _write_image(directory: Path, name: str, image: torch.Tensor, names: list[str], class_index: int, **origin) -> dict:
-    """Writes one PNG; returns its line of the manifest."""
-    picture = files.png_bytes(image)
-    files.write_bytes(directory / name, picture)
-    digest = hashlib.sha256(picture).hexdigest()
-    return {"file": name, "class": names[class_index], "class_index": class_index, **origin, "sha256": digest}
-
-
-def _finish(directory: Path, entries: list[dict], **facts: object) -> None:
+def _write_manifest(directory: Path, key: SetKey, entries: list[dict[str, Any]]) -> None:
     """Writes the manifest, whose presence means complete."""
-    files.write_json(directory / files.MANIFEST, {"format": 1, **facts, "images": entries})
-
-
-def read_latents(directory: Path) -> torch.Tensor | None:
-    """The latents of a set, in manifest order; None where its images were not drawn."""
-    path = directory / LATENTS
-    return files.read_tensors(path)["latents"] if path.is_file() else None
-
-
-def read_set(directory: Path) -> ImageSet:
-    """The images of a distilled set, in manifest order, each checked against its SHA-256."""
-    entries = files.read_json(directory / files.MANIFEST)["images"]
-    images = []
-    for entry in entries:
-        path = directory / entry["file"]
-        image = files.read_png(path)
-        if files.sha256(path) != entry["sha256"]:
-            raise ArtifactError(f"{path}: content differs from the SHA-256 in {directory / files.MANIFEST}")
-        images.append(image)
-    return ImageSet(torch.stack(images), torch.tensor([entry["class_index"] for entry in entries]))
+    files.write_json(directory / files.MANIFEST, {"format": 1, **key._asdict(), "images": entries})

@@ -1,11 +1,11 @@
-"""Tables of the user's own, as editors and spreadsheets write them."""
+"""Reads tables that users wrote, as editors and spreadsheets save them."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from ims3core.shell.errors import DataError, visible
+from ims3core.errors import DataError, visible
 
 SEPARATORS = ",;\t"
 
@@ -32,15 +32,15 @@ def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dic
     except csv.Error as error:
         raise DataError(f"{path}: {error}") from error
     table = [row for row in table if any(row)]
-    names = [name.lower() for name in _shortened(table[0])]
+    names = [name.lower() for name in _without_empty_end(table[0])]
     if needed not in names or not set(names) <= set(columns) or len(set(names)) != len(names):
-        found = ", ".join(repr(visible(name))[:40] for name in names)
-        odd = [name for name in names if name not in columns] if needed in names else []
-        which = f" ({', '.join(map(repr, odd))} is none of them)" if odd else ""
-        raise DataError(f"{path}: found the columns {found}; wanted a header with {', '.join(columns)}{which}")
+        header = ", ".join(repr(visible(name))[:40] for name in names)
+        unknown = [name for name in names if name not in columns] if needed in names else []
+        which = f" ({', '.join(map(repr, unknown))} is none of them)" if unknown else ""
+        raise DataError(f"{path}: found the columns {header}; wanted a header with {', '.join(columns)}{which}")
     rows = []
     for number, row in enumerate(table[1:], start=2):
-        row = _shortened(row)
+        row = _without_empty_end(row)
         if len(row) > len(names):
             raise DataError(
                 f"{path}: row {number} has {len(row)} cells, the header {len(names)}; a separator inside a value "
@@ -76,7 +76,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _shortened(row: list[str]) -> list[str]:
+def _without_empty_end(row: list[str]) -> list[str]:
     """A row without the empty cells at its end."""
     while row and not row[-1]:
         row = row[:-1]

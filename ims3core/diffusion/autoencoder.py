@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
+from ims3core.base.library_errors import reason, translate_errors
 from ims3core.base.seeds import generator as seeded
 from ims3core.base.seeds import scoped_rng
 from ims3core.data import IndexedImages, batches, signed
-from ims3core.shell.border import foreign, reason
-from ims3core.shell.errors import ArtifactError, NumericsError
+from ims3core.errors import ArtifactError, NumericsError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
     from ims3core.diffusion.training import State
 
-WHOLE = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")  # endings of weights in full precision
+FULL_PRECISION = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")  # endings of its weights
 SCALED_ON = 10_000  # images whose latents decide the scaling factor
 
 
@@ -56,21 +56,18 @@ def fit_autoencoder(
     lr: float,
     kl_weight: float,
     seed: int,
-    progress: Callable[[Iterable[int]], Iterator[int]] = iter,
-    on_step: Callable[[State], None] = lambda state: None,
-) -> None:
-    """Trains ``vae`` to reproduce ``images`` (uint8 (N, C, H, W)) and sets its scaling factor.
+) -> Iterator[State]:
+    """Trains ``vae`` to reproduce ``images`` (uint8 (N, C, H, W)); yields ``state`` after every step.
 
     Loss: mean squared error plus ``kl_weight`` times the KL divergence to a unit Gaussian per latent value.
-    The scaling factor is 1 / std of the latents, so that the diffusion model sees unit variance.
+    At the end sets the scaling factor, 1 / std of the latents, so that the diffusion model sees unit variance.
 
     Args:
         state: of the weights of ``vae``; training goes on from its step.
-        on_step: called after every step, to save checkpoints.
     """
     vae.train()
     device = next(vae.parameters()).device
-    for step in progress(range(state.step, steps)):
+    for step in range(state.step, steps):
         rng = seeded(seed, "vae-step", step)
         rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=rng)
         batch = signed(images[rows]).to(device)
@@ -88,10 +85,10 @@ def fit_autoencoder(
         state.optimiser.step()
         state.step = step + 1
         state.curve.append({"step": step, "vae": loss.item()})
-        on_step(state)
+        yield state
     vae.eval()
-    shown = images[: min(len(images), SCALED_ON)]
-    means = [encode(vae, batch, scaled=False)[0] for batch in batches(shown, 256)]
+    subset = images[: min(len(images), SCALED_ON)]
+    means = [encode(vae, batch, scaled=False)[0] for batch in batches(subset, 256)]
     vae.register_to_config(scaling_factor=1 / torch.cat(means).std().item())
 
 
@@ -120,7 +117,7 @@ def read_autoencoder(directory: Path) -> AutoencoderKL:
     """The float32 VAE in the ``vae`` folder of a ``DiTPipeline``; an ArtifactError names a missing or broken one."""
     from diffusers import AutoencoderKL
 
-    half = not any((directory / f"diffusion_pytorch_model.{end}").is_file() for end in WHOLE)
+    half = not any((directory / f"diffusion_pytorch_model.{end}").is_file() for end in FULL_PRECISION)
     variant = "fp16" if half and any(directory.glob("*.fp16*")) else None
     try:
         vae = AutoencoderKL.from_pretrained(
@@ -150,14 +147,14 @@ def single_file_autoencoder(path: Path, *, where: str) -> AutoencoderKL:
     """
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    from ims3core import weights
+    from ims3core.data import weights
 
     state = weights.read(path, ["encoder.conv_in.weight"], where=where)
     vae = stable_diffusion_autoencoder()
     if any(name.startswith("encoder.down.") for name in state):
-        with foreign(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
+        with translate_errors(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
             state = convert_ldm_vae_checkpoint(state, vae.config)
-    with foreign(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
+    with translate_errors(f"{where}: {path}: not a VAE of Stable Diffusion", ArtifactError):
         vae.load_state_dict(state)
     return _finite(vae, f"{where}: {path}")
 

@@ -9,7 +9,7 @@ import torch
 
 from ims3core.base import files
 from ims3core.diffusion.training import State
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ims3core.base import files
-from ims3core.diffusion.dit import DiT
-from ims3core.shell.errors import ArtifactError
+from ims3core.diffusion.dit import Block, DiT
+from ims3core.errors import ArtifactError
 
 TRAINABLE = ("bias", "norm", "gamma", "y_embedder")
 DELTA = "delta.safetensors"
@@ -24,6 +24,7 @@ def add_scales(network: DiT, gamma_fraction: float) -> None:
     """Adds scales of value 1 to the first ``gamma_fraction`` of the blocks (half of them in the public code)."""
     width = network.config.width
     for block in network.blocks[: math.ceil(gamma_fraction * len(network.blocks))]:
+        assert isinstance(block, Block)
         device = block.mlp_in.weight.device
         for owner, name, size in (
             (block.attention, "gamma_qkv", 3 * width),
@@ -84,6 +85,7 @@ def fold_scales(network: DiT) -> None:
     The scales of the gated branches move through the gate, which is elementwise too.
     """
     for block in network.blocks:
+        assert isinstance(block, Block)
         attention = block.attention
         for layer, owner, name in (
             (attention.qkv, attention, "gamma_qkv"),

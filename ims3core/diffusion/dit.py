@@ -89,6 +89,9 @@ class TimestepEmbedder(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with optional DiffFit scales on qkv and on the output."""
 
+    gamma_qkv: nn.Parameter | None
+    gamma_proj: nn.Parameter | None
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -111,6 +114,9 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     """A transformer block whose norms are shifted, scaled and gated by the condition (adaLN-Zero)."""
+
+    gamma_attention: nn.Parameter | None
+    gamma_mlp: nn.Parameter | None
 
     def __init__(self, config: DitConfig) -> None:
         super().__init__()

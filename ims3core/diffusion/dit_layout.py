@@ -14,7 +14,7 @@ import torch
 
 from ims3core.base import files
 from ims3core.diffusion.dit import DiT, DitConfig, sine_positions
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 EMBEDDINGS = {
     "t_embedder.linear_1.weight": "timestep_embedder.linear_1.weight",
@@ -97,12 +97,12 @@ def config_from_diffusers(config: dict[str, Any], *, name: str) -> DitConfig:
         raise ArtifactError(f"{name}: a {kind}, wanted a class-conditional {CLASSES[0]}")
     if missing := [key for key in SIZES if not isinstance(config.get(key), int) or config[key] < 1]:
         raise ArtifactError(f"{name}: {missing[0]} is {config.get(missing[0])!r}, wanted a positive whole number")
-    wanted = {
+    required = {
         "norm_type": "ada_norm_zero",
         "activation_fn": "gelu-approximate",
         "out_channels": 2 * config["in_channels"],
     }
-    for key, value in wanted.items():
+    for key, value in required.items():
         if config.get(key, value) != value:
             raise ArtifactError(f"{name}: {key} is {config[key]!r}, wanted {value!r}")
     heads = config["num_attention_heads"]

@@ -12,7 +12,7 @@ from ims3core.diffusion import difffit
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.dit_layout import read_transformer, write_transformer
 from ims3core.diffusion.schedule import Schedule, linear_schedule
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -48,7 +48,7 @@ def write_generator(directory: Path, network: DiT, vae: AutoencoderKL) -> None:
 
 
 def read_schedule(directory: Path) -> Schedule:
-    """The training noise schedule of the generator in ``directory``; only DiT's linear one is known."""
+    """The training noise schedule of the generator in ``directory``; only DiT's linear one is read."""
     path = directory / "scheduler" / "scheduler_config.json"
     config: dict[str, Any] = files.read_json(path)
     if config["beta_schedule"] != "linear":
@@ -65,8 +65,8 @@ def read_adapted(generator: Path, adapted: Path, phase: int = 0) -> DiT:
     return network
 
 
-def turn_to(network: DiT, adapted: Path, phase: int) -> None:
-    """Replaces the fine-tuned weights of ``network``, in place, by those of another phase."""
+def load_phase(network: DiT, adapted: Path, phase: int) -> None:
+    """Replaces the fine-tuned weights of ``network``, in place, by those of another ``phase`` in ``adapted``."""
     difffit.apply_delta(network, adapted / delta_name(phase))
 
 

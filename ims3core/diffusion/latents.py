@@ -64,3 +64,14 @@ def read(directory: Path) -> Latents:
     files.read_manifest(directory, "latents")
     mean, std = (torch.from_numpy(np.load(directory / f"{name}.npy", mmap_mode="c")) for name in ("mean", "std"))
     return Latents(mean, std, files.read_tensors(directory / LABELS)["label"])
+
+
+def k_means(latents: torch.Tensor, clusters: int, *, restarts: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres (clusters, dim) of scikit-learn's k-means of (N, ...), float64, and the cluster of each, int64 (N,)."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    flat = latents.flatten(1).double().numpy()
+    with threadpool_limits(limits=1):  # sums in another order would move the centres by their last bits
+        fitted = KMeans(clusters, n_init=restarts, random_state=seed).fit(flat)
+    return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_).long()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ims3core.diffusion.batches import Batch
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.schedule import Schedule, add_noise, at, model_log_variance, posterior_mean, predict_z0
-from ims3core.shell.errors import ParameterError
+from ims3core.errors import ParameterError
 
 
 def diffusion_loss(eps_hat: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
@@ -89,25 +89,25 @@ def matching_loss(a: torch.Tensor, b: torch.Tensor, *, similarity: str, pairing:
 
 
 def terms_of(
-    schedule: Schedule, batch: Batch, z_t: torch.Tensor, found: torch.Tensor, *, variational: bool
+    schedule: Schedule, batch: Batch, z_t: torch.Tensor, output: torch.Tensor, *, variational: bool
 ) -> dict[str, torch.Tensor]:
-    """The loss terms of what the network ``found`` (B, 2 C, H, W) in the noised latents ``z_t``."""
-    eps_hat, v = found.chunk(2, 1)
+    """The loss terms of the network's ``output`` (B, 2 C, H, W) for the noised latents ``z_t`` (B, C, H, W)."""
+    eps_hat, v = output.chunk(2, 1)
     terms = {"diffusion": diffusion_loss(eps_hat, batch.eps)}
     if variational:
         terms["variational"] = variational_loss(schedule, batch.z0, z_t, eps_hat, v, batch.t)
     return terms
 
 
-def denoise(
-    network: DiT, schedule: Schedule, batch: Batch, variational: bool
+def predict_noise(
+    network: DiT, schedule: Schedule, batch: Batch, *, variational: bool
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The noised latents, the predicted noise, and the terms that all losses share."""
+    """The noised latents, the noise predicted in them, both (B, C, H, W), and the terms that all objectives share."""
     z_t = add_noise(schedule, batch.z0, batch.eps, batch.t)
-    found = network(z_t, batch.t, batch.dropped_label).float()
-    return z_t, found.chunk(2, 1)[0], terms_of(schedule, batch, z_t, found, variational=variational)
+    output = network(z_t, batch.t, batch.dropped_label).float()
+    return z_t, output.chunk(2, 1)[0], terms_of(schedule, batch, z_t, output, variational=variational)
 
 
 def denoising_terms(network: DiT, schedule: Schedule, batch: Batch, *, variational: bool) -> dict[str, torch.Tensor]:
     """``L_diff`` (Eq. 6), plus the variational term of the learned variance if ``variational`` (D7)."""
-    return denoise(network, schedule, batch, variational)[2]
+    return predict_noise(network, schedule, batch, variational=variational)[2]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ims3core import weights
 from ims3core.base import files
+from ims3core.data import weights
 from ims3core.diffusion.autoencoder import read_autoencoder, single_file_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.dit_layout import CONFIG, assemble, read_transformer
-from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.errors import ArtifactError, ParameterError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -67,14 +67,14 @@ def load(
             raise ParameterError(
                 f"generator.vae: found null, a checkpoint like {path.name} wants {', '.join(VAES)}, a folder or a file"
             )
-        if sha256 is not None and path.is_file() and (found := files.sha256(path)) != sha256:
-            raise ArtifactError(f"{path}: its SHA-256 is {found}, generator.sha256 says {sha256}")
+        if sha256 is not None and path.is_file() and (digest := files.sha256(path)) != sha256:
+            raise ArtifactError(f"{path}: its SHA-256 is {digest}, generator.sha256 says {sha256}")
         kind = "original" if time_features == "auto" else time_features
         network, source = read_original(path, heads=heads, time_features=kind), path.name
     else:
         folder, source = _folder(model, revision, key="generator.model")
-        known = {"auto": "original" if HUB.search(model) else None}
-        network = _transformer(folder, known.get(time_features, time_features))
+        features = {"auto": "original" if HUB.search(model) else None}
+        network = _transformer(folder, features.get(time_features, time_features))
         vae = vae or str(folder / "vae")
     decoder = _vae(vae)
     if decoder.config.latent_channels != network.config.channels:
@@ -102,7 +102,7 @@ def _transformer(folder: Path, time_features: str | None) -> DiT:
 
 
 def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) -> None:
-    """Raises a ParameterError unless images of the data set become latents of the size the transformer knows."""
+    """Raises a ParameterError unless images of the data set become latents of the size of the transformer."""
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if network.config.side * factor != side:
         raise ParameterError(
@@ -118,7 +118,7 @@ def check_side(network: DiT, vae: AutoencoderKL, *, side: int, channels: int) ->
 def read_original(path: Path, *, heads: int | None, time_features: str = "original") -> DiT:
     """A DiT from a checkpoint with the parameter names of its authors; any depth and width.
 
-    What wraps the weights and their names is taken off (:func:`ims3core.weights.read`), an average wins. The sizes
+    What wraps the weights and their names is taken off (:func:`ims3core.data.weights.read`), an average wins. The sizes
     are read off the weights.
 
     Raises:
@@ -202,7 +202,7 @@ def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
 
     patterns = ["*.json", "transformer/*", "vae/*", "scheduler/*", "diffusion_pytorch_model.*"]
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         pinned = f" --revision {revision}" if revision else ""
         raise ParameterError(
@@ -210,4 +210,4 @@ def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
             f"where there is a network run `hf download {name}{pinned} --local-dir {name.split('/')[1]}` "
             f"and name that folder in {key}"
         ) from error
-    return found, f"{name}@{found.name}"
+    return snapshot, f"{name}@{snapshot.name}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ims3core.diffusion.schedule import Schedule, at, model_log_variance, posterior_mean, predict_z0
-from ims3core.shell.errors import NumericsError
+from ims3core.errors import NumericsError
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -55,7 +55,6 @@ def guided(
 
     eps = eps_null + guidance (eps_label - eps_null) on the first ``guided_channels`` channels; the
     other noise channels and the variance are the conditional ones. DiT guides 3 of its 4 channels.
-
     """
     channels = z_t.shape[1]
     if guidance == 1:
@@ -101,58 +100,58 @@ Step = Callable[[Schedule, torch.Tensor, Prediction, torch.Tensor, Callable[[], 
 
 def denoise(
     denoiser: Denoiser,
-    label: torch.Tensor,
-    streams: NoiseStreams,
+    labels: torch.Tensor,
+    noise: NoiseStreams,
     *,
     step: Step,
     schedule: Schedule,
     guidance: float | Callable[[int], float],
     guided_channels: int,
-    start: torch.Tensor | None = None,
-    first: int | None = None,
+    start: tuple[torch.Tensor, int] | None = None,
 ) -> torch.Tensor:
     """Latents (B, channels, side, side) from noise to clean along the timesteps of a respaced ``schedule``.
 
     Args:
-        label: (B,) generator labels.
+        labels: (B,) generator labels.
+        noise: one stream per image; the first draw is the start if none is passed, further ones are the fresh noise
+            that ``step`` asks for.
         guidance: the scale, or what it is at a timestep of the trained process.
-        streams: one noise stream per image; the first draw is the start if none is given, further ones are the
-            fresh noise that ``step`` asks for.
-        start: (B, channels, side, side) latents to go on from at index ``first`` of the respaced timesteps.
+        start: latents (B, channels, side, side) to go on from, and the index of the respaced timesteps they stand at.
 
     Raises:
         NumericsError: if a latent is not finite.
     """
     device = denoiser.device
-    label, timesteps = label.to(device), schedule.timesteps.to(device)
-    z_t = (streams() if start is None else start).to(device)
-    for index in reversed(range(len(schedule) if first is None else first + 1)):
-        here = torch.full((len(label),), index, device=device)
+    labels, timesteps = labels.to(device), schedule.timesteps.to(device)
+    z_t, first = (noise(), len(schedule) - 1) if start is None else start
+    z_t = z_t.to(device)
+    for index in reversed(range(first + 1)):
+        t = torch.full((len(labels),), index, device=device)
         scale = guidance(int(schedule.timesteps[index])) if callable(guidance) else guidance
-        found = denoiser(z_t, timesteps[here], label, guidance=scale, guided_channels=guided_channels)
-        z_t = step(schedule, z_t, found, here, lambda: streams().to(device))
+        prediction = denoiser(z_t, timesteps[t], labels, guidance=scale, guided_channels=guided_channels)
+        z_t = step(schedule, z_t, prediction, t, lambda: noise().to(device))
     if not torch.isfinite(z_t).all():
         raise NumericsError("sampling: a latent is not finite; guidance too large or a broken generator")
     return z_t
 
 
 def ddpm_step(
-    schedule: Schedule, z_t: torch.Tensor, found: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
+    schedule: Schedule, z_t: torch.Tensor, prediction: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     """One ancestral step with learned variance; no noise at the last step, x0 not clipped."""
-    mean = posterior_mean(schedule, predict_z0(schedule, z_t, found.eps, t), z_t, t)
+    mean = posterior_mean(schedule, predict_z0(schedule, z_t, prediction.eps, t), z_t, t)
     if t[0] == 0:  # a batch is at one timestep
         return mean
-    return mean + (0.5 * model_log_variance(schedule, found.v, t)).exp() * noise()
+    return mean + (0.5 * model_log_variance(schedule, prediction.v, t)).exp() * noise()
 
 
 def ddim_step(
-    schedule: Schedule, z_t: torch.Tensor, found: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
+    schedule: Schedule, z_t: torch.Tensor, prediction: Prediction, t: torch.Tensor, noise: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     """One deterministic step (Eq. 1); ``noise`` is not used."""
-    z0 = predict_z0(schedule, z_t, found.eps, t)
+    z0 = predict_z0(schedule, z_t, prediction.eps, t)
     previous = schedule.alpha_bar_previous
-    return at(previous.sqrt(), t, z_t) * z0 + at((1 - previous).sqrt(), t, z_t) * found.eps
+    return at(previous.sqrt(), t, z_t) * z0 + at((1 - previous).sqrt(), t, z_t) * prediction.eps
 
 
 def grid_index(share: float, *, steps: int) -> int:

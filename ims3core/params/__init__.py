@@ -1,26 +1,38 @@
 """The typed schema of params.yaml, and how its sections must agree.
 
-The whole file is checked by :func:`load` before any model is loaded. Numerics never see these
-objects; stages pass them individual values.
+The whole file is checked by :func:`load` before any model is loaded. Numerics never see these objects; stages pass
+them the entries and values they need.
 """
 
 from __future__ import annotations
 
-import logging
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
 
-from ims3core.params import legacy, sections
-from ims3core.params.messages import described
-from ims3core.params.rows import Entry, PoolParts, Rows
-from ims3core.params.schema import Index, Name, Section
-from ims3core.shell.errors import ParameterError
+from ims3core.axes.diagnostics.coverage import Coverage
+from ims3core.base.schema import Index, Name, Section, described
+from ims3core.errors import ParameterError
+from ims3core.params import entries, sections, tables
+from ims3core.params.rows import Pool, Rows
+from ims3core.students.settings import Augment, Protocol
 
-log = logging.getLogger(__name__)
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:  # a build of PyYAML without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from ims3core.axes.adaptations import Adaptation
+    from ims3core.axes.diagnostics import GeneratorDiagnostic
+    from ims3core.axes.guides import Guide
+    from ims3core.axes.refinements import Refinement
+    from ims3core.axes.selections import Selection
+    from ims3core.axes.sources import PoolSpec
 
 
 class Params(Section):
@@ -32,58 +44,80 @@ class Params(Section):
     encoder: sections.Encoder
     teacher: sections.Teacher
     latents: sections.Latents
-    adaptations: dict[Name, sections.Adaptation]
+    adaptations: dict[Name, tables.Adaptation]
     finetune: sections.Finetune
     ema: sections.Ema
-    guides: dict[Name, sections.Guide]
-    pools: dict[Name, sections.Pool]
+    guides: dict[Name, tables.Guide]
+    pools: dict[Name, tables.Pool]
     candidates: sections.Candidates
     features: sections.Features
-    centroids: dict[Name, sections.Centroids]
-    methods: dict[Name, sections.Method]
-    refined: dict[Name, sections.Refined]
+    centroids: dict[Name, tables.Centroids]
+    methods: dict[Name, tables.Method]
+    refinements: dict[Name, tables.Refinement]
     students: dict[Name, sections.Student]
-    augment: sections.Augment
-    protocols: dict[Name, sections.Protocol]
+    augment: Augment
+    protocols: dict[Name, Protocol]
     eval: sections.Eval
-    probes: dict[Name, sections.Probe] = {}
-    coverage: sections.Coverage
-    studies: dict[Name, sections.Study] = {}
+    diagnostics: dict[Name, tables.Diagnostic] = {}
+    coverage: Coverage
+    studies: dict[Name, tables.Study] = {}
     report: sections.Report
     compute: sections.Compute
     _rows: Rows = PrivateAttr()
+    _tree: dict[str, Any] = PrivateAttr()
 
-    def adaptation(self, name: str) -> Entry:
-        """The entry of a row of ``adaptations``, with its values."""
-        return self._rows.adaptation(name)
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The parameters as they are written."""
+        return self._tree
 
-    def guide(self, name: str) -> Entry:
-        """The entry of a row of ``guides``, with its values."""
-        return self._rows.guide(name)
+    def adaptation(self, name: str) -> Adaptation:
+        """The entry of a row of ``adaptations``."""
+        entry: Adaptation = self._rows.entry("adaptations", "adaptations", name)
+        return entry
 
-    def pool(self, name: str) -> PoolParts:
-        """The entries of a row of ``pools``, with their values."""
+    def guide(self, name: str) -> Guide:
+        """The entry of a row of ``guides``."""
+        entry: Guide = self._rows.entry("guides", "guides", name)
+        return entry
+
+    def pool(self, name: str) -> Pool:
+        """The entries of a row of ``pools``."""
         return self._rows.pool(name)
 
-    def selection(self, name: str) -> Entry:
-        """The selection of a row of ``methods``, with its values."""
-        return self._rows.selection(name)
+    def pool_spec(self, name: str, *, classes: int, blocks: tuple[tuple[int, ...], ...] = ()) -> PoolSpec:
+        """What a row of ``pools`` asks of its source; ``blocks`` are classes that share one network."""
+        from ims3core.axes.sources import PoolSpec
 
-    def refinement(self, name: str) -> Entry:
-        """The refinement of a row of ``refined``, with its values."""
-        return self._rows.refinement(name)
+        pool = self.pool(name)
+        spec = PoolSpec(
+            self.seed, pool.source.noise_stream, self.eval.draws, classes, pool.per_class, pool.batch_size,
+            pool.sampler, pool.guide, compiled=self.compute.compile, blocks=blocks,
+        )  # fmt: skip
+        return replace(spec, ipcs=tuple(self.eval.ipc)) if pool.per_ipc else spec
+
+    def selection(self, name: str) -> Selection:
+        """The selection of a row of ``methods``."""
+        entry: Selection = self._rows.entry("selections", "methods", name)
+        return entry
+
+    def refinement(self, name: str) -> Refinement:
+        """The refinement of a row of ``refinements``."""
+        entry: Refinement = self._rows.entry("refinements", "refinements", name)
+        return entry
+
+    def diagnostic(self, name: str) -> GeneratorDiagnostic:
+        """The diagnostic of a row of ``diagnostics``."""
+        entry: GeneratorDiagnostic = self._rows.entry("diagnostics", "diagnostics", name)
+        return entry
 
     def lineage(self, row: str) -> tuple[str, list[str]]:
-        """The row of ``methods`` that ``row`` goes back to, and the rows of ``refined`` from there to ``row``."""
+        """The row of ``methods`` that ``row`` goes back to, and the rows of ``refinements`` from there to ``row``."""
         refined: list[str] = []
-        while row in self.refined:
+        while row in self.refinements:
             refined.insert(0, row)
-            row = self.refined[row].start
+            row = self.refinements[row].start
         return row, refined
-
-    def probe(self, name: str) -> Entry:
-        """The probe of a row of ``probes``, with its values."""
-        return self._rows.probe(name)
 
     def network(self, student: str) -> str:
         """The network behind an entry of ``eval.students``: a row of ``students``, or a network by its own name."""
@@ -93,20 +127,20 @@ class Params(Section):
         """Further arguments of that network."""
         return self.students[student].options if student in self.students else {}
 
-    def augmentation(self, protocol: str) -> dict[str, Any]:
-        """The values of ``augment`` as the row ``protocol`` wants them."""
-        return self.augment.model_dump() | self.protocols[protocol].augment
+    def augmentation(self, protocol: str) -> Augment:
+        """The section ``augment`` as the row ``protocol`` wants it."""
+        return self.augment.overridden(self.protocols[protocol].augment, f"protocols.{protocol}.augment")
 
     @property
     def user_paths(self) -> list[str | None]:
         """What may be a file or folder of the user's: images, class list, models, weights, captions."""
-        found = [self.data.path, self.data.classes]
-        found += [getattr(self.generator, "model", None), getattr(self.encoder, "weights", None)]
-        found += [getattr(self.teacher, "weights", None)]
+        paths = [self.data.path, self.data.classes]
+        if isinstance(self.generator, sections.PretrainedGenerator):
+            paths.append(self.generator.model)
+        paths += [one.weights for one in (self.encoder, self.teacher) if isinstance(one, sections.TimmEncoder)]
         for name in self.pools:
-            values = self.pool(name).source.values
-            found += [values.get(key) for key in ("model", "captions")]
-        return found
+            paths += self.pool(name).source.user_paths()
+        return paths
 
     @model_validator(mode="after")
     def _grid_is_known(self) -> Params:
@@ -121,19 +155,29 @@ class Params(Section):
             if name not in self.students and not sections.is_network(name):
                 known = ", ".join([*sorted(self.students), "convnet", "resnetap10", "resnet10..101", "timm:<name>"])
                 raise ValueError(f"eval.students: {name!r} is unknown; known: {known}")
-        for name, protocol in self.protocols.items():
+        for name in self.protocols:
             try:
-                sections.Augment.model_validate(self.augment.model_dump() | protocol.augment)
-            except ValidationError as error:
-                raise ValueError(described(error.errors()[0], f"protocols.{name}.augment")) from error
+                self.augmentation(name)
+            except ParameterError as error:
+                raise ValueError(str(error)) from error
         return self
 
 
-class Yaml12Loader(yaml.SafeLoader):
+def without_unnamed_entries(tree: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` less the sections of entries that no row names."""
+    rows = [row for table in tables.TABLES for row in tree.get(table, {}).values()]
+    named = {row.get(key) for row in rows for key in ("type", "source", "sampler")}
+    return {
+        name: value for name, value in tree.items()
+        if name in Params.model_fields or name in named or not entries.is_entry(name)
+    }  # fmt: skip
+
+
+class Yaml12Loader(SafeLoader):
     """PyYAML reads 1e-3 as text; DVC and YAML 1.2 read it as a number, and so does this loader."""
 
 
-Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in SafeLoader.yaml_implicit_resolvers.items()}
 Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -151,15 +195,13 @@ def parse(text: str, *, name: str = "params.yaml") -> Params:
 
 
 def tree_of(text: str, *, name: str = "params.yaml") -> dict[str, Any]:
-    """The sections in ``text`` as they are written, keys of an earlier version brought up to date."""
+    """The sections in ``text`` as they are written."""
     try:
         tree = yaml.load(text, Yaml12Loader)
     except yaml.YAMLError as error:
         raise ParameterError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ParameterError(f"{name}: found {type(tree).__name__}, wanted a mapping of sections")
-    if moved := legacy.updated(tree):
-        log.warning("%s: keys of an earlier version were understood: %s", name, "; ".join(moved))
     return tree
 
 
@@ -168,6 +210,7 @@ def checked(tree: dict[str, Any], *, name: str = "params.yaml") -> Params:
     fixed = {key: value for key, value in tree.items() if key in Params.model_fields}
     try:
         params = Params.model_validate(fixed)
+        params._tree = tree
         params._rows = Rows(params, {str(key): value for key, value in tree.items() if key not in fixed})
         params._rows.check()
     except ValidationError as error:
@@ -183,3 +226,5 @@ def load(path: Path) -> Params:
         return parse(path.read_text(encoding="utf-8"), name=path.name)
     except FileNotFoundError as error:
         raise ParameterError(f"{path}: no such file; `ims3 use digits` writes one") from error
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from error

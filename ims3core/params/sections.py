@@ -1,4 +1,4 @@
-"""The sections of params.yaml that do not belong to an entry of an axis: every key, its type and its range."""
+"""The fixed sections of params.yaml: every key, its type, its range and what it is."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from ims3core.params.schema import (
-    Count,
-    Decay,
-    Fraction,
-    Index,
-    Name,
-    NonNegative,
-    OpenFraction,
-    Positive,
-    Section,
-)
+from ims3core.base.schema import Count, Decay, Fraction, Index, Name, NonNegative, OpenFraction, Positive, Section
 
 EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
 NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]+)$"
@@ -31,21 +21,33 @@ def is_network(name: str) -> bool:
 
 
 class Data(Section):
-    source: Literal["digits", "imagefolder", "torchvision", "huggingface", "npz"]
-    name: str | None
-    path: str | None
-    revision: str | None
-    config: str | None = None
-    splits: dict[Literal["train", "validation", "test", "all"], str] | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    classes: str | None
-    side: Count
-    channels: Literal[1, 3]
-    storage: Literal["pixels", "index"]
-    skip_unreadable: StrictBool
-    validation_fraction: OpenFraction
-    test_fraction: OpenFraction
+    """The real images."""
+
+    source: Literal["digits", "imagefolder", "torchvision", "huggingface", "npz"] = Field(
+        description="digits | imagefolder | torchvision | huggingface | npz"
+    )
+    name: str | None = Field(description="torchvision: MNIST, FashionMNIST, CIFAR10, ... | huggingface: hub id")
+    path: str | None = Field(description="folder or file of the other sources")
+    revision: str | None = Field(description="commit of a hub data set")
+    config: str | None = Field(None, description="configuration of a hub data set that has several")
+    splits: dict[Literal["train", "validation", "test", "all"], str] | None = Field(
+        None, description="which split is which, {train: train, test: val}; null: by their names"
+    )
+    image_column: str | None = Field(None, description="of a hub or parquet data set with several columns of images")
+    label_column: str | None = Field(None, description="likewise, of labels")
+    classes: str | None = Field(
+        description="imagewoof | imagenette | imageidc | imagenet100 | imagenet1k | a .csv; null: all"
+    )
+    side: Count = Field(description="pixels; images are resized to the short side and cropped in the centre")
+    channels: Literal[1, 3] = Field(description="1: grey | 3: RGB")
+    storage: Literal["pixels", "index"] = Field(
+        description="pixels: decoded once into data/real | index: files stay where they are"
+    )
+    skip_unreadable: StrictBool = Field(description="leave broken files out, counted in the manifest, not fail")
+    validation_fraction: OpenFraction = Field(
+        description="share of all images, or of the training images if the source has a test split"
+    )
+    test_fraction: OpenFraction = Field(description="share of all images if the source has no test split")
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Data:
@@ -65,19 +67,25 @@ class Data(Section):
 
 
 class Vae(Section):
-    latent_channels: Count
-    widths: Annotated[list[Count], Field(min_length=1)]
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    kl_weight: NonNegative
+    """A small variational autoencoder."""
+
+    latent_channels: Count = Field(description="channels of z")
+    widths: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="one resolution per entry; one entry keeps the image size"
+    )
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="images per step")
+    lr: Positive = Field(description="Adam, cosine to lr / 20")
+    kl_weight: NonNegative = Field(description="weight of the KL term per latent value")
 
 
 class Dit(Section):
-    width: Count
-    depth: Count
-    heads: Count
-    patch: Count
+    """A small diffusion transformer (Peebles & Xie 2023)."""
+
+    width: Count = Field(description="token size")
+    depth: Count = Field(description="blocks")
+    heads: Count = Field(description="attention heads")
+    patch: Count = Field(description="latent pixels per token side")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Dit:
@@ -91,28 +99,36 @@ class Dit(Section):
 class TrainedGenerator(Section):
     """A small VAE and DiT, trained on the real training images."""
 
-    source: Literal["train"]
+    source: Literal["train"] = Field(description="train: on the real training images | pretrained")
     vae: Vae
     dit: Dit
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    warmup_steps: Index
-    label_dropout: Fraction
-    ema_decay: Fraction
-    checkpoint_every: Count
+    steps: Count = Field(description="optimiser steps of the DiT")
+    batch_size: Count = Field(description="images per step")
+    lr: Positive = Field(description="AdamW, linear warm-up then cosine to 0")
+    warmup_steps: Index = Field(description="optimiser steps of the warm-up")
+    label_dropout: Fraction = Field(
+        description="share of labels replaced by the null class, for classifier-free guidance"
+    )
+    ema_decay: Fraction = Field(description="of the weights that are saved, ramped up as (1 + step) / (10 + step)")
+    checkpoint_every: Count = Field(description="steps between checkpoints of an interrupted run")
 
 
 class PretrainedGenerator(Section):
     """A class-conditional DiT that exists: on the hub, in a folder, or as a checkpoint of its authors."""
 
-    source: Literal["pretrained"]
-    model: str
-    revision: str | None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    heads: Count | None
-    vae: str | None
-    time_features: Literal["auto", "original", "diffusers"]
+    source: Literal["pretrained"] = Field(description="train: on the real training images | pretrained")
+    model: str = Field(description="hub id, DiTPipeline folder, or a .pt checkpoint of DiT's authors")
+    revision: str | None = Field(description="commit of the hub repository")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        description="of a .pt file; checked where given"
+    )
+    heads: Count | None = Field(description="attention heads of a .pt file of unusual width")
+    vae: str | None = Field(
+        description="ema | mse (Stability's fine-tuned decoders), a folder; null: the pipeline's own"
+    )
+    time_features: Literal["auto", "original", "diffusers"] = Field(
+        description="auto | original: what DiT's authors trained with | diffusers: shifted"
+    )
 
 
 Generator = Annotated[TrainedGenerator | PretrainedGenerator, Field(discriminator="source")]
@@ -121,22 +137,22 @@ Generator = Annotated[TrainedGenerator | PretrainedGenerator, Field(discriminato
 class TrainedEncoder(Section):
     """A small network, trained on the real training images."""
 
-    source: Literal["train"]
-    network: EncoderName
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NonNegative
-    cutmix: Fraction
+    source: Literal["train"] = Field(description="train: the network below on the real training images | timm")
+    network: EncoderName = Field(description="convnet | resnetap10 | resnet10..101")
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="images per step")
+    lr: Positive = Field(description="SGD, cosine to 0")
+    momentum: Decay = Field(description="of SGD")
+    weight_decay: NonNegative = Field(description="weight decay")
+    cutmix: Fraction = Field(description="probability of CutMix on a batch")
 
 
 class TimmEncoder(Section):
     """A pretrained timm model with its own preprocessing."""
 
-    source: Literal["timm"]
-    network: str
-    weights: str | None
+    source: Literal["timm"] = Field(description="train: a small network on the real training images | timm")
+    network: str = Field(description="timm model with its tag (paper: resnet18.tv_in1k); Table 8 has others")
+    weights: str | None = Field(description="local weights file; null: from the hub or its cache")
 
 
 Encoder = Annotated[TrainedEncoder | TimmEncoder, Field(discriminator="source")]
@@ -145,13 +161,13 @@ Encoder = Annotated[TrainedEncoder | TimmEncoder, Field(discriminator="source")]
 class OwnTeacher(Section):
     """The encoder and its own head."""
 
-    source: Literal["encoder"]
+    source: Literal["encoder"] = Field(description="encoder: with its own head | train | timm")
 
 
 class TrainedTeacher(TrainedEncoder):
     """A network of its own, trained on the real training images."""
 
-    norm: Literal["instance", "batch"]
+    norm: Literal["instance", "batch"] = Field(description="normalisation layers")
 
 
 class TimmTeacher(TimmEncoder):
@@ -162,67 +178,33 @@ Teacher = Annotated[OwnTeacher | TrainedTeacher | TimmTeacher, Field(discriminat
 
 
 class Latents(Section):
-    flip: StrictBool
-    batch_size: Count
+    """The cache of VAE posteriors."""
 
-
-class Row(Section):
-    """A row of a table: ``set`` overrides keys of the sections it uses."""
-
-    set: dict[str, Any] = Field(default_factory=dict)
-
-
-class Adaptation(Row):
-    """A fine-tuning; ``phase``: so many classes at a time, each time from the start, or null: all together."""
-
-    loss: Name
-    phase: Count | None = None
-
-
-class Guide(Row):
-    by: Name
-    adaptation: Name
-
-
-class Pool(Row):
-    source: Name
-    adaptation: Name
-    guide: Name
-    sampler: Name
-    purpose: Name
-    sized_by: Literal["candidates.per_class", "eval.ipc"]
-
-
-class Method(Row):
-    pool: Name
-    selection: Name
-    centroids: Name
-    reads: Literal["data/real/classes.json", "data/features/real", "data/teacher"]
-
-
-class Refined(Row):
-    start: Name
-    by: Name
-    reads: Literal["data/real/train", "data/teacher", "data/generator"]
+    flip: StrictBool = Field(description="also cache the mirror image")
+    batch_size: Count = Field(description="images per VAE call")
 
 
 class Student(Section):
-    network: NetworkName
-    options: dict[str, Any] = Field(default_factory=dict)
+    """A network that is trained on distilled sets."""
+
+    network: NetworkName = Field(description="convnet | resnetap10 | resnet10..101 | timm:<name>")
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of a timm network")
 
 
 class Finetune(Section):
-    epochs: Positive
-    batch_size: Count
-    lr: Positive
-    weight_decay: NonNegative
-    label_dropout: Fraction
-    gamma_fraction: Fraction
-    variational: StrictBool
-    accumulate: Count
-    gradient_checkpointing: StrictBool
-    grad_norm_every: Index
-    checkpoint_every: Count
+    """Fine-tuning of the generator (paper Algorithm 1, 5.1)."""
+
+    epochs: Positive = Field(description="passes over the training images (paper: 8)")
+    batch_size: Count = Field(description="images per step (paper: 8)")
+    lr: Positive = Field(description="AdamW, constant (paper: 1e-3)")
+    weight_decay: NonNegative = Field(description="weight decay")
+    label_dropout: Fraction = Field(description="share of labels replaced by the null class")
+    gamma_fraction: Fraction = Field(description="share of blocks with DiffFit scales (14 of 28 in DiT-XL/2)")
+    variational: StrictBool = Field(description="add the term that trains the variance channels (D7)")
+    accumulate: Count = Field(description="slices of a batch computed one after the other, to save memory")
+    gradient_checkpointing: StrictBool = Field(description="recompute each block in the backward pass, to save memory")
+    grad_norm_every: Index = Field(description="steps between logged gradient norms of each loss term; 0: never")
+    checkpoint_every: Count = Field(description="steps between checkpoints of an interrupted run")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Finetune:
@@ -232,146 +214,59 @@ class Finetune(Section):
 
 
 class Ema(Section):
-    decay: Decay
-    use_for_sampling: StrictBool
+    """The moving average of fine-tuned weights."""
+
+    decay: Decay = Field(description="per step, over the trainable weights (public code: 0.9999 over all)")
+    use_for_sampling: StrictBool = Field(description="sample from the average, not from the last weights")
 
 
 class Candidates(Section):
-    per_class: Count
-    batch_size: Count
+    """How much of a pool is made."""
+
+    per_class: Count = Field(description="generated images per class and draw; at least ipc x groups")
+    batch_size: Count = Field(description="images per network call and per shard")
 
 
 class Features(Section):
-    batch_size: Count
+    """Features of pools."""
 
-
-class Centroids(Section):
-    pool: Name
-    real_per_class: Count
-
-
-class Augment(Section):
-    crop_scale: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None
-    flip: Fraction
-    rotate: Annotated[float, Field(ge=0, le=180)]
-    translate: Annotated[float, Field(ge=0, lt=1)]
-    colour: Annotated[float, Field(ge=0, lt=1)]
-    lighting: NonNegative
-    patch_shuffle: Count
-    randaugment: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
-
-
-class BatchRule(Section):
-    """A batch size by IPC, as RDED has it."""
-
-    by_ipc: dict[Count, Count]
-    full: Count
-    many_classes: Count
-
-
-class Protocol(Section):
-    labels: Literal["hard", "teacher"]
-    temperature: Positive | None
-    epochs: Count | Literal["minimax"] | None
-    steps: Count | None
-    batch_size: Count | BatchRule
-    optimiser: Literal["sgd", "adamw"]
-    lr: Positive
-    lr_for: dict[str, Positive]
-    momentum: Decay
-    weight_decay: NonNegative
-    decay_matrices_only: StrictBool
-    schedule: Literal["cosine", "half_cosine", "step", "constant"]
-    cutmix: Fraction
-    warm_statistics: StrictBool
-    evaluations: Count
-    norm: Literal["instance", "batch"]
-    side: Count | None
-    test_crop: Annotated[float, Field(gt=0, le=1)]
-    augment: dict[str, Any]
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Protocol:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"exactly one of epochs ({self.epochs}) and steps ({self.steps}) must be set")
-        if (self.labels == "teacher") != (self.temperature is not None):
-            raise ValueError(f"temperature: found {self.temperature}; labels {self.labels!r} want "
-                             f"{'a number' if self.labels == 'teacher' else 'null'}")  # fmt: skip
-        return self
-
-    def plan(self, network: str) -> dict[str, Any]:
-        """The values that shape the optimisation of one network (:func:`ims3core.students.protocols.plan`)."""
-        values = self.model_dump(exclude={"labels", "norm", "side", "augment", "lr_for", "batch_size"})
-        rule = self.batch_size if isinstance(self.batch_size, int) else self.batch_size.model_dump()
-        lr = next((lr for part, lr in self.lr_for.items() if part in network), self.lr)
-        return {**values, "batch_size": rule, "lr": lr}
+    batch_size: Count = Field(description="images per encoder call")
 
 
 class Eval(Section):
-    methods: Annotated[list[Name], Field(min_length=1)]
-    ipc: Annotated[list[Count], Field(min_length=1)]
-    draws: Count
-    seeds: Count
-    students: Annotated[list[str], Field(min_length=1)]
-    protocols: Annotated[list[Name], Field(min_length=1)]
-    split: Literal["test", "validation"]
+    """What is compared, and how often."""
 
-
-class Coverage(Section):
-    k: Count
-    real_images: Count
-
-
-class Probe(Row):
-    by: Name
-    adaptation: Name
-
-
-class Study(Section):
-    """What varies (``vary``: every combination of values; or named ``settings``), for which rows, what is measured.
-
-    With ``root_seeds`` everything is done for each of them, splits and generator too, and gives ``draws`` more sets.
-    """
-
-    claim: str
-    rows: Annotated[list[Name], Field(min_length=1)]
-    ipc: Annotated[list[Count], Field(min_length=1)]
-    draws: Count
-    seeds: Count
-    split: Literal["test", "validation"]
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    measures: Annotated[list[Literal["accuracy", "gap", "coverage", "cost", "probes", "plane"]], Field(min_length=1)]
-    show: list[str] = Field(default_factory=list)
-    root_seeds: Annotated[list[Index], Field(min_length=1)] | None = None
-
-    @property
-    def labels(self) -> list[str]:
-        """The names of what tells its settings apart; none where there is a single one."""
-        return list(self.vary) or (["setting"] if self.settings else [])
-
-    @model_validator(mode="after")
-    def _one_way_of_varying(self) -> Study:
-        if self.vary and self.settings:
-            raise ValueError("vary, settings: found both, wanted one of them or none")
-        if "plane" in self.measures and self.labels:
-            raise ValueError("measures: found plane, which is drawn of a study without vary and settings alone")
-        if "gap" in self.measures and "dit" not in self.rows:
-            raise ValueError("rows: found no dit, where the gap to full data begins; measures has gap")
-        return self
+    methods: Annotated[list[Name], Field(min_length=1)] = Field(description="rows that are compared")
+    ipc: Annotated[list[Count], Field(min_length=1)] = Field(description="images per class")
+    draws: Count = Field(description="independently drawn distilled sets per method")
+    seeds: Count = Field(description="student trainings per set")
+    students: Annotated[list[str], Field(min_length=1)] = Field(
+        description="rows of students, or networks by their own names"
+    )
+    protocols: Annotated[list[Name], Field(min_length=1)] = Field(description="rows of protocols")
+    split: Literal["test", "validation"] = Field(description="test | validation (for choosing settings)")
 
 
 class Report(Section):
-    grid_images: Count
-    gallery_images: Count
-    tsne_real: Count
-    tsne_method: Name
+    """The report page."""
+
+    grid_images: Count = Field(description="images per class and method in the sample grid")
+    gallery_images: Count = Field(description="images per method in the gallery of each class")
+    tsne_real: Count = Field(description="real images per class in the t-SNE plot")
+    tsne_method: Name = Field(description="method in the t-SNE plot and the confusion matrix")
 
 
 class Compute(Section):
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    compile: StrictBool
-    threads: Index
-    launch: str | None
+    """The machine; changes no result but by the precision."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto | cpu | cuda")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        description="fp32 | bf16: autocast in training, weights in sampling | auto: bf16 on GPUs and with AMX"
+    )
+    compile: StrictBool = Field(
+        description="torch.compile networks where that pays; falls back to eager without a compiler"
+    )
+    threads: Index = Field(description="CPU threads; 0: all cores")
+    launch: str | None = Field(
+        description='several processes, for example "accelerate launch --num_processes 8"; changes no result'
+    )

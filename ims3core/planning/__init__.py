@@ -1,1 +1,1 @@
-"""`ims3 plan`: what a run will cost, before it runs."""
+"""`ims3 plan`: the cost of a run before it starts."""

@@ -15,13 +15,15 @@ import torch
 from ims3core.base import compute
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion.dit import DiT
+from ims3core.planning.cache import cached
 from ims3core.planning.costs import Cost
-from ims3core.planning.kept import kept
-from ims3core.planning.units import Sizes, dit_config, flops, student_flops
+from ims3core.planning.image_costs import flops, generator_config, student_flops
+from ims3core.planning.sizes import DatasetSize
 from ims3core.students import cell
 from ims3core.students.networks import build_student
 
 if TYPE_CHECKING:
+    from ims3core.base.compute import Machine
     from ims3core.params import Params
 
 START_UP = 4.0  # seconds of a process before it does anything: interpreter, torch, data (measured on 2 cores)
@@ -29,23 +31,20 @@ WORK = ("dit_train", "dit_sample", "student_train", "student_eval", "vae")
 DECODED = 1000.0  # images per second where nothing was measured
 
 
-def known_or_measured(params: Params, root: Path, count: Sizes, *, again: bool = False) -> dict[str, float]:
-    """The rates of this machine for these networks, measured once and then kept in the user's cache folder.
+def machine_rates(params: Params, root: Path, size: DatasetSize, *, refresh: bool = False) -> dict[str, float]:
+    """The rates of this machine for these networks, measured once and then stored in the user's cache folder.
 
     Args:
-        again: measures them anew, for example after a measurement beside other work.
+        refresh: measures them again, for example after a measurement beside other work.
     """
-    machine = compute.machine(**params.compute.model_dump())
-    dit, student = dit_config(params, root, count), params.eval.students[0]
-    side = params.protocols[params.eval.protocols[0]].side or params.data.side
+    machine, dit = compute.machine(**params.compute.model_dump()), generator_config(params, size.classes)
     facts = [
         torch.__version__, torch.get_num_threads(), processor(machine.device), str(machine), machine.compile,
         replace(dit, depth=min(2, dit.depth), classes=0), params.finetune.batch_size, params.candidates.batch_size,
-        params.network(student), params.data.side, params.data.channels, side,
+        params.network(params.eval.students[0]), params.data.side, params.data.channels, _student_side(params),
         params.eval.draws * params.eval.seeds,
     ]  # fmt: skip
-    measure = partial(calibrate, params, root, count)
-    return kept("rates", facts, measure, fields={*WORK, "decode"}, again=again)
+    return cached("rates", facts, partial(calibrate, params, root, size), fields={*WORK, "decode"}, refresh=refresh)
 
 
 def processor(device: torch.device) -> str:
@@ -59,18 +58,30 @@ def processor(device: torch.device) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) -> dict[str, float]:
-    """FLOP/s of every kind of work on this machine, measured on narrow copies; ``decode`` in images per second."""
+def calibrate(params: Params, root: Path, size: DatasetSize, *, budget: float = 6.0) -> dict[str, float]:
+    """FLOP/s of every kind of work on this machine, measured on narrow copies; ``decode`` in images per second.
+
+    Args:
+        budget: seconds that the measurements take together, about.
+    """
     machine = compute.machine(**params.compute.model_dump())
-    config = dit_config(params, root, count)
+    rates = _generator_rates(params, size, machine, budget / 4) | _student_rates(params, size, machine, budget / 4)
+    side, channels = params.data.side, params.data.channels
+    noise = (torch.rand(side, side, 3) * 255).to(torch.uint8).numpy()
+    decode = 8 / _seconds(lambda: decode_chunk([noise] * 8, side, channels), 0.2)
+    return rates | {"vae": rates["student_eval"], "decode": decode}
+
+
+def _generator_rates(params: Params, size: DatasetSize, machine: Machine, budget: float) -> dict[str, float]:
+    """FLOP/s of training a DiT and of sampling from it."""
+    config = generator_config(params, size.classes)
     small = replace(config, depth=min(2, config.depth))
-    share = budget / 4
     network = DiT(small)
     with torch.device("meta"):
         z, one = torch.zeros(1, small.channels, small.side, small.side), torch.zeros(1, dtype=torch.int64)
         per_image = flops(DiT(small), z, one, one)
 
-    def dit_inputs(batch: int) -> tuple[torch.Tensor, ...]:
+    def inputs(batch: int) -> tuple[torch.Tensor, ...]:
         t = torch.zeros(batch, dtype=torch.int64, device=machine.device)
         return torch.zeros(batch, small.channels, small.side, small.side, device=machine.device), t, t
 
@@ -79,47 +90,51 @@ def calibrate(params: Params, root: Path, count: Sizes, *, budget: float = 6.0) 
 
     def train() -> None:
         with machine.autocast():
-            network(*dit_inputs(batch)).float().square().mean().backward()
+            network(*inputs(batch)).float().square().mean().backward()
 
-    rates = {"dit_train": 3 * batch * per_image / _seconds(train, share)}
+    rates = {"dit_train": 3 * batch * per_image / _seconds(train, budget)}
     sampling = replace(machine, compile=machine.compile and small.width < 512)
-    frozen, batch = sampling.frozen(DiT(small)), _batch(2 * params.candidates.batch_size, per_image)
-    inputs = [x.to(machine.dtype) if x.is_floating_point() else x for x in dit_inputs(batch)]
+    frozen, batch = sampling.for_inference(DiT(small)), _batch(2 * params.candidates.batch_size, per_image)
+    tensors = [x.to(machine.dtype) if x.is_floating_point() else x for x in inputs(batch)]
     with torch.inference_mode():
-        rates["dit_sample"] = batch * per_image / _seconds(lambda: frozen(*inputs), share)
+        return rates | {"dit_sample": batch * per_image / _seconds(lambda: frozen(*tensors), budget)}
 
-    side = params.protocols[params.eval.protocols[0]].side or params.data.side
-    name, options = params.network(params.eval.students[0]), params.network_options(params.eval.students[0])
+
+def _student_side(params: Params) -> int:
+    """The image size of the students."""
+    return params.protocols[params.eval.protocols[0]].side or params.data.side
+
+
+def _student_rates(params: Params, size: DatasetSize, machine: Machine, budget: float) -> dict[str, float]:
+    """FLOP/s of training students, side by side where they are, and of evaluating one."""
+    channels, side, student = params.data.channels, _student_side(params), params.eval.students[0]
+    name, options = params.network(student), params.network_options(student)
     with torch.device("meta"):
-        forward = student_flops(name, count.classes, params.data.channels, side, tuple(options.items()))
-    student = build_student(
-        name, classes=count.classes, channels=params.data.channels, side=side, seed=0, options=options
-    ).to(machine.device)
+        forward = student_flops(name, size.classes, channels, side, tuple(options.items()))
+    network = build_student(name, classes=size.classes, channels=channels, side=side, seed=0, options=options)
+    network.to(machine.device)
     batch = _batch(64, 3 * forward)
-    images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
+    images = torch.rand(batch, channels, side, side, device=machine.device)
 
-    def learn() -> None:
+    def train() -> None:
         with machine.autocast():
-            student(images).float().square().mean().backward()
+            network(images).float().square().mean().backward()
 
-    if cell.side_by_side(name, side=side, device=machine.device):
+    if cell.runs_on_one_thread(name, side=side, device=machine.device):
         with compute.one_thread_each() as threads:
-            at_once = min(threads, params.eval.draws * params.eval.seeds)
-            rates["student_train"] = at_once * 3 * batch * forward / _seconds(learn, share)
+            students = min(threads, params.eval.draws * params.eval.seeds)
+            rate = students * 3 * batch * forward / _seconds(train, budget)
     else:
-        rates["student_train"] = 3 * batch * forward / _seconds(learn, share)
-    student.eval()
+        rate = 3 * batch * forward / _seconds(train, budget)
+    network.eval()
     with torch.inference_mode():
-        rates["student_eval"] = batch * forward / _seconds(lambda: student(images), share)
-    rates["vae"] = rates["student_eval"]
-    noise = (torch.rand(params.data.side, params.data.side, 3) * 255).to(torch.uint8).numpy()
-    rates["decode"] = 8 / _seconds(lambda: decode_chunk([noise] * 8, params.data.side, params.data.channels), 0.2)
-    return rates
+        evaluation = batch * forward / _seconds(lambda: network(images), budget)
+    return {"student_train": rate, "student_eval": evaluation}
 
 
-def _batch(wanted: int, flops_per_image: float, limit: float = 5e10) -> int:
-    """As many images as wanted, but not more work than a fraction of a second."""
-    return max(1, min(wanted, int(limit / flops_per_image)))
+def _batch(size: int, flops_per_image: float, limit: float = 5e10) -> int:
+    """``size`` images, or as many as take a fraction of a second."""
+    return max(1, min(size, int(limit / flops_per_image)))
 
 
 def _seconds(call: Callable[[], object], budget: float) -> float:
@@ -135,7 +150,7 @@ def _seconds(call: Callable[[], object], budget: float) -> float:
     return best
 
 
-def given(tflops: float) -> dict[str, float]:
+def assumed_rates(tflops: float) -> dict[str, float]:
     """The rates of a machine that sustains ``tflops`` on everything."""
     return dict.fromkeys(WORK, tflops * 1e12) | {"decode": DECODED}
 

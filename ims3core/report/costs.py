@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ims3core.base import files
+from ims3core.report.artifacts import read_csv
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -26,21 +26,18 @@ def frame(params: Params, root: Path, *, classes: int) -> pd.DataFrame:
     return pd.DataFrame([_row(params, root, name, classes, real) for name in params.eval.methods], columns=COLUMNS)
 
 
-def _row(params: Params, root: Path, name: str, classes: int, real: int) -> tuple:
+def _row(params: Params, root: Path, name: str, classes: int, real: int) -> tuple[str | int, ...]:
     start, _ = params.lineage(name)
-    pool = params.pool(params.methods[start].pool)
-    if pool.source.module.maker is None:
+    row = params.methods[start].pool
+    pool, spec = params.pool(row), params.pool_spec(row, classes=classes)
+    if pool.source.indexed:
         return (name, 0, 0, 0, 0, real)
-    count = sum(params.eval.ipc) if pool.per_ipc else pool.per_class
-    images = params.eval.draws * classes * count
-    wanted = SimpleNamespace(sampler=pool.sampler, guide=pool.guide)
-    calls = images * pool.source.module.calls(wanted, **pool.source.values)
-    if pool.guide is not None:
-        calls += pool.guide.module.calls(real // classes, **pool.guide.values) * classes
-    passes, adaptation = 0, params.adaptation(pool.adaptation)
-    if adaptation.name != "none":
-        steps = len(pd.read_csv(root / "data/adapted" / pool.adaptation / "curve.csv"))
-        batch = min(params.finetune.batch_size, real)
-        passes = round(steps * batch * adaptation.module.passes(**adaptation.values))
-    made = params.generator.steps if params.generator.source == "train" else 0
-    return (name, images, calls, passes, made if pool.source.module.SAMPLED else 0, real)
+    images = spec.draws * classes * sum(map(spec.count, spec.ipcs))
+    calls = images * pool.source.network_calls(spec) + pool.guide.network_calls(real // classes) * classes
+    passes, adaptation = 0, params.adaptation(pool.row.adaptation)
+    if adaptation.trains:
+        curve = read_csv(root / "data/adapted" / pool.row.adaptation / "curve.csv", "a table of numbers", dtype=float)
+        passes = round(len(curve) * min(params.finetune.batch_size, real) * adaptation.passes())
+    generator = params.generator
+    steps = generator.steps if generator.source == "train" and pool.source.sampled else 0
+    return (name, images, calls, passes, steps, real)

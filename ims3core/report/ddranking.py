@@ -45,16 +45,14 @@ def frame(summary: pd.DataFrame, protocols: Mapping[str, str]) -> pd.DataFrame:
     for method, ipc, student, protocol in means:
         if FULL in (method, ipc) or protocol.endswith("_plain"):
             continue
-        own = means[method, ipc, student, protocol]
 
-        def gain(rules: str, method: str = method, ipc: str = ipc, student: str = student) -> float:
-            return means.get((method, ipc, student, rules), math.nan) - means.get(
-                ("random", ipc, student, rules), math.nan
-            )
+        def mean(of: str, k: str, rules: str | None, student: str = student) -> float:
+            return means.get((of, k, student, rules), math.nan)
 
-        recovered = means.get((FULL, FULL, student, hard), math.nan) - means.get((method, ipc, student, hard), math.nan)
-        improved = own - means.get(("random", ipc, student, protocol), math.nan)
-        robust = augmentation_robust(gain(protocol), gain(f"{protocol}_plain"))
-        scores = (recovered, improved, label_robust(recovered, improved), robust)
-        rows.append((method, ipc, student, protocol, *scores))
+        def gain(rules: str, method: str = method, ipc: str = ipc) -> float:
+            return mean(method, ipc, rules) - mean("random", ipc, rules)
+
+        recovered, improved = mean(FULL, FULL, hard) - mean(method, ipc, hard), gain(protocol)
+        robust = augmentation_robust(improved, gain(f"{protocol}_plain"))
+        rows.append((method, ipc, student, protocol, recovered, improved, label_robust(recovered, improved), robust))
     return pd.DataFrame(rows, columns=COLUMNS)

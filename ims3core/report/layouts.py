@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ims3core.report.artifacts import FULL
 from ims3core.report.published import label
+
+if TYPE_CHECKING:
+    from ims3core.params.sections import Eval
 
 
 @dataclass(frozen=True)
@@ -58,20 +62,19 @@ Published = Callable[[str, int, str], tuple[str, str]]
 
 
 def layout(
-    summary: pd.DataFrame, *, protocol: str, methods: Sequence[str], ipcs: Sequence[int], students: Sequence[str],
-    published: Published = lambda student, ipc, method: ("", ""),
-) -> Layout:  # fmt: skip
+    summary: pd.DataFrame, grid: Eval, *, protocol: str, published: Published = lambda student, ipc, method: ("", "")
+) -> Layout:
     """The table of one protocol; the row "Full data" repeats its value at every IPC."""
     rows = {(row.method, row.ipc, row.student, row.protocol): row for row in summary.itertuples()}
-    columns = [(student, ipc) for student in students for ipc in ipcs]
-    best = {(s, k): max(rows[m, str(k), s, protocol].mean for m in methods) for s, k in columns}
+    columns = [(student, ipc) for student in grid.students for ipc in grid.ipc]
+    best = {(s, k): max(rows[m, str(k), s, protocol].mean for m in grid.methods) for s, k in columns}
 
     def entry(method: str, student: str, ipc: int) -> Entry:
-        found = rows[method, FULL if method == FULL else str(ipc), student, protocol]
-        is_best = method != FULL and found.mean == best[student, ipc]
-        return Entry(found.mean, found.std, is_best, *published(student, ipc, method))
+        row = rows[method, FULL if method == FULL else str(ipc), student, protocol]
+        is_best = method != FULL and row.mean == best[student, ipc]
+        return Entry(row.mean, row.std, is_best, *published(student, ipc, method))
 
-    return Layout(protocol, columns, [(m, [entry(m, s, k) for s, k in columns]) for m in (*methods, FULL)])
+    return Layout(protocol, columns, [(m, [entry(m, s, k) for s, k in columns]) for m in (*grid.methods, FULL)])
 
 
 def higher(layouts: Mapping[str, Layout]) -> Layout | None:
@@ -82,7 +85,7 @@ def higher(layouts: Mapping[str, Layout]) -> Layout | None:
     rows = []
     for n, (method, _) in enumerate(tables[0].rows):
         cells = zip(*(table.rows[n][1] for table in tables), strict=True)
-        rows.append((method, [max(found, key=lambda entry: entry.mean) for found in cells]))
+        rows.append((method, [max(entries, key=lambda entry: entry.mean) for entries in cells]))
     return Layout("higher", tables[0].columns, rows)
 
 

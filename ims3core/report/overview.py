@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from ims3core.errors import ArtifactError, ParameterError
 from ims3core.report import published, tables
 from ims3core.report.artifacts import FULL
 from ims3core.report.layouts import escaped
-from ims3core.report.statistics import FLOOR, share
-from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.report.statistics import FLOOR, gap_share
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def read(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype={"method": str, "ipc": str, "student": str, "protocol": str})
         frame = frame.astype(dict.fromkeys(frame.columns.intersection(["last_top1", "best_top1"]), float))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: not there; `ims3 beside {path.parent.name}` makes it") from None
+        raise ArtifactError(f"{path}: not there; `ims3 run {path.parent.name}` makes it") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise ArtifactError(f"{path}: not a table of accuracies ({error})") from error
     if list(frame.columns) != tables.RUN_COLUMNS:
@@ -45,26 +45,25 @@ def markdown(runs: Mapping[str, pd.DataFrame], *, protocol: str) -> str:
     Raises:
         ParameterError: if a profile was not run under the protocol.
     """
-    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    columns: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     for name, frame in runs.items():
         if protocol not in set(frame["protocol"]):
-            known = ", ".join(frame["protocol"].unique())
-            raise ParameterError(f"--protocol: {name} was not run under {protocol!r}; known: {known}")
-        kept = tables.summary(frame[(frame["protocol"] == protocol) & (frame["student"] == frame["student"][0])])
-        cells = {(row.method, row.ipc): (row.mean, row.std) for row in kept.itertuples()}
-        for ipc in dict.fromkeys(row.ipc for row in kept.itertuples() if row.ipc != FULL):
-            column = {method: value for (method, of), value in cells.items() if of == ipc}
-            full = {FULL: cells[FULL, FULL]} if (FULL, FULL) in cells else {}
-            found[name, ipc] = column | full
-    rows = sorted({method for column in found.values() for method in column}, key=_place)
-    heads = [f"{name}, IPC {ipc}" for name, ipc in found]
-    accuracy = _table(heads, rows, [_accuracies(column) for column in found.values()])
-    shares = _table(heads, [row for row in rows if row not in (FLOOR, FULL)], [_shares(c) for c in found.values()])
+            protocols = ", ".join(frame["protocol"].unique())
+            raise ParameterError(f"--protocol: {name} was not run under {protocol!r}; known: {protocols}")
+        summary = tables.summary(frame[(frame["protocol"] == protocol) & (frame["student"] == frame["student"][0])])
+        cells = {(row.method, row.ipc): (row.mean, row.std) for row in summary.itertuples()}
+        full = {FULL: cells[FULL, FULL]} if (FULL, FULL) in cells else {}
+        for ipc in dict.fromkeys(row.ipc for row in summary.itertuples() if row.ipc != FULL):
+            columns[name, ipc] = {method: value for (method, k), value in cells.items() if k == ipc} | full
+    rows = sorted({method for column in columns.values() for method in column}, key=_place)
+    heads = [f"{name}, IPC {ipc}" for name, ipc in columns]
+    accuracy = _table(heads, rows, [_accuracies(column) for column in columns.values()])
+    shares = _table(heads, [row for row in rows if row not in (FLOOR, FULL)], [_shares(c) for c in columns.values()])
     return f"{accuracy}\n\nShare of the gap from {published.label(FLOOR)} to full data, %:\n\n{shares}"
 
 
 def _place(method: str) -> tuple[int, str]:
-    """Known rows in the order of the paper's tables, then others by name, full data last."""
+    """The position of a row: those of the paper in its order, then others by name, full data last."""
     order = [name for name in published.LABELS if name != FULL]
     return (len(order) + 1 if method == FULL else order.index(method) if method in order else len(order), method)
 
@@ -82,7 +81,7 @@ def _shares(column: Mapping[str, tuple[float, float]]) -> dict[str, str]:
     if FLOOR not in column or FULL not in column:
         return {}
     floor, full = column[FLOOR][0], column[FULL][0]
-    shares = {method: share(mean, floor=floor, full=full) for method, (mean, _) in column.items()}
+    shares = {method: gap_share(mean, floor=floor, full=full) for method, (mean, _) in column.items()}
     return {method: f"{value:.0f}" for method, value in shares.items() if not math.isnan(value)}
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ims3core.report import artifacts, tables
+from ims3core.report import tables
+from ims3core.report.artifacts import REAL
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ims3core.params import Params
+    from ims3core.report.artifacts import DistilledSet
 
 
-def plane(
-    params: Params, root: Path, manifests: Mapping[str, artifacts.Manifest], *, classes: list[str]
-) -> pd.DataFrame:
-    """kind, class, x, y of evenly spaced real images and of the sets of ``manifests``, by row.
+def plane(params: Params, root: Path, sets: Mapping[str, DistilledSet], *, classes: list[str]) -> pd.DataFrame:
+    """kind, class, x, y of evenly spaced real images and of the images of ``sets``, by row.
 
-    A row of ``refined`` is left out: its images are in no pool, so that no features of them are known.
+    A row of ``refinements`` is left out: its images are in no pool, so that they have no features.
     """
-    pool_of = {name: params.methods[name].pool for name in manifests if name in params.methods}
-    pools = {pool: artifacts.read_features(root, pool=pool) for pool in dict.fromkeys([tables.REAL, *pool_of.values()])}
-    real = pools[tables.REAL]
-    groups = {tables.REAL: real.subset(tables.evenly_spaced(real.class_index, per_class=params.report.tsne_real))}
-    groups |= {name: pools[pool].subset(pools[pool].rows(manifests[name])) for name, pool in pool_of.items()}
+    from ims3core.data.pools import read_features
+
+    pool_of = {name: params.methods[name].pool for name in sets if name in params.methods}
+    pools = {pool: read_features(root / "data/features" / pool) for pool in dict.fromkeys([REAL, *pool_of.values()])}
+    place = pools[REAL][1]
+    rows: dict[str, Any] = {REAL: tables.evenly_spaced(place.class_index.numpy(), per_class=params.report.tsne_real)}
+    rows |= {name: sets[name].rows(pools[pool][1]) for name, pool in pool_of.items()}
+    groups = {}
+    for name, chosen in rows.items():
+        features, place = pools[pool_of.get(name, REAL)]
+        groups[name] = (features[chosen].numpy(), place.class_index[chosen].numpy())
     return tables.tsne(groups, classes=classes)

@@ -49,7 +49,7 @@ LABELS = {  # our row -> the name the paper prints, in the order of a table
     "full": "Full data",
 }
 _PRINTED = {"im": "IMS3 (IM only)", "s3": "IMS3 (S3 only)", "full": "Full"}
-FOOTNOTES = {  # (data set, model, IPC, method) -> what is inconsistent in the paper
+FOOTNOTES: dict[tuple[str, str, int | str, str], str] = {  # (data set, model, IPC, method): what is inconsistent
     ("ImageWoof", "ResNetAP-10", 50, "IMS3"): "60.1 in Tables 1 and 7, 61.0 in Table 4, 57.3 in Table 13",
     ("ImageNette", "ResNetAP-10", 50, "DiT"): "82.9 in Table 4, 73.3 in the papers of MGD3 and DMGD",
     ("ImageWoof", "ResNet-18", 10, "Minimax"): "37.6 in Table 1, 40.1 in Table 6, under other labels",
@@ -59,13 +59,13 @@ FOOTNOTES = {  # (data set, model, IPC, method) -> what is inconsistent in the p
 
 
 def label(method: str) -> str:
-    """The name the paper prints for ``method``; rows it does not know keep their own."""
+    """The name the paper prints for ``method``; the name of the row for all others."""
     return LABELS.get(method, method)
 
 
 @cache
 def results() -> pd.DataFrame:
-    """Every number of the paper that is known: table, dataset, resolution, ipc, model, protocol, method, mean, std."""
+    """Every number of the paper: table, dataset, resolution, ipc, model, protocol, method, mean, std."""
     with files("ims3core.report").joinpath("paper_results.csv").open(encoding="utf-8") as handle:
         frame = pd.read_csv(handle, dtype={"table": str, "ipc": str, "resolution": str})
     stated = {name: frame[name].str.removesuffix(" (inferred)") for name in ("dataset", "model", "ipc")}

@@ -14,12 +14,10 @@ from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-3  # points: scores are kept to four decimals
-
-
 FLOOR = "dit"  # where the gap to full data begins
 
 
-def share(score: float, *, floor: float, full: float) -> float:
+def gap_share(score: float, *, floor: float, full: float) -> float:
     """How much of the gap from ``floor`` to ``full`` data a score closes, %; NaN where there is no gap."""
     return 100 * (score - floor) / (full - floor) if full > floor else math.nan
 
@@ -47,22 +45,22 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)
 
 
-def difference(mine: Sequence[float], other: Sequence[float], *, widest: float) -> Difference:
+def difference(scores: Sequence[float], others: Sequence[float], *, widest: float) -> Difference:
     """One row less another: set by set where both have as many, else a single set against the spread of the other.
 
     Args:
-        mine, other: scores of drawn sets, in the order of the draws; one of a deterministic row.
+        scores, others: scores of drawn sets, in the order of the draws; one of a deterministic row.
         widest: half-width beyond which nothing is decided.
     """
-    if len(mine) == len(other):
-        differences = [a - b for a, b in zip(mine, other, strict=True)]
+    if len(scores) == len(others):
+        differences = [a - b for a, b in zip(scores, others, strict=True)]
         mean, half = interval(differences)
-    elif min(len(mine), len(other)) == 1:
-        (mean_a, half_a), (mean_b, half_b) = interval(mine), interval(other)
+    elif min(len(scores), len(others)) == 1:
+        (mean_a, half_a), (mean_b, half_b) = interval(scores), interval(others)
         mean, half = mean_a - mean_b, half_b if math.isnan(half_a) else half_a
-        differences = [a - b for a in mine for b in other]
+        differences = [a - b for a in scores for b in others]
     else:
-        raise ValueError(f"found {len(mine)} and {len(other)} sets, wanted as many, or a single one")
+        raise ValueError(f"found {len(scores)} and {len(others)} sets, wanted as many, or a single one")
     if abs(mean) > ROUNDING and max(differences) - min(differences) < ROUNDING:
         half = math.nan  # scores are whole images: equal differences show nothing of the spread
     return Difference(mean, half, verdict(mean, half, widest=widest))
@@ -88,11 +86,11 @@ def comparisons(runs: pd.DataFrame, *, others: Sequence[str], fixed: Collection[
     """Every row against each of ``others``: the columns of a cell, other, difference, half_width, sets, verdict."""
     scores = set_scores(runs, fixed=fixed)
     rows = []
-    for (method, ipc, student, protocol), mine in scores.items():
+    for (method, ipc, student, protocol), values in scores.items():
         for other in others:
-            theirs = scores.get((other, ipc, student, protocol))
-            if other != method and theirs is not None:
-                found = difference(mine, theirs, widest=widest(int(ipc)))
-                rows.append((method, ipc, student, protocol, other, *found[:2], len(mine), found.verdict))
+            reference = scores.get((other, ipc, student, protocol))
+            if other != method and reference is not None:
+                mean, half, word = difference(values, reference, widest=widest(int(ipc)))
+                rows.append((method, ipc, student, protocol, other, mean, half, len(values), word))
     columns = ["method", "ipc", "student", "protocol", "other", "difference", "half_width", "sets", "verdict"]
     return pd.DataFrame(rows, columns=columns)

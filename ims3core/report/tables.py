@@ -13,10 +13,9 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from ims3core.report import published
-from ims3core.report.artifacts import FULL, Cell, Selection
+from ims3core.report.artifacts import FULL, Cell, SelectionReport
 
 RUN_COLUMNS = ["method", "ipc", "student", "protocol", "draw", "seed", "last_top1", "best_top1"]
-REAL = "real"  # the pool, and the t-SNE group, of real training images
 _KEYS = ["method", "ipc", "student", "protocol"]
 
 
@@ -61,14 +60,14 @@ def accuracy_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[s
     return tree
 
 
-def selections(records: Sequence[Selection], *, ipcs: Sequence[int]) -> pd.DataFrame:
+def selections(reports: Sequence[SelectionReport], *, ipcs: Sequence[int]) -> pd.DataFrame:
     """One row per selected set: the two terms of Eq. 10, the objective and its bound."""
     fields = ["objective", "closeness", "separation", "bound", "bound_kind", "gap", "sweeps"]
     rows = [
-        (record.method, str(ipc), choice.draw, record.pool, record.selection, *(getattr(choice, f) for f in fields))
-        for record in records
+        (report.method, str(ipc), choice.draw, report.pool, report.selection, *(getattr(choice, f) for f in fields))
+        for report in reports
         for ipc in ipcs
-        for choice in sorted(record.cells[str(ipc)], key=lambda choice: choice.draw)
+        for choice in sorted(report.cells[str(ipc)], key=lambda choice: choice.draw)
     ]
     frame = pd.DataFrame(rows, columns=["method", "ipc", "draw", "pool", "selection", *fields])
     numbers = [field for field in fields if field != "bound_kind"]

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from ims3core.base.seeds import derive_seed, generator, scoped_rng
-from ims3core.shell.errors import ParameterError
+from ims3core.data import unit
+from ims3core.errors import ParameterError
+from ims3core.students.settings import Augment
 
 Seed = Union[int, "Alike"]
 Augmentation = Callable[[Tensor, Seed], Tensor]
@@ -36,67 +38,43 @@ LIGHTING_VALUES = (0.2175, 0.0188, 0.0045)
 LIGHTING_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
-def build_augmentation(
-    *,
-    crop_scale: tuple[float, float] | list[float] | None,
-    flip: float,
-    rotate: float,
-    translate: float,
-    colour: float,
-    lighting: float,
-    side: int,
-    channels: int,
-    patch_shuffle: int = 1,
-    randaugment: list[int] | None = None,
-) -> Augmentation:
+def build_augmentation(spec: Augment, *, side: int, channels: int) -> Augmentation:
     """A function (images (B, C, side, side), seed) -> augmented images; what is off is not built.
 
     Order: patch shuffle (RDED), crop, flip, rotate, translate, RandAugment (IMS3's code), colour jitter, PCA lighting
-    (IDC). Values are not clamped.
-    Pixels from outside the image are 0 where rotation or translation is on, else its border.
-
-    Args:
-        crop_scale: smallest and largest area of the random resized crop, fractions; None: off.
-        flip: probability of a horizontal flip; 0: off.
-        rotate: largest rotation to either side in degrees; 0: off.
-        translate: largest shift along each axis as a fraction of the side; 0: off.
-        colour: strength of brightness, contrast and saturation jitter; 0: off. RGB only.
-        lighting: standard deviation of PCA lighting; 0: off. RGB only.
-        patch_shuffle: patches along each side that change places; 1: off.
-        randaugment: number of operations and their magnitude (Cubuk et al. 2020), torchvision's; None: off.
+    (IDC). Values are not clamped. Pixels from outside the image are 0 where rotation or translation is on, else its
+    border.
 
     Raises:
-        ParameterError: if colour operations are asked for on images that are not RGB.
+        ParameterError: colour operations on images that are not RGB, or patches that do not divide the side.
     """
-    for key, value in {"colour": colour, "lighting": lighting}.items():
+    for key, value in {"colour": spec.colour, "lighting": spec.lighting}.items():
         if value and channels != 3:
             raise ParameterError(f"augment.{key}: found {value} for images of {channels} channel(s); wanted 0, or RGB")
 
     maps: list[Callable[[int, Seed], Tensor]] = []
-    if crop_scale is not None:
-        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise ParameterError(f"augment.crop_scale: found {list(crop_scale)}, wanted 0 < smallest <= largest <= 1")
-        maps.append(partial(_crop_maps, scale=(crop_scale[0], crop_scale[1])))
-    if flip:
-        maps.append(partial(_flip_maps, probability=flip))
-    if rotate:
-        maps.append(partial(_rotation_maps, degrees=rotate))
-    if translate:
-        maps.append(partial(_translation_maps, fraction=translate))
+    if spec.crop_scale is not None:
+        maps.append(partial(_crop_maps, scale=(spec.crop_scale[0], spec.crop_scale[1])))
+    if spec.flip:
+        maps.append(partial(_flip_maps, probability=spec.flip))
+    if spec.rotate:
+        maps.append(partial(_rotation_maps, degrees=spec.rotate))
+    if spec.translate:
+        maps.append(partial(_translation_maps, fraction=spec.translate))
 
     operations: list[Augmentation] = []
-    if patch_shuffle > 1:
-        if side % patch_shuffle:
-            raise ParameterError(f"augment.patch_shuffle: {patch_shuffle} does not divide images of {side} px")
-        operations.append(partial(_shuffle_patches, parts=patch_shuffle))
+    if spec.patch_shuffle > 1:
+        if side % spec.patch_shuffle:
+            raise ParameterError(f"augment.patch_shuffle: {spec.patch_shuffle} does not divide images of {side} px")
+        operations.append(partial(_shuffle_patches, parts=spec.patch_shuffle))
     if maps:
-        operations.append(partial(_warp, maps=maps, padding="zeros" if rotate or translate else "border"))
-    if randaugment:
-        operations.append(partial(_randaugment, count=randaugment[0], magnitude=randaugment[1]))
-    if colour:
-        operations.append(partial(_jitter_colours, strength=colour))
-    if lighting:
-        operations.append(partial(_add_lighting, std=lighting))
+        operations.append(partial(_warp, maps=maps, padding="zeros" if spec.rotate or spec.translate else "border"))
+    if spec.randaugment:
+        operations.append(partial(_randaugment, count=spec.randaugment[0], magnitude=spec.randaugment[1]))
+    if spec.colour:
+        operations.append(partial(_jitter_colours, strength=spec.colour))
+    if spec.lighting:
+        operations.append(partial(_add_lighting, std=spec.lighting))
 
     def augment(images: Tensor, seed: Seed) -> Tensor:
         for operation in operations:
@@ -151,7 +129,7 @@ class Alike:
 def _uniform(batch: int, columns: int, seed: Seed, purpose: str) -> Tensor:
     """(batch, columns) in [0, 1); rows are drawn one after the other, so row i does not depend on ``batch``."""
     if isinstance(seed, Alike):
-        drawn = torch.cat([torch.rand(1, columns, generator=generator(own, purpose)) for own in seed.seeds])
+        drawn = torch.cat([torch.rand(1, columns, generator=generator(one, purpose)) for one in seed.seeds])
         return drawn.repeat_interleave(torch.tensor(seed.sizes), dim=0)
     return torch.rand(batch, columns, generator=generator(seed, purpose))
 
@@ -240,7 +218,7 @@ def _randaugment(images: Tensor, seed: int, *, count: int, magnitude: int) -> Te
         for n, picture in enumerate(pictures.expand(-1, 3, -1, -1) if grey else pictures):
             with scoped_rng(derive_seed(seed, "randaugment", n)):
                 done.append(operation(picture))
-    stacked = torch.stack(done).to(images) / 255
+    stacked = unit(torch.stack(done)).to(images)
     return stacked[:, :1] if grey else stacked
 
 

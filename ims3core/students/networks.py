@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ims3core.base.seeds import derive_seed, scoped_rng
-from ims3core.shell.errors import DataError, ParameterError
+from ims3core.errors import DataError, ParameterError
 
 MIN_SIDE = 4
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -55,17 +55,16 @@ def build_student(
 ) -> nn.Module:
     """A freshly initialised student that maps (B, channels, side, side) images to (B, classes) logits.
 
-    Own networks also have ``features(x)``, the (B, dim) input of their last linear layer ``head``.
-    The weights depend on ``seed`` and on nothing else.
+    Networks of our own are a :class:`FeatureNetwork`. The weights depend on ``seed`` and on nothing else.
 
     Args:
         name: ``convnet``, ``resnetap10``, ``resnet10|18|34|50|101`` or ``timm:<model>``.
-        norm: ``instance`` or ``batch``, of own networks.
+        norm: ``instance`` or ``batch``, of our own networks.
         options: further arguments of a timm model, for example its patch size.
 
     Raises:
         ParameterError: if the network is unknown or cannot take images of this shape.
-        DataError: if the images are too small for an own network.
+        DataError: if the images are too small for a network of our own.
     """
     with scoped_rng(derive_seed(seed, "student-weights")):
         if name.startswith("timm:"):
@@ -83,7 +82,21 @@ def build_student(
     raise ParameterError(f"eval.students: {name!r} is unknown; known: {known}")
 
 
-class ConvNet(nn.Module):
+class FeatureNetwork(nn.Module):
+    """A network of our own: features, and one linear layer ``head`` on top of them."""
+
+    head: nn.Linear
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, dim) features of images ``x`` (B, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes) logits of images ``x`` (B, C, H, W)."""
+        return self.head(self.features(x))
+
+
+class ConvNet(FeatureNetwork):
     """ConvNet-D: D times [3x3 conv, instance norm, ReLU, 2x2 average pool], then one linear layer (IDC).
 
     D halves the image until 3 px or a little more are left (224 px: 6, 32 px: 3), but is at least 2.
@@ -103,12 +116,8 @@ class ConvNet(nn.Module):
         """The (B, dim) flattened map of the last pooling, for images ``x`` (B, C, H, W)."""
         return self.body(x).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, classes) logits of images ``x`` (B, C, H, W)."""
-        return self.head(self.features(x))
 
-
-class ResNet(nn.Module):
+class ResNet(FeatureNetwork):
     """A stem, residual blocks, global average pooling and one linear layer (He et al. 2016)."""
 
     def __init__(self, *, stem: nn.Module, blocks: list[nn.Module], dim: int, classes: int) -> None:
@@ -124,10 +133,6 @@ class ResNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The (B, dim) globally averaged map of the last block, for images ``x`` (B, C, H, W)."""
         return self.blocks(self.stem(x)).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, classes) logits of images ``x`` (B, C, H, W)."""
-        return self.head(self.features(x))
 
 
 class Residual(nn.Module):

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ims3core.base.compute import Machine
 from ims3core.base.seeds import derive_seed, generator
-from ims3core.data import IndexedImages, batches, resized
-from ims3core.shell.errors import NumericsError
+from ims3core.data import ImageSet, batches, resized, unit
+from ims3core.errors import NumericsError, ParameterError
+from ims3core.students import pixels
 from ims3core.students.augment import Augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.optimisers import optimiser
-from ims3core.students.protocols import Plan
+from ims3core.students.plans import Plan
 
 # Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
 # augmented in one call of about this many values (4 MiB). Part of the seeding: changing it changes the images.
 CHUNK_VALUES = 2**20
 
-Images = Tensor | IndexedImages
-Teacher = Callable[[Tensor], Tensor]
+Logits = Callable[[Tensor], Tensor]
 
 
 class Evaluation(NamedTuple):
@@ -59,60 +60,69 @@ class StudentRun:
         return max(point.top1 for point in self.curve)
 
 
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How a network is trained and scored: everything but the images and the seed.
+
+    Attributes:
+        augmentation: of images (B, C, side, side) in [0, 1].
+        statistics: mean and std per channel of the training images in [0, 1].
+        side: what the network looks at; images of another size are resized, batch by batch.
+        machine: under its precision bf16 the network is autocast, weights stay float32.
+        teacher: gives the soft labels where the plan has a temperature: images (B, C, side, side) in [0, 1], augmented
+            and mixed, to logits (B, classes). Labels depend on image, seed and step alone, so none is stored.
+
+    Raises:
+        ParameterError: a temperature without a teacher, or the other way round.
+    """
+
+    plan: Plan
+    augmentation: Augmentation
+    statistics: pixels.Statistics
+    side: int
+    machine: Machine
+    teacher: Logits | None = None
+
+    def __post_init__(self) -> None:
+        if (self.plan.temperature is None) != (self.teacher is None):
+            raise ParameterError("soft labels take a temperature and a teacher, found one of them only")
+
+
 def train_student(
-    network: nn.Module,
-    images: Images,
-    class_index: Tensor,
-    *,
-    test_images: Images,
-    test_class_index: Tensor,
-    side: int,
-    plan: Plan,
-    augmentation: Augmentation,
-    mean: Sequence[float],
-    std: Sequence[float],
-    seed: int,
-    device: torch.device | str,
-    precision: Literal["fp32", "bf16"],
-    teacher: Teacher | None = None,
+    network: nn.Module, images: ImageSet, held_out: ImageSet, setup: TrainingSetup, *, seed: int,
     on_progress: Callable[[int], None] | None = None,
-) -> StudentRun:
-    """The training curve and last confusion matrix of ``network``, trained in place by ``plan``.
+) -> StudentRun:  # fmt: skip
+    """The training curve and last confusion matrix of ``network``, trained in place on ``images``.
 
     The order of the images is drawn per epoch, CutMix per step, augmentation per chunk of steps, each from its own
-    stream of ``seed``. The network is left on ``device`` in eval mode.
+    stream of ``seed``. The network is left on its device in eval mode.
 
     Args:
-        images, test_images: uint8 (N, C, S, S).
-        side: what the network looks at; images of another size are resized, batch by batch.
-        class_index, test_class_index: (N,) int64.
-        mean, std: per channel, of images in [0, 1].
-        precision: bf16 is autocast around the network, weights stay float32.
-        teacher: gives the soft labels where the plan has a temperature; images (B, C, side, side) in [0, 1], augmented
-            and mixed, to logits (B, classes). Labels depend on image, seed and step alone, so none is stored.
+        held_out: what it is scored on.
         on_progress: called after each step with the number of steps done.
 
     Raises:
         NumericsError: at the first step whose loss is not finite.
     """
-    device = torch.device(device)
+    plan, device = setup.plan, setup.machine.device
     network.to(device).train()
-    normalise = _normalisation(mean, std, device)
-    images, class_index = _resident(images, device), class_index.to(device)
-    test_images, test_class_index = _resident(test_images, device), test_class_index.to(device)
-    descend = optimiser(network, plan)
+    normalise = pixels.Normaliser(*setup.statistics).to(device)
+    images, held_out = _resident(images, device), _resident(held_out, device)
+    descend = optimiser(network, plan.optimiser)
     curve: list[Evaluation] = []
     losses: list[float] = []
 
     def logits(batch: Tensor) -> Tensor:
-        return _logits(network, normalise(batch), precision)
+        normalised = normalise(batch)
+        with setup.machine.autocast():
+            return network(normalised).float()
 
-    for step, (batch, labels) in enumerate(_batches(images, class_index, side, plan, augmentation, seed)):
+    for step, (batch, labels) in enumerate(_batches(images, setup, seed)):
         mixed = _mixed(batch, labels, plan.cutmix, generator(seed, "cutmix", step))
-        if plan.warm_statistics:
+        if plan.batchnorm_warmup:
             with torch.no_grad():
                 logits(mixed.images)
-        loss = mixed.loss(logits) if plan.temperature is None else soft_loss(logits, teacher, mixed.images, plan)
+        loss = _loss(logits, mixed, setup)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise NumericsError(
@@ -124,8 +134,10 @@ def train_student(
 
         done = step + 1
         if done in plan.evaluation_steps:
-            confusion = _confusion(network, test_images, test_class_index, side, normalise, plan, precision=precision)
-            top1 = 100 * confusion.trace().item() / len(test_images)
+            network.eval()
+            confusion = _confusion(logits, held_out, setup)
+            network.train()
+            top1 = 100 * confusion.trace().item() / len(held_out.images)
             curve.append(Evaluation(done, sum(losses) / len(losses), top1))
             losses.clear()
         if on_progress is not None:
@@ -142,14 +154,6 @@ class _Mixed(NamedTuple):
     others: Tensor
     share: float
 
-    def loss(self, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        """Mean cross-entropy."""
-        found = logits(self.images)
-        if not self.share:
-            return F.cross_entropy(found, self.labels)
-        own, other = F.cross_entropy(found, self.labels), F.cross_entropy(found, self.others)
-        return (1 - self.share) * own + self.share * other
-
 
 def _mixed(batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator) -> _Mixed:
     """The batch, with probability ``mixing`` after CutMix."""
@@ -159,40 +163,37 @@ def _mixed(batch: Tensor, labels: Tensor, mixing: float, stream: torch.Generator
     return _Mixed(mixed, labels, labels[partners], share)
 
 
-def soft_loss(logits: Callable[[Tensor], Tensor], teacher: Teacher, images: Tensor, plan: Plan) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor of T squared (RDED)."""
-    with torch.no_grad():
-        wanted = F.softmax(teacher(images).float() / plan.temperature, dim=1)
-    found = F.log_softmax(logits(images) / plan.temperature, dim=1)
-    return F.kl_div(found, wanted, reduction="batchmean")
+def _loss(logits: Logits, batch: _Mixed, setup: TrainingSetup) -> Tensor:
+    """Mean cross-entropy of the classes; with a teacher KL(softmax(teacher / T) || softmax(student / T)).
+
+    The latter is the mean over the batch, without a factor of T squared (RDED).
+    """
+    temperature = setup.plan.temperature
+    if setup.teacher is not None and temperature is not None:
+        with torch.no_grad():
+            target = F.softmax(setup.teacher(batch.images).float() / temperature, dim=1)
+        return F.kl_div(F.log_softmax(logits(batch.images) / temperature, dim=1), target, reduction="batchmean")
+    values = logits(batch.images)
+    if not batch.share:
+        return F.cross_entropy(values, batch.labels)
+    first, other = F.cross_entropy(values, batch.labels), F.cross_entropy(values, batch.others)
+    return (1 - batch.share) * first + batch.share * other
 
 
-def _logits(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
-    """float32 logits; the network computes in bf16 where the precision says so."""
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return network(batch).float()
-
-
-def _batches(
-    images: Images,
-    class_index: Tensor,
-    side: int,
-    plan: Plan,
-    augmentation: Augmentation,
-    seed: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(images: ImageSet, setup: TrainingSetup, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The augmented batch in [0, 1] and its classes for each step of the plan."""
+    plan, side, device = setup.plan, setup.side, images.class_index.device
     orders = islice(_orders(plan, seed), plan.total_steps)
-    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.shape[1] * side**2))
+    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.images.shape[1] * side**2))
     for chunk_index in count():
         chunk = list(islice(orders, steps_per_chunk))
         if not chunk:
             return
         rows = torch.cat(chunk)
-        batch = _unit(images[rows], side, class_index.device)
-        augmented = augmentation(batch, derive_seed(seed, "augment", chunk_index))
+        batch = unit(resized(images.images[rows].to(device), side))
+        augmented = setup.augmentation(batch, derive_seed(seed, "augment", chunk_index))
         sizes = [len(part) for part in chunk]
-        labels = class_index[rows.to(class_index.device)]
+        labels = images.class_index[rows.to(device)]
         yield from zip(augmented.split(sizes), labels.split(sizes), strict=True)
 
 
@@ -203,42 +204,20 @@ def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _confusion(
-    network: nn.Module,
-    images: Images,
-    class_index: Tensor,
-    side: int,
-    normalise: Callable[[Tensor], Tensor],
-    plan: Plan,
-    *,
-    precision: str,
-) -> Tensor:
-    """(classes, classes) counts of true class (rows) by predicted class (columns), in eval mode."""
-    network.eval()
-    device, seen = class_index.device, round(side / plan.test_crop)
-    margin = (seen - side) // 2
-    found = []
-    for batch in batches(images, plan.batch_size):
-        whole = _unit(batch, seen, device)[:, :, margin : margin + side, margin : margin + side]
-        found.append(_logits(network, normalise(whole), precision))
-    network.train()
-    logits = torch.cat(found)
-    classes = logits.shape[1]
-    cells = (class_index * classes + logits.argmax(1)).cpu()
+def _confusion(logits: Logits, held_out: ImageSet, setup: TrainingSetup) -> Tensor:
+    """(classes, classes) counts of true class (rows) by predicted class (columns)."""
+    side, device = setup.side, held_out.class_index.device
+    whole = round(side / setup.plan.test_crop)
+    margin = (whole - side) // 2
+    inside = slice(margin, margin + side)
+    parts = (unit(resized(part.to(device), whole)) for part in batches(held_out.images, setup.plan.batch_size))
+    values = torch.cat([logits(part[:, :, inside, inside]) for part in parts])
+    classes = values.shape[1]
+    cells = (held_out.class_index * classes + values.argmax(1)).cpu()
     return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
 
-def _resident(images: Images, device: torch.device) -> Images:
-    """Images on ``device``; those that are decoded on demand stay in their files."""
-    return images.to(device) if isinstance(images, Tensor) else images
-
-
-def _unit(images: Tensor, side: int, device: torch.device) -> Tensor:
-    """uint8 images as floats in [0, 1], at the network's size, on its device."""
-    return resized(images.to(device), side).float() / 255
-
-
-def _normalisation(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The function (x - mean) / std for images (B, C, H, W)."""
-    mean_, std_ = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
-    return lambda images: (images - mean_) / std_
+def _resident(data: ImageSet, device: torch.device) -> ImageSet:
+    """The images on ``device``; those that are decoded on demand stay in their files."""
+    images = data.images.to(device) if isinstance(data.images, Tensor) else data.images
+    return ImageSet(images, data.class_index.to(device))

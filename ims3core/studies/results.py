@@ -1,4 +1,4 @@
-"""What the experiments of a study printed, one value a line, and which of them are known."""
+"""The tables of studies: one line per value that an experiment left."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ims3core.base import files
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ims3core.params.sections import Study
+    from ims3core.params.tables import Study
     from ims3core.studies.settings import Setting
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ COST = ("sampling_calls", "finetuning_passes", "real_images")
 
 
 def path_of(root: Path, name: str, kind: str = "csv") -> Path:
-    """Where the table or figure of a study lies."""
+    """The file of a study's table or figure."""
     return root / HOME / f"{name}.{kind}"
 
 
@@ -56,9 +56,9 @@ def write(root: Path, name: str, frame: pd.DataFrame) -> None:
 
 
 def has_plane(root: Path, name: str, keys: list[str]) -> bool:
-    """Whether there is a t-SNE plane, and it is of one of the study's settings."""
-    found = set(read_plane(root, name)["key"])
-    return bool(found) and found <= set(keys)
+    """Whether there is a t-SNE plane, of one of the study's settings ``keys``."""
+    drawn = set(read_plane(root, name)["key"])
+    return bool(drawn) and drawn <= set(keys)
 
 
 def read_plane(root: Path, name: str) -> pd.DataFrame:
@@ -69,38 +69,39 @@ def read_plane(root: Path, name: str) -> pd.DataFrame:
 def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
     """The t-SNE plane of the rows' first sets of the largest IPC, as one finished experiment left them in ``clone``."""
     from ims3core import data
+    from ims3core.data.distilled import SetKey
     from ims3core.report import artifacts, planes
 
     grid = setting.params.eval
-    manifests = {row: artifacts.read_manifest(clone, method=row, ipc=max(grid.ipc), draw=0) for row in grid.methods}
+    sets = {row: artifacts.open_set(clone, SetKey(row, max(grid.ipc), 0)) for row in grid.methods}
     classes = [entry.name for entry in data.read_classes(clone / "data/real/classes.json")]
-    made = planes.plane(setting.params, clone, manifests, classes=classes)
-    made = made.astype({"x": float, "y": float}).round({"x": 3, "y": 3})
-    write(root, f"{name}-plane", made.assign(key=setting.key)[PLANE])
+    plane = planes.plane(setting.params, clone, sets, classes=classes)
+    plane = plane.astype({"x": float, "y": float}).round({"x": 3, "y": 3})
+    write(root, f"{name}-plane", plane.assign(key=setting.key)[PLANE])
 
 
 def collect(clone: Path, study: Study, setting: Setting) -> pd.DataFrame:
     """The values that one finished experiment left in ``clone``."""
     readers: dict[str, Callable[[Path, Setting], list[tuple]]]
-    readers = {"accuracy": _accuracy, "gap": _gap, "coverage": _coverage, "cost": _cost, "probes": _probes}
+    readers = {"accuracy": _accuracy, "gap": _gap, "coverage": _coverage, "cost": _cost, "diagnostics": _diagnostics}
     lines = [line for measure in study.measures if measure in readers for line in readers[measure](clone, setting)]
     frame = pd.DataFrame(lines, columns=VALUES)
     frame["draw"] += setting.first_draw
     frame.insert(0, "data", setting.params.data.name or setting.params.data.source)
     frame.insert(1, "key", setting.key)
-    for place, (name, value) in enumerate(setting.labels.items(), len(FACTS)):
-        frame.insert(place, name, value)
+    for position, (name, value) in enumerate(setting.labels.items(), len(FACTS)):
+        frame.insert(position, name, value)
     return frame.astype({"ipc": str})
 
 
 def _accuracy(clone: Path, setting: Setting) -> list[tuple]:
     """Top-1 of the last epoch, of every row, IPC, draw and seed."""
-    grid, found = setting.params.eval, []
+    grid, lines = setting.params.eval, []
     for row in grid.methods:
         for ipc in grid.ipc:
             cell = files.read_json(clone / f"metrics/cells/{row}-{ipc}-{grid.students[0]}-{grid.protocols[0]}.json")
-            found += [(row, ipc, run["draw"], run["seed"], "accuracy", run["last_top1"]) for run in cell["runs"]]
-    return found
+            lines += [(row, ipc, run["draw"], run["seed"], "accuracy", run["last_top1"]) for run in cell["runs"]]
+    return lines
 
 
 def _gap(clone: Path, setting: Setting) -> list[tuple]:
@@ -108,7 +109,7 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
 
     Both ends are means over all students of the same split: (set - DiT) / (full data - DiT).
     """
-    from ims3core.report.statistics import FLOOR, share
+    from ims3core.report.statistics import FLOOR, gap_share
 
     grid = setting.params.eval
     full = files.read_json(clone / f"metrics/full_data/{grid.students[0]}-{grid.protocols[0]}.json")["runs"]
@@ -116,29 +117,29 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
     sets: dict[tuple[str, int, int], list[float]] = {}
     for row, ipc, draw, _, _, value in _accuracy(clone, setting):
         sets.setdefault((row, ipc, draw), []).append(value)
-    found: list[tuple] = [("full", "", 0, run["seed"], "full_data", run["last_top1"]) for run in full]
+    lines: list[tuple] = [("full", "", 0, run["seed"], "full_data", run["last_top1"]) for run in full]
     for ipc in grid.ipc:
-        floor = mean(value for (row, of, _), own in sets.items() if (row, of) == (FLOOR, ipc) for value in own)
+        floor = mean(value for key, values in sets.items() if key[:2] == (FLOOR, ipc) for value in values)
         if ceiling <= floor:
             log.warning("gap: full data, %.2f, is not above DiT at IPC %s, %.2f: no share", ceiling, ipc, floor)
             continue
-        found += [
-            (row, of, draw, 0, "gap", round(share(mean(own), floor=floor, full=ceiling), 3))
-            for (row, of, draw), own in sets.items()
-            if of == ipc and row != FLOOR
+        lines += [
+            (row, ipc, draw, 0, "gap", round(gap_share(mean(values), floor=floor, full=ceiling), 3))
+            for (row, k, draw), values in sets.items()
+            if k == ipc and row != FLOOR
         ]
-    return found
+    return lines
 
 
 def _coverage(clone: Path, setting: Setting) -> list[tuple]:
     """The measures of every drawn set, and those of every pool under the pool's name and no IPC."""
-    found = []
+    lines = []
     for line in pd.read_csv(clone / "metrics/coverage.csv", keep_default_na=False).to_dict("records"):
         for metric in COVERAGE:
             if line[metric] != "":
                 value = float(line[metric]) * (100 if metric in PERCENT else 1)
-                found.append((line["name"], line["ipc"], line["draw"], 0, metric, round(value, 3)))
-    return found
+                lines.append((line["name"], line["ipc"], line["draw"], 0, metric, round(value, 3)))
+    return lines
 
 
 def _cost(clone: Path, setting: Setting) -> list[tuple]:
@@ -150,10 +151,10 @@ def _cost(clone: Path, setting: Setting) -> list[tuple]:
     return [(line["method"], "", 0, 0, name, line[name]) for line in frame.to_dict("records") for name in COST]
 
 
-def _probes(clone: Path, setting: Setting) -> list[tuple]:
-    """Every sample of every probe; a sample counts as a draw."""
-    found = []
-    for row in setting.params.probes:
-        for line in pd.read_csv(clone / f"metrics/probes/{row}.csv").to_dict("records"):
-            found.append((row, "", line["sample"], 0, line["measure"], round(line["value"], 5)))
-    return found
+def _diagnostics(clone: Path, setting: Setting) -> list[tuple]:
+    """Every sample of every diagnostic; a sample counts as a draw."""
+    return [
+        (row, "", line["sample"], 0, line["measure"], round(line["value"], 5))
+        for row in setting.params.diagnostics
+        for line in pd.read_csv(clone / f"metrics/diagnostics/{row}.csv").to_dict("records")
+    ]

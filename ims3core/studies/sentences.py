@@ -1,4 +1,4 @@
-"""What a study found, in sentences made from its numbers: differences over drawn sets with 95 % intervals."""
+"""The result of a study in sentences made from its numbers: differences over drawn sets with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from ims3core.report import statistics
 
 if TYPE_CHECKING:
-    from ims3core.params.sections import Study
+    from ims3core.params.tables import Study
 
 FEW = 4  # so many alternatives are all named; of more, the highest and the lowest
 UNITS = {
@@ -32,10 +32,10 @@ class Value(NamedTuple):
     sets: list[float]
 
 
-def shown(study: Study, frame: pd.DataFrame) -> list[str]:
-    """The measures that are drawn and told of, in order."""
-    found = list(dict.fromkeys(frame["metric"]))
-    return [name for name in study.show if name in found] if study.show else found
+def drawn_measures(study: Study, frame: pd.DataFrame) -> list[str]:
+    """The measures that are drawn and have sentences, in order."""
+    measured = list(dict.fromkeys(frame["metric"]))
+    return [name for name in study.show if name in measured] if study.show else measured
 
 
 def setting_names(frame: pd.DataFrame, labels: Sequence[str]) -> pd.Series:
@@ -48,54 +48,54 @@ def setting_names(frame: pd.DataFrame, labels: Sequence[str]) -> pd.Series:
 def values(frame: pd.DataFrame, by: Sequence[str]) -> dict[tuple, Value]:
     """Means over drawn sets, a set being the mean over its student seeds, grouped by the columns ``by``."""
     sets = frame.groupby([*by, "draw"], sort=False)["value"].mean()
-    found: dict[tuple, list[float]] = {}
+    groups: dict[tuple, list[float]] = {}
     for (*group, _draw), value in sets.items():
-        found.setdefault(tuple(group), []).append(float(value))
-    return {group: Value(*statistics.interval(own), own) for group, own in found.items()}
+        groups.setdefault(tuple(group), []).append(float(value))
+    return {group: Value(*statistics.interval(means), means) for group, means in groups.items()}
 
 
-def sentences(study: Study, frame: pd.DataFrame, labels: Sequence[str]) -> list[str]:
+def sentences(study: Study, frame: pd.DataFrame) -> list[str]:
     """One sentence per measure, row and IPC: settings against the first setting, or rows against the first row."""
-    found = []
-    frame = frame.assign(setting=setting_names(frame, labels) if labels else "")
-    for metric in shown(study, frame):
-        mine = frame[frame["metric"] == metric]
-        for ipc in dict.fromkeys(mine["ipc"]):
-            here = mine[mine["ipc"] == ipc]
+    texts = []
+    frame = frame.assign(setting=setting_names(frame, study.labels) if study.labels else "")
+    for metric in drawn_measures(study, frame):
+        measured = frame[frame["metric"] == metric]
+        for ipc in dict.fromkeys(measured["ipc"]):
+            lines = measured[measured["ipc"] == ipc]
             where = f"{metric}" if ipc == "" else f"{metric}, IPC {ipc}"
-            if not labels:
-                found.append(_against_first(where, values(here, ["row"]), metric, ipc))
+            if not study.labels:
+                texts.append(_against_first(where, values(lines, ["row"]), metric, ipc))
                 continue
-            for row in dict.fromkeys(here["row"]):
-                own = values(here[here["row"] == row], ["setting"])
-                found.append(_against_first(f"{row}, {where}", own, metric, ipc))
-    return [sentence for sentence in found if sentence]
+            for row in dict.fromkeys(lines["row"]):
+                settings = values(lines[lines["row"] == row], ["setting"])
+                texts.append(_against_first(f"{row}, {where}", settings, metric, ipc))
+    return texts
 
 
-def _against_first(where: str, found: dict[tuple, Value], metric: str, ipc: str) -> str:
+def _against_first(where: str, alternatives: dict[tuple, Value], metric: str, ipc: str) -> str:
     """The alternatives against the first of them."""
-    (first, *others) = found.items()
+    (first, *others) = alternatives.items()
     unit = f" {UNITS[metric]}" if metric in UNITS else ""
     text = f"{where}: {first[0][0]} {spread(first[1])}"
     if not others:
         return text + "."
     if len(others) > FEW:
         ordered = sorted(others, key=lambda item: item[1].mean)
-        others, text = [ordered[-1], ordered[0]], f"{text}; highest and lowest of {len(found) - 1} others:"
+        others, text = [ordered[-1], ordered[0]], f"{text}; highest and lowest of {len(alternatives) - 1} others:"
         return f"{text} {'; '.join(_difference(name[0], value, first[1], unit, ipc) for name, value in others)}."
     return f"{text}; {'; '.join(_difference(name[0], value, first[1], unit, ipc) for name, value in others)}."
 
 
-def _difference(name: str, mine: Value, first: Value, unit: str, ipc: str) -> str:
-    if len(mine.sets) != len(first.sets) and min(len(mine.sets), len(first.sets)) > 1:
-        return f"{name} {spread(mine)}"
-    # What is too wide is said in points of accuracy; a share of a gap has no such limit.
+def _difference(name: str, value: Value, first: Value, unit: str, ipc: str) -> str:
+    if len(value.sets) != len(first.sets) and min(len(value.sets), len(first.sets)) > 1:
+        return f"{name} {spread(value)}"
+    # The limit beyond which nothing is decided is in points of accuracy; a share of a gap has no such limit.
     widest = statistics.widest(int(ipc or 1)) if unit != f" {UNITS['gap']}" else math.inf
-    mean, half, verdict = statistics.difference(mine.sets, first.sets, widest=widest)
-    if math.isnan(half) and len(mine.sets) == len(first.sets) > 1:
+    mean, half, verdict = statistics.difference(value.sets, first.sets, widest=widest)
+    if math.isnan(half) and len(value.sets) == len(first.sets) > 1:
         return f"{name} {mean:+.2f}{unit} in every set"
     if math.isnan(half):
-        return f"{name} {_number(mine.mean)}"
+        return f"{name} {_number(value.mean)}"
     word = {"better": "higher", "worse": "lower"}.get(verdict, verdict)
     return f"{name} {mean:+.2f} ± {half:.2f}{unit}, {word}"
 

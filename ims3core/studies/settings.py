@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ims3core import params
-from ims3core.params.sections import Study
-from ims3core.shell import axes, code, scratch
-from ims3core.shell.errors import ParameterError
+from ims3core.errors import ParameterError
+from ims3core.params import entries
+from ims3core.params.tables import TABLES, Study
+from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.workspace import short_digest
 
-TABLES = ("adaptations", "guides", "pools", "centroids", "methods", "refined", "probes", "protocols", "students")
 UNTRACKED = ("compute", "report", "studies")  # what no result depends on, but for compute.precision
 
 
@@ -23,17 +24,22 @@ class Setting:
 
     Attributes:
         labels: what tells it from the others, as text: ``{"s3.alpha": "0.4"}`` or ``{"setting": "official"}``.
-        params: the checked parameters.
-        tree: the same as params.yaml holds them.
+        params: the checked parameters, with the rows and sections alone that its rows need.
+        graph: the stages of dvc.yaml for them.
         key: sixteen hexadecimal digits over everything that its results depend on.
         first_draw: the number of its first drawn set, where earlier root seeds have drawn some.
     """
 
     labels: dict[str, str]
     params: params.Params
-    tree: dict[str, Any]
+    graph: Graph
     key: str
     first_draw: int = 0
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The parameters as params.yaml holds them."""
+        return self.params.tree
 
 
 def settings_of(name: str, tree: dict[str, Any], study: Study) -> list[Setting]:
@@ -70,15 +76,15 @@ def _setting(
     tree["eval"] |= {"split": study.split, **{part: tree["eval"][part][:1] for part in ("students", "protocols")}}
     tree["report"]["tsne_method"] = study.rows[0]
     try:
-        params.checked(deepcopy(tree))
+        params.checked(tree)
         _prune(tree)
-        checked = params.checked(deepcopy(tree))
+        checked, graph = params.checked(tree), Graph(tree)
     except ParameterError as error:
         raise ParameterError(f"{said}: {str(error).removeprefix('params.yaml: ')}") from error
     facts = {section: value for section, value in tree.items() if section not in UNTRACKED}
-    digests = [code.digest(stage, **item) for stage, item in _stages(checked)]
-    key = scratch.short([facts, tree["compute"]["precision"], digests, sorted(study.measures)])
-    return Setting(labels, checked, tree, key, first_draw)
+    digests = [node.code_digest for node in graph.nodes if node.stage not in ("report", "full_data")]
+    key = short_digest([facts, tree["compute"]["precision"], digests, sorted(study.measures)])
+    return Setting(labels, checked, graph, key, first_draw)
 
 
 def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
@@ -89,7 +95,7 @@ def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
         if not isinstance(section, dict) or part not in section:
             raise ParameterError(f"{said}: params.yaml has no key {key!r}")
         section = section[part]
-    is_new_row = path in ([table] for table in TABLES) or (not path and axes.known_anywhere(last))
+    is_new_row = path in ([table] for table in TABLES) or (not path and entries.is_entry(last))
     if not isinstance(section, dict) or (last not in section and not is_new_row):
         raise ParameterError(f"{said}: params.yaml has no key {key!r}")
     section[last] = deepcopy(value)  # which later keys may change
@@ -97,40 +103,28 @@ def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
 
 def _prune(tree: dict[str, Any]) -> None:
     """Leaves only the rows and sections that the compared rows need: nothing else is made, or outdates a result."""
-    wanted, refined, methods = list(tree["eval"]["methods"]), {}, {}
-    for name in wanted:
-        if name in tree["refined"]:
-            refined[name] = tree["refined"][name]
-            wanted.append(refined[name]["start"])
+    rows, refinements, methods = list(tree["eval"]["methods"]), {}, {}
+    for name in rows:
+        if name in tree["refinements"]:
+            refinements[name] = tree["refinements"][name]
+            rows.append(refinements[name]["start"])
         else:
             methods[name] = tree["methods"][name]
     pools = {row["pool"] for row in methods.values()} | {"real"}
     centroids = {row["centroids"] for row in methods.values()}
     pools |= {tree["centroids"][name]["pool"] for name in centroids}
-    kept = {"refined": refined, "methods": methods, "centroids": _of(tree["centroids"], centroids)}
+    kept = {"refinements": refinements, "methods": methods, "centroids": _of(tree["centroids"], centroids)}
     kept["pools"] = _of(tree["pools"], pools)
     kept["guides"] = _of(tree["guides"], {row["guide"] for row in kept["pools"].values()} | {"none"})
-    adapted = {row["adaptation"] for table in (kept["pools"], kept["guides"], tree["probes"]) for row in table.values()}
+    tables = (kept["pools"], kept["guides"], tree["diagnostics"])
+    adapted = {row["adaptation"] for table in tables for row in table.values()}
     kept["adaptations"] = _of(tree["adaptations"], adapted)
     tree |= kept | {table: _of(tree[table], set(tree["eval"][table])) for table in ("students", "protocols")}
     named = {value for table in TABLES for row in tree[table].values() for value in row.values() if type(value) is str}
-    for section in [name for name in tree if axes.known_anywhere(name) and name not in named]:
+    named |= params.Params.model_fields.keys()
+    for section in [name for name in tree if name not in named]:
         del tree[section]
 
 
 def _of(table: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: row for name, row in table.items() if name in names}
-
-
-def _stages(checked: params.Params) -> list[tuple[str, dict[str, Any]]]:
-    """Every stage that the setting runs, with the row that its dependencies are templates over."""
-    found: list[tuple[str, dict[str, Any]]] = [
-        (stage, {"split": "", "method": "", "ipc": "", "protocol": ""})
-        for stage in ("prepare", "generator", "encoder", "teacher", "latents", "labels", "students", "coverage")
-    ]
-    tables = {"finetune": checked.adaptations, "guides": checked.guides, "candidates": checked.pools}
-    tables |= {"features": checked.pools, "centroids": checked.centroids, "select": checked.methods}
-    tables |= {"refine": checked.refined, "probe": checked.probes}
-    for stage, table in tables.items():
-        found += [(stage, {"key": name, **row.model_dump()}) for name, row in table.items()]
-    return found

@@ -12,9 +12,9 @@ from safetensors.torch import save as to_safetensors
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion import pretrained
 from ims3core.diffusion.dit import DitConfig
-from ims3core.intake import classes, readers
+from ims3core.errors import Ims3Error
+from ims3core.ingest import classes, readers
 from ims3core.params.sections import Data
-from ims3core.shell.errors import Ims3Error
 
 COUNT, SIDE, NAMES = 12, 8, ("ant", "bee", "cat")
 LABELS = np.arange(COUNT) % len(NAMES)

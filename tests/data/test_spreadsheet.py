@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from ims3core.data.spreadsheet import read_table
-from ims3core.intake import classes
-from ims3core.shell.errors import DataError
+from ims3core.errors import DataError
+from ims3core.ingest import classes
 
 COLUMNS = ("folder", "human_name", "generator_label")
 ROWS = [("Käfer", "a beetle", "304"), ("ant", "", "310"), ("bee, wild", "bee", "309")]

@@ -5,7 +5,7 @@ import torch
 
 from ims3core.diffusion import difffit
 from ims3core.diffusion.dit import DiT, DitConfig
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 
 def test_dit_xl_has_the_published_number_of_trainable_weights():

@@ -8,7 +8,7 @@ import torch
 
 from ims3core.diffusion import dit_layout
 from ims3core.diffusion.dit import SHORT_SEQUENCE, DiT, DitConfig, initialise
-from ims3core.shell.errors import ArtifactError
+from ims3core.errors import ArtifactError
 
 
 def diffusers_twin(network):

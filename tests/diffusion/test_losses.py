@@ -9,7 +9,7 @@ from ims3core.diffusion import losses
 from ims3core.diffusion.inversion import inversion_step, invert, official_inversion
 from ims3core.diffusion.sampling import Prediction, ddim_step
 from ims3core.diffusion.schedule import linear_schedule, respace
-from ims3core.shell.errors import ParameterError
+from ims3core.errors import ParameterError
 
 SCHEDULE = linear_schedule()
 

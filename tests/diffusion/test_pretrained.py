@@ -14,7 +14,7 @@ from ims3core.diffusion import dit_layout, pretrained
 from ims3core.diffusion.autoencoder import build_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.generator import write_generator
-from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.errors import ArtifactError, ParameterError
 
 CONFIG = DitConfig(channels=4, side=8, patch=2, width=48, depth=3, heads=4, classes=7)
 PT = {"revision": None, "sha256": None, "heads": 4}

@@ -1,22 +1,19 @@
-"""The training loop: stateless steps, exact resume, loss forms."""
+"""The training loop: stateless steps, exact resume."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from ims3core.adaptations import im
-from ims3core.adaptations.im import inversion_matching_terms
-from ims3core.diffusion import batches, checkpoints, difffit, inversion, losses, training
+from ims3core.base.compute import Machine
+from ims3core.base.distributed import ProcessGroup
+from ims3core.diffusion import batches, checkpoints, difffit, losses, training
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.shell.errors import ArtifactError, NumericsError, ParameterError
+from ims3core.errors import ArtifactError, NumericsError, ParameterError
 
 SCHEDULE = linear_schedule()
-PAPER = {
-    "variational": False, "lambda_im": 0.5, "form": "paper", "similarity": "cosine", "inversion_steps": 2,
-    "pairing": "matched", "grad_through": "inversion", "share": 1.0, "clip_x0": False,
-}  # fmt: skip
+CPU = Machine(torch.device("cpu"), "fp32", False, ProcessGroup())
 
 
 @pytest.fixture
@@ -31,12 +28,13 @@ def train(
 ):
     weights = dict(network.named_parameters())
     state = state or training.start({n: p for n, p in weights.items() if p.requires_grad}, lr=1e-2, weight_decay=0.0)
-    training.run(
-        network, state, SCHEDULE, latents, objective or partial(losses.denoising_terms, variational=True),
+    plan = training.TrainingPlan(
         steps=steps, batch_size=4, label_dropout=0.5, learning_rate=lambda step: 1e-2 / (1 + step),
-        ema_decay=lambda step: decay, grad_norm_every=every, seed=3, autocast=lambda: torch.autocast("cpu", enabled=False),
-        on_step=on_step, accumulate=accumulate,
+        ema_decay=lambda step: decay, seed=3, grad_norm_every=every, accumulate=accumulate,
     )  # fmt: skip
+    objective = objective or partial(losses.denoising_terms, variational=True)
+    for after in training.train(network, state, SCHEDULE, latents, objective, plan, CPU):
+        on_step(after)
     return state
 
 
@@ -124,100 +122,6 @@ def test_label_dropout_puts_the_null_class(latents):
     assert torch.equal(batch.label, kept.label)
 
 
-def test_the_paper_form_sends_gradients_through_the_inversion(tiny_dit, latents):
-    """D3: the matching term has a gradient of its own, and z_t contributes none."""
-    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
-    weights = difffit.freeze_all_but_difffit(tiny_dit)
-
-    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER)
-    norms = {name: training.norm(training.gradient(term, list(weights.values()))) for name, term in terms.items()}
-
-    assert set(terms) == {"diffusion", "im"}
-    assert norms["im"] > 0
-    half = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.25})
-    assert half["im"].item() == pytest.approx(terms["im"].item() / 2)
-
-
-def test_the_paper_form_compares_the_same_timestep(tiny_dit, latents, monkeypatch):
-    """If the inversion arrived at z_t itself, the matching term would be 0: same image, same t (Eq. 5)."""
-    from ims3core.diffusion.schedule import add_noise, at
-
-    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
-    exact = add_noise(SCHEDULE, batch.z0, batch.eps, batch.t)
-    there = (exact, batch.t, at(SCHEDULE.alpha_bar, batch.t, exact))  # a last step from t to t changes nothing
-    monkeypatch.setattr(inversion, "walk", lambda *a, **k: there)
-
-    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"inversion_steps": 2})
-
-    assert terms["im"].item() == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("through", ["inversion", "last_step"])
-def test_the_shared_call_changes_nothing(tiny_dit, latents, steps, through):
-    """Terms and gradients equal those of L_diff and the inversion asked one after the other."""
-    batch = batches.draw_batch(latents, SCHEDULE, step=2, batch_size=6, label_dropout=0.3, null_label=3, seed=0)
-    weights = list(difffit.freeze_all_but_difffit(tiny_dit).values())
-
-    terms = inversion_matching_terms(
-        tiny_dit, SCHEDULE, batch, **PAPER | {"inversion_steps": steps, "grad_through": through, "lambda_im": 1.0}
-    )
-    z_t, _, wanted = losses.denoise(tiny_dit, SCHEDULE, batch, PAPER["variational"])
-    inverted = inversion.invert(
-        tiny_dit, SCHEDULE, batch.z0, batch.t, batch.label, steps=steps, through_all_steps=through == "inversion"
-    )
-    wanted["im"] = torch.stack([losses.cosine_distance(inverted[i : i + 1], z_t[i : i + 1]) for i in range(6)]).mean()
-
-    for name, term in wanted.items():
-        torch.testing.assert_close(terms[name], term, rtol=1e-4, atol=1e-6)
-        for a, b in zip(*(training.gradient(value, weights) for value in (terms[name], term)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", ["paper", "official"])
-def test_a_share_of_the_batch_keeps_the_expectation(tiny_dit, latents, form):
-    """The terms of a half, averaged over the batch and the batch turned by one row, are those of the whole."""
-    changes = {"form": form, "grad_through": "inversion" if form == "paper" else "denoiser", "lambda_im": 1.0}
-    batch = batches.draw_batch(latents, SCHEDULE, step=2, batch_size=6, label_dropout=0.3, null_label=3, seed=0)
-    turned = batches.Batch(*(tensor.roll(1, 0) for tensor in batch.__dict__.values()))
-
-    whole = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | changes)
-    halves = [
-        inversion_matching_terms(tiny_dit, SCHEDULE, part, **PAPER | changes | {"share": 0.5})
-        for part in (batch, turned)
-    ]
-
-    torch.testing.assert_close(sum(half["im"] for half in halves) / 2, whole["im"], rtol=1e-4, atol=0)
-    for half in halves:
-        torch.testing.assert_close(half["diffusion"], whole["diffusion"], rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize(("count", "share", "rows"), [(8, 0.25, [3, 7]), (8, 1.0, list(range(8))), (3, 0.1, [0])])
-def test_a_share_is_evenly_spread(count, share, rows):
-    """So that slices of a batch together hold the share of the whole; never empty."""
-    assert im.spread(count, share) == rows
-
-
-def test_the_official_form_trains_through_the_denoiser(tiny_dit, latents):
-    """Its matching term has a gradient although the inversion runs without one."""
-    batch = batches.draw_batch(latents, SCHEDULE, step=1, batch_size=4, label_dropout=0.1, null_label=3, seed=0)
-    official = PAPER | {"form": "official", "pairing": "all", "grad_through": "denoiser", "clip_x0": True}
-    weights = difffit.freeze_all_but_difffit(tiny_dit)
-
-    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **official)
-
-    assert training.norm(training.gradient(terms["im"], list(weights.values()))) > 0
-
-
-def test_lambda_zero_is_plain_diffusion(tiny_dit, latents):
-    """No matching term, no network call for it."""
-    batch = batches.draw_batch(latents, SCHEDULE, step=0, batch_size=4, label_dropout=0.0, null_label=3, seed=0)
-
-    terms = inversion_matching_terms(tiny_dit, SCHEDULE, batch, **PAPER | {"lambda_im": 0.0})
-
-    assert set(terms) == {"diffusion"}
-
-
 def test_training_lowers_the_loss_and_logs_gradient_norms(tiny_dit, latents, tmp_path):
     """Thirty steps on ten latents reduce the diffusion loss; the table has one column per term and norm."""
     state = train(tiny_dit, latents, steps=30, every=10)
@@ -273,6 +177,48 @@ def test_the_average_keeps_its_decay_and_takes_the_rest(tiny_dit, latents):
 
     state = train(tiny_dit, latents, steps=3, on_step=follow, decay=0.9)
 
-    for name, wanted in average.items():
-        torch.testing.assert_close(state.ema[name], wanted)
+    for name, expected in average.items():
+        torch.testing.assert_close(state.ema[name], expected)
     assert any((state.ema[n] - p).abs().max() > 1e-3 for n, p in state.weights.items())
+
+
+def test_an_objective_with_a_memory_is_told_of_every_step(tiny_dit, latents):
+    """Loaded once, then opened, asked and closed at each step; what it remembers is part of the state."""
+    calls = []
+
+    class Counting:
+        def __call__(self, network, schedule, batch):
+            calls.append("call")
+            return losses.denoising_terms(network, schedule, batch, variational=False)
+
+        def predict(self, network, schedule, batch):
+            raise AssertionError("the only slice is the whole batch")
+
+        def begin(self, z0, label, predicted, *, parts, first):
+            calls.append((len(z0), predicted, parts, first))
+
+        def remember(self):
+            calls.append("remember")
+
+        def state(self):
+            return {"calls": torch.tensor(len(calls))}
+
+        def load(self, tensors):
+            calls.append(dict(tensors))
+
+    assert isinstance(Counting(), training.StatefulObjective)
+    assert not isinstance(partial(losses.denoising_terms, variational=True), training.StatefulObjective)
+    state = train(tiny_dit, latents, steps=2, objective=Counting())
+    assert calls == [{}, *[(4, None, 1, 0), "call", "remember"] * 2]
+    assert state.memory["calls"] == 7
+
+
+def test_training_goes_on_only_when_it_is_asked(tiny_dit, latents):
+    """The state is handed out after every step; who stops asking stops the training there."""
+    state = training.start(dict(tiny_dit.named_parameters()), lr=1e-2, weight_decay=0.0)
+    plan = training.TrainingPlan(3, 4, 0.0, lambda step: 1e-2, lambda step: 0.5, seed=0)
+    states = training.train(
+        tiny_dit, state, SCHEDULE, latents, partial(losses.denoising_terms, variational=False), plan, CPU
+    )
+    assert next(states) is state and state.step == 1 and tiny_dit.training
+    assert [after.step for after in states] == [2, 3] and not tiny_dit.training

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
+from ims3core.base import files
 from ims3core.params import Params, parse
 
 CLASSES = ("ant", "bee", "cat")
@@ -53,9 +53,10 @@ def make_params() -> Callable[..., Params]:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, make_params: Callable[..., Params]) -> Path:
-    """Root of a complete synthetic tree for ``make_params()``."""
+def tree(tmp_path: Path, make_params: Callable[..., Params], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete synthetic tree for ``make_params()``, which is the current folder."""
     write_tree(tmp_path, make_params())
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -87,9 +88,7 @@ def write_tree(root: Path, params: Params) -> None:
         )
         write_json(root / f"metrics/full_data/{student}-{protocol}.json", cell)
     for name, pool in params.pools.items():
-        write_features(
-            root / f"data/features/{name}/features.safetensors", rng, draws=1 if pool.source == "real" else grid.draws
-        )
+        write_features(root / "data/features" / name, rng, draws=1 if pool.source == "real" else grid.draws)
     write_set(root, rng, method="dit", ipc=max(grid.ipc), draw=grid.draws - 1)
     write_json(root / "data/real/train/manifest.json", {"facts": {"images": 24}})
     rows = [("pool", "dit", "", 0, 0.5, 0.25, 1, 0.75, "", "")]
@@ -145,21 +144,21 @@ def selection_record(rng: np.random.Generator, params: Params, method: str) -> d
         for draw in range(params.eval.draws):
             closeness, separation = (float(value) for value in -rng.uniform(1, 3, size=2))
             choice = {"draw": draw, "closeness": closeness, "separation": separation}
-            if row.selection == "s3":
+            if row.type == "s3":
                 choice |= {
                     "objective": closeness + separation,
                     "bound": closeness + separation,
                     "bound_kind": "exhaustive",
                 }
                 choice |= {"gap": 0.0, "sweeps": 3, "engine": "matrix"}
-            elif row.selection == "herding":
+            elif row.type == "herding":
                 choice |= {"closeness": None, "separation": None}
             cells.setdefault(str(ipc), []).append(choice)
-    deterministic = row.selection in ("herding", "k_center")
+    deterministic = row.type in ("herding", "k_center")
     return {
         "method": method,
         "pool": row.pool,
-        "selection": row.selection,
+        "selection": row.type,
         "deterministic": deterministic,
         "cells": cells,
     }
@@ -182,20 +181,24 @@ def write_set(root: Path, rng: np.random.Generator, *, method: str, ipc: int, dr
     write_json(folder / "manifest.json", {"format": 1, "method": method, "ipc": ipc, "draw": draw, "images": images})
 
 
-def write_features(path: Path, rng: np.random.Generator, *, draws: int) -> None:
+def write_features(directory: Path, rng: np.random.Generator, *, draws: int) -> None:
     """Unit features around one direction per class, in shuffled order."""
+    import torch
+
     places = np.array([(d, c, i) for d in range(draws) for c in range(len(CLASSES)) for i in range(PER_CLASS)])
     places = places[rng.permutation(len(places))]
     features = np.eye(DIM)[places[:, 1]] + 0.2 * rng.normal(size=(len(places), DIM))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-    columns = {name: np.ascontiguousarray(places[:, k]) for k, name in enumerate(("draw", "class_index", "index"))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"features": features, **columns}, path)
+    columns = {"ipc": np.zeros(len(places), np.int64)}
+    columns |= {name: np.ascontiguousarray(places[:, k]) for k, name in enumerate(("draw", "class_index", "index"))}
+    tensors = {name: torch.from_numpy(values) for name, values in {"features": features, **columns}.items()}
+    files.write_tensors(directory / "features.safetensors", tensors)
+    files.write_manifest(directory, "features")
 
 
 def write_curves(root: Path, params: Params) -> None:
     """Loss curves of the generator and of every adaptation that trains; gradient norms at every third step only."""
-    trained = [name for name, row in params.adaptations.items() if row.loss != "none"]
+    trained = [name for name, row in params.adaptations.items() if row.type != "none"]
     for path in [root / "data/generator/curve.csv", *(root / f"data/adapted/{name}/curve.csv" for name in trained)]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as stream:

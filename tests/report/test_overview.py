@@ -5,8 +5,8 @@ import re
 import pandas as pd
 import pytest
 
+from ims3core.errors import ArtifactError, ParameterError
 from ims3core.report import overview, tables
-from ims3core.shell.errors import ArtifactError, ParameterError
 
 
 def frame(scores, protocol="steps"):
@@ -54,7 +54,7 @@ def test_shares_are_of_the_gap_from_dit_to_full_data():
 def test_a_table_that_is_none_is_named(tmp_path):
     """Missing, damaged, other columns, another protocol: one line each."""
     path = tmp_path / "mine/accuracy.csv"
-    with pytest.raises(ArtifactError, match="not there; `ims3 beside mine` makes it"):
+    with pytest.raises(ArtifactError, match="not there; `ims3 run mine` makes it"):
         overview.read(path)
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\x00")

@@ -8,21 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from safetensors.numpy import save_file
 
+from ims3core.base import files
+from ims3core.data import pools
+from ims3core.data.distilled import SetKey
+from ims3core.errors import ArtifactError
+from ims3core.params.sections import Eval
 from ims3core.report import artifacts
-from ims3core.shell.errors import ArtifactError
 
-GRID = {
-    "methods": {"dit": ("dit", "first"), "ims3": ("im", "s3")},
-    "ipc": [1, 4],
-    "students": ["convnet"],
-    "draws": 2,
-    "seeds": 2,
-    "protocols": ["steps"],
-    "split": "test",
-}
+MADE_OF = {"dit": ("dit", "first"), "ims3": ("im", "s3")}
 CELL = "metrics/cells/ims3-4-convnet-steps.json"
 FEATURES = "data/features/dit/features.safetensors"
 SET = "data/distilled/dit/ipc-4/draw-1"
@@ -34,12 +30,18 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
 
 
+def read_results(**changes) -> artifacts.Results:
+    """The records of a small grid."""
+    grid = {"methods": ["dit", "ims3"], "ipc": [1, 4], "students": ["convnet"], "draws": 2, "seeds": 2}
+    return artifacts.read_results(Path(), MADE_OF, Eval(**grid | {"protocols": ["steps"], "split": "test"} | changes))
+
+
 class TestResults:
     def test_follow_the_grid_and_nothing_else(self, tree):
         """Cells come in grid order; a broken file outside the grid is not even opened."""
         (tree / "metrics/cells/old-1-convnet-steps.json").write_text("{")
 
-        found = artifacts.read_results(tree, **GRID)
+        found = read_results()
 
         assert [(cell.method, cell.ipc) for cell in found.cells] == [("dit", 1), ("dit", 4), ("ims3", 1), ("ims3", 4)]
         assert [record.method for record in found.selections] == ["dit", "ims3"]
@@ -50,8 +52,8 @@ class TestResults:
         """The message names the missing file and the command that makes it."""
         (tree / CELL).unlink()
 
-        with pytest.raises(ArtifactError, match=f"^{CELL}: no such file; run `dvc repro`$"):
-            artifacts.read_results(tree, **GRID)
+        with pytest.raises(ArtifactError, match=f"^{CELL}: no such file; `dvc repro` makes it$"):
+            read_results()
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -72,19 +74,19 @@ class TestResults:
         edit(tree / CELL, **changes)
 
         with pytest.raises(ArtifactError, match=f"^{CELL}: {message}"):
-            artifacts.read_results(tree, **GRID)
+            read_results()
 
     def test_truncated_cell_is_named(self, tree):
         """Half a JSON file is refused."""
         (tree / CELL).write_text((tree / CELL).read_text()[:100])
 
-        with pytest.raises(ArtifactError, match=f"^{CELL}: Invalid JSON"):
-            artifacts.read_results(tree, **GRID)
+        with pytest.raises(ArtifactError, match=f"^{CELL}: not valid JSON"):
+            read_results()
 
     def test_every_draw_and_seed_is_wanted(self, tree):
         """A cell written for fewer runs is stale."""
         with pytest.raises(ArtifactError, match="dit-1-convnet-steps.json: 4 runs .* wanted 2 draws x 3 seeds"):
-            artifacts.read_results(tree, **GRID | {"seeds": 3})
+            read_results(seeds=3)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -100,18 +102,17 @@ class TestResults:
         edit(tree / "metrics/selection/dit.json", **changes)
 
         with pytest.raises(ArtifactError, match=f"^metrics/selection/dit.json: {message}"):
-            artifacts.read_results(tree, **GRID)
+            read_results()
 
 
 class TestImages:
-    def read(self, root, **changes):
+    def read(self, **changes):
         """Images of the set under test."""
-        manifest = artifacts.read_manifest(root, method="dit", ipc=4, draw=1)
-        return artifacts.read_images(root, manifest, **{"classes": 3, "count": 2} | changes)
+        return artifacts.open_set(Path(), SetKey("dit", 4, 1)).images(**{"classes": 3, "count": 2} | changes)
 
     def test_are_the_first_of_each_class(self, tree):
         """Pixels equal those in the files, class by class, grey repeated over three channels."""
-        found = self.read(tree)
+        found = self.read()
 
         assert found.shape == (3, 2, 6, 6, 3)
         with Image.open(tree / SET / "train/bee/draw1-00001.png") as image:
@@ -119,20 +120,22 @@ class TestImages:
 
     def test_are_never_more_than_the_set_has(self, tree):
         """Four images per class are shown where nine are asked for."""
-        assert self.read(tree, count=9).shape[1] == 4
+        assert self.read(count=9).shape[1] == 4
 
     def test_changed_image_is_named(self, tree):
         """An image that differs from its manifest is refused."""
         other, path = (tree / SET / f"train/ant/draw1-0000{i}.png" for i in (1, 0))
         path.write_bytes(other.read_bytes())
 
-        with pytest.raises(ArtifactError, match=f"^{SET}/train/ant/draw1-00000.png: SHA-256 is"):
-            self.read(tree)
+        with pytest.raises(
+            ArtifactError, match=f"^{SET}/train/ant/draw1-00000.png: content differs from the SHA-256 in"
+        ):
+            self.read()
 
     def test_missing_class_is_named(self, tree):
         """A set without images of a class is refused."""
         with pytest.raises(ArtifactError, match="manifest.json: class_index 3 has 0 images, wanted 2"):
-            self.read(tree, classes=4)
+            self.read(classes=4)
 
     @pytest.mark.parametrize(
         ("picture", "message"),
@@ -148,68 +151,70 @@ class TestImages:
         edit(tree / SET / "manifest.json", images=images)
 
         with pytest.raises(ArtifactError, match=message):
-            self.read(tree)
+            self.read()
 
     def test_manifest_of_another_set_is_refused(self, tree):
         """A manifest in the wrong place is refused."""
         edit(tree / SET / "manifest.json", draw=0)
 
         with pytest.raises(ArtifactError, match=r"\('dit', 4, 0\), wanted \('dit', 4, 1\)"):
-            self.read(tree)
+            self.read()
 
 
 class TestFeatures:
     @pytest.mark.parametrize(("pool", "draw"), [("dit", 1), ("real", 0)], ids=["generated", "real"])
     def test_rows_are_those_of_the_manifest(self, tree, pool, draw):
         """Each image leads to the row of its draw, class and index; real images have one draw for all sets."""
-        found = artifacts.read_features(tree, pool=pool)
-        manifest = artifacts.read_manifest(tree, method="dit", ipc=4, draw=1)
+        _, place = pools.read_features(Path("data/features", pool))
+        chosen = artifacts.open_set(Path(), SetKey("dit", 4, 1))
 
-        rows = found.rows(manifest)
+        rows = chosen.rows(place)
 
-        places = list(zip(found.draw[rows], found.class_index[rows], found.index[rows], strict=True))
-        assert places == [(draw, image.class_index, image.index) for image in manifest.images]
-        features, classes = found.subset(rows)
-        assert (features == found.features[rows]).all()
-        assert classes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        coordinates = [values[rows].tolist() for values in (place.draw, place.class_index, place.index)]
+        images = chosen.manifest.images
+        assert list(zip(*coordinates, strict=True)) == [(draw, image.class_index, image.index) for image in images]
+        assert coordinates[1] == [0] * 4 + [1] * 4 + [2] * 4
 
     def test_image_without_feature_is_named(self, tree):
         """An image its pool does not know is refused."""
         images = json.loads((tree / SET / "manifest.json").read_text())["images"]
         images[2]["index"] = 99
         edit(tree / SET / "manifest.json", images=images)
-        manifest = artifacts.read_manifest(tree, method="dit", ipc=4, draw=1)
+        _, place = pools.read_features(Path("data/features/dit"))
 
         with pytest.raises(ArtifactError, match="draw1-00002.png .draw 1, class_index 0, index 99. has no feature"):
-            artifacts.read_features(tree, pool="dit").rows(manifest)
+            artifacts.open_set(Path(), SetKey("dit", 4, 1)).rows(place)
 
     def test_truncated_file_is_named(self, tree):
         """Half a safetensors file is refused."""
         (tree / FEATURES).write_bytes((tree / FEATURES).read_bytes()[:-9])
 
-        with pytest.raises(ArtifactError, match=f"^{FEATURES}: not a complete safetensors file"):
-            artifacts.read_features(tree, pool="dit")
+        with pytest.raises(ArtifactError, match=f"^{FEATURES}: found .* bytes, the manifest says .*truncated"):
+            pools.read_features(Path("data/features/dit"))
 
     @pytest.mark.parametrize(
         ("shapes", "message"),
         [
-            ({"features": (4, 2), "draw": (4,), "class_index": (4,)}, "'index' is missing"),
-            ({"features": (4, 2), "draw": (4,), "class_index": (3,), "index": (4,)}, r"wanted \(N, dim\)"),
+            ({"index": None}, "'index' is missing"),
+            ({"class_index": (3,)}, r"wanted \(N, dim\)"),
         ],
         ids=["missing", "shape"],
     )
-    def test_wrong_tensors_are_named(self, tree, shapes, message):
+    def test_wrong_tensors_are_named(self, tmp_path, shapes, message):
         """A file with other tensors or lengths is refused."""
-        save_file({name: np.zeros(shape) for name, shape in shapes.items()}, tree / FEATURES)
+        shapes = {"features": (4, 2), **dict.fromkeys(("ipc", "draw", "class_index", "index"), (4,))} | shapes
+        tensors = {name: torch.zeros(shape) for name, shape in shapes.items() if shape is not None}
+        files.write_tensors(tmp_path / "features.safetensors", tensors)
+        files.write_manifest(tmp_path, "features")
 
         with pytest.raises(ArtifactError, match=message):
-            artifacts.read_features(tree, pool="dit")
+            pools.read_features(tmp_path)
 
 
 class TestCurve:
     def test_leaves_out_what_was_not_logged(self, tree):
         """Long rows hold every logged value, in column and step order."""
-        found = artifacts.read_curve(tree, Path("data/generator/curve.csv"))
+        found = artifacts.read_curve(Path("data/generator/curve.csv"))
 
         assert found["series"].value_counts().to_dict() == {"diffusion": 12, "grad_norm_diffusion": 4}
         assert found.loc[found["series"] == "grad_norm_diffusion", "step"].tolist() == [0, 3, 6, 9]
@@ -227,7 +232,8 @@ class TestCurve:
     )
     def test_broken_curve_is_named(self, tmp_path, text, message):
         """A curve that is no table of numbers by step is refused."""
-        (tmp_path / "curve.csv").write_text(text)
+        path = tmp_path / "curve.csv"
+        path.write_text(text)
 
-        with pytest.raises(ArtifactError, match=f"^curve.csv: .*{message}"):
-            artifacts.read_curve(tmp_path, Path("curve.csv"))
+        with pytest.raises(ArtifactError, match=f"^{path}: .*{message}"):
+            artifacts.read_curve(path)

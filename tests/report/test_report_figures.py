@@ -40,9 +40,9 @@ def grid_frames(
     return runs, pd.DataFrame({"mean": grouped.mean(), "std": grouped.std()}).reset_index()
 
 
-def draw_accuracy(*, theme: figures.Theme = figures.LIGHT, **changes) -> bytes:
+def draw_accuracy(**changes) -> bytes:
     """The accuracy figure of a small grid."""
-    return figures.accuracy(*grid_frames(**{"ipcs": (1, 10)} | changes), theme=theme)
+    return figures.accuracy(*grid_frames(**{"ipcs": (1, 10)} | changes))
 
 
 class TestBytes:
@@ -63,12 +63,9 @@ class TestBytes:
             image.load()
             assert set(image.info) == {"dpi"}
 
-    @pytest.mark.parametrize("theme", figures.THEMES, ids=lambda theme: theme.name)
-    def test_background_is_the_themes(self, theme):
-        """The corner of a figure has the page's colour."""
-        wanted = tuple(int(theme.surface[i : i + 2], 16) for i in (1, 3, 5))
-
-        assert tuple(pixels(draw_accuracy(theme=theme))[0, 0]) == wanted
+    def test_background_is_white(self):
+        """The page blends white with its own colour, light or dark."""
+        assert tuple(pixels(draw_accuracy())[0, 0]) == (255, 255, 255)
 
 
 class TestAccuracy:
@@ -92,7 +89,7 @@ class TestAccuracy:
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert figures.accuracy(single, summary, theme=figures.LIGHT)
+            assert figures.accuracy(single, summary)
 
 
 def test_selection_leaves_out_what_was_not_reported():
@@ -100,7 +97,7 @@ def test_selection_leaves_out_what_was_not_reported():
     rows = [("s3", "1", d, -1.0 * d, -2.0) for d in range(3)] + [("herding", "1", 0, np.nan, np.nan)]
     frame = pd.DataFrame(rows, columns=["method", "ipc", "draw", "closeness", "separation"])
 
-    both, one = (pixels(figures.selection(f, theme=figures.DARK)) for f in (frame, frame[:3]))
+    both, one = (pixels(figures.selection(f)) for f in (frame, frame[:3]))
 
     assert both.shape[0] > one.shape[0]
 
@@ -119,13 +116,13 @@ class TestTraining:
         five = self.curves(scale=2)
         four = five[five["series"] != "s4"]
 
-        heights = [pixels(figures.training(curves, theme=figures.LIGHT)).shape[0] for curves in (four, five)]
+        heights = [pixels(figures.training(curves)).shape[0] for curves in (four, five)]
 
         assert heights[0] < heights[1]
 
     def test_draws_wide_ranges_on_a_logarithmic_axis(self):
         """A geometric fall over a factor of 1000 is a straight line, one over 2 is not; the pictures differ."""
-        near, far = (pixels(figures.training(self.curves(scale=s), theme=figures.LIGHT)) for s in (2, 1000))
+        near, far = (pixels(figures.training(self.curves(scale=s))) for s in (2, 1000))
 
         assert near.shape == far.shape
         assert (near != far).any()
@@ -145,7 +142,7 @@ class TestSamples:
         """Image (class, n) lies at its row and column, the background between them."""
         stack = np.random.default_rng(0).integers(0, 255, size=(3, 2, 8, 8, 3), dtype=np.uint8)
 
-        picture = figures._montage(stack, surface="#ffffff")
+        picture = figures.montage(stack, background=(255, 255, 255))
 
         assert picture.shape == (3 * 9 - 1, 2 * 9 - 1, 3)
         for c in range(3):
@@ -160,9 +157,7 @@ class TestSamples:
         stack[0, 0, 0, 0] = (10, 200, 30)
         stack[0, 0, 1, 1] = (250, 20, 120)
 
-        colours = {
-            tuple(c) for c in pixels(figures.samples({"dit": stack}, classes=["0"], theme=figures.LIGHT)).reshape(-1, 3)
-        }
+        colours = {tuple(c) for c in pixels(figures.samples({"dit": stack}, classes=["0"])).reshape(-1, 3)}
 
         coloured = {tuple(map(int, c)) for c in colours if max(c) - min(c) > 60}
         assert coloured == {(10, 200, 30), (250, 20, 120)}
@@ -172,7 +167,7 @@ class TestSamples:
         stack = np.zeros((2, 3, 70, 70, 3), np.uint8)
         three = dict.fromkeys(("a", "b", "c"), stack)
 
-        wide, wrapped = (figures.samples(three, classes=["0", "1"], theme=figures.DARK, across=n) for n in (9, 6))
+        wide, wrapped = (figures.samples(three, classes=["0", "1"], across=n) for n in (9, 6))
 
         assert pixels(wrapped).shape[0] > pixels(wide).shape[0]
 
@@ -181,9 +176,7 @@ class TestSamples:
         limit = figures.MAX_CLASSES
         stacks = [np.zeros((n, 1, 4, 4, 3), np.uint8) for n in (limit, limit + 5)]
 
-        first, second = (
-            figures.samples({"dit": s}, classes=[str(i) for i in range(len(s))], theme=figures.LIGHT) for s in stacks
-        )
+        first, second = (figures.samples({"dit": s}, classes=[str(i) for i in range(len(s))]) for s in stacks)
 
         assert first == second
 
@@ -192,10 +185,10 @@ class TestSamples:
 def test_confusion_fades_with_the_share(classes):
     """A perfect student paints the diagonal in the accent colour, a blind one paints nothing that strong."""
     names = [f"class{i}" for i in range(classes)]
-    accent = tuple(int(figures.LIGHT.accent[i : i + 2], 16) for i in (1, 3, 5))
+    accent = tuple(int(figures.ACCENT[i : i + 2], 16) for i in (1, 3, 5))
 
     perfect, blind = (
-        pixels(figures.confusion(counts, classes=names, theme=figures.LIGHT))[:, :300]  # without the colour bar
+        pixels(figures.confusion(counts, classes=names))[:, :300]  # without the colour bar
         for counts in (np.eye(classes, dtype=int).tolist(), np.ones((classes, classes), int).tolist())
     )
 
@@ -214,9 +207,7 @@ def test_tsne_has_a_panel_per_method(classes):
         {"kind": kinds, "class": index.astype(str), "x": rng.normal(size=len(index)), "y": index * 1.0}
     )
 
-    both, one = (
-        pixels(figures.tsne(f, real="real", theme=figures.DARK)) for f in (frame, frame[frame["kind"] != "ims3"])
-    )
+    both, one = (pixels(figures.tsne(f)) for f in (frame, frame[frame["kind"] != "ims3"]))
 
     assert both.shape == one.shape
     assert (both != one).any()

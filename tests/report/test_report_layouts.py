@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from ims3core.params.sections import Eval
 from ims3core.report import layouts, published
 
 
@@ -19,9 +20,16 @@ def summary(protocol="steps", shift=0.0, students=("convnet",)):
     return pd.DataFrame(rows, columns=["method", "ipc", "student", "protocol", "mean", "std"])
 
 
-def table(**changes):
-    arguments = {"protocol": "steps", "methods": ["random", "ims3"], "ipcs": [1, 10], "students": ["convnet"]}
-    return layouts.layout(summary(), **arguments | changes)
+def grid(**changes):
+    """The rows and columns of a table."""
+    axes = {"methods": ["random", "ims3"], "ipc": [1, 10], "students": ["convnet"], "protocols": ["steps"]}
+    return Eval(**{"draws": 1, "seeds": 1, "split": "test"} | axes | changes)
+
+
+def table(numbers=None, *, protocol="steps", published=lambda student, ipc, method: ("", ""), **changes):
+    """The table of two methods at two IPCs."""
+    frame = summary() if numbers is None else numbers
+    return layouts.layout(frame, grid(**changes), protocol=protocol, published=published)
 
 
 def test_markdown_bolds_the_best_of_a_column_and_repeats_full_data():
@@ -35,13 +43,8 @@ def test_markdown_bolds_the_best_of_a_column_and_repeats_full_data():
 
 def test_students_are_named_where_there_are_several():
     """A column for each student and IPC."""
-    two = layouts.layout(
-        summary(students=("convnet", "resnet18")),
-        protocol="steps",
-        methods=["ims3"],
-        ipcs=[10],
-        students=["convnet", "resnet18"],
-    )
+    students = ["convnet", "resnet18"]
+    two = table(summary(students=students), methods=["ims3"], ipc=[10], students=students)
     assert two.heads == ["convnet, IPC 10", "resnet18, IPC 10"]
 
 
@@ -58,20 +61,14 @@ def test_published_numbers_stand_in_brackets_with_their_footnote():
 
 def test_latex_escapes_names_and_has_a_line_for_each_row():
     """Booktabs, one line per method."""
-    text = layouts.latex(
-        layouts.layout(
-            summary().replace("ims3", "my_row"), protocol="steps", methods=["my_row"], ipcs=[1], students=["convnet"]
-        )
-    )
+    text = layouts.latex(table(summary().replace("ims3", "my_row"), methods=["my_row"], ipc=[1]))
     assert r"my\_row & \textbf{60.0 $\pm$ 1.0} \\" in text
     assert text.startswith(r"\begin{tabular}{lr}")
 
 
 def test_the_higher_of_two_is_taken_cell_by_cell():
     """The paper's rule, only where there are two protocols."""
-    soft = layouts.layout(
-        summary("soft", shift=-5), protocol="soft", methods=["random", "ims3"], ipcs=[1, 10], students=["convnet"]
-    )
+    soft = table(summary("soft", shift=-5), protocol="soft")
     soft.rows[1][1][0] = layouts.Entry(70.0, 1.0, True)
     both = layouts.higher({"steps": table(), "soft": soft})
     assert [[e.mean for e in entries] for _, entries in both.rows] == [[50, 80], [70, 79], [97, 97]]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import html.parser
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from ims3core.report import costs, layouts, page, tables
+from ims3core.params.sections import Eval
+from ims3core.report import costs, data, layouts, page
+from ims3core.report.artifacts import COVERAGE_COLUMNS
+from ims3core.report.pictures import Picture
+from ims3core.students.settings import Protocol
 
-PROTOCOL = {
-    "labels": "hard", "temperature": None, "epochs": None, "steps": 400, "batch_size": 64, "optimiser": "sgd", "lr": 0.01,
-    "schedule": "cosine", "cutmix": 0.5,
-}  # fmt: skip
-PNG = b"\x89PNG not really"
+PROTOCOL = Protocol(
+    labels="hard", temperature=None, epochs=None, steps=400, batch_size=64, optimiser="sgd", lr=0.01, lr_for={},
+    momentum=0.9, weight_decay=5e-4, decay_matrices_only=False, schedule="cosine", cutmix=0.5, batchnorm_warmup=False,
+    evaluations=20, norm="instance", side=None, test_crop=1.0, augment={},
+)  # fmt: skip
+PICTURE = Picture(b"\x89PNG not really", "png", 1600, 900)
 
 
 def make_summary(
@@ -38,18 +44,6 @@ VALUES = {
 METHODS = ["random", "herding", "dit", "ims3"]
 
 
-COVERAGE_COLUMNS = [
-    "kind",
-    "name",
-    "ipc",
-    "draw",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "boundary",
-    "recognised",
-]
 COVERAGE = [
     ("pool", "dit", float("nan"), 0, 0.5, 0.25, 1.0, 0.75, float("nan"), float("nan")),
     ("set", "ims3", 10, 0, 0.9, 0.1, 1.5, 0.625, 0.5, 90.0),
@@ -67,44 +61,29 @@ def compared(methods, **verdicts) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def render(values=None, *, methods=None, dataset="digits", protocols=None, **changes) -> str:
+def render(values=None, *, methods=None, protocols=("steps",), studies=(), **changes) -> str:
     """The page of a small grid."""
-    values, methods = values or VALUES, methods or METHODS
-    setting = page.Setting(
-        dataset=dataset, classes=("ant", "bee"), featured="ims3", methods=methods, ipc=[10], students=["convnet"],
-        draws=3, seeds=3, split="test", protocols=protocols or ["steps"],
-        protocol_values=dict.fromkeys(protocols or ["steps"], PROTOCOL),
-    )  # fmt: skip
-    recipe = {
-        "pool": "im", "source": "generated", "adaptation": "im", "guide": "none", "sampler": "ddpm", "selection": "s3",
-        "refined": "–",
-    }  # fmt: skip
+    values, methods, protocols = values or VALUES, methods or METHODS, list(protocols)
+    grid = Eval(methods=methods, ipc=[10], students=["convnet"], draws=3, seeds=3, split="test", protocols=protocols)
+    entries = {"pool": "im", "source": "generated", "adaptation": "im", "guide": "none", "sampler": "ddpm"}
     sets = [("s3", "10", d, -1.0 - d, -2.0, -3.0 - d, -3.5 - d, "dual", 0.25 * (d + 1), 3.0) for d in (0, 1)]
     columns = ["method", "ipc", "draw", "closeness", "separation", "objective", "bound", "bound_kind", "gap", "sweeps"]
+    cell = SimpleNamespace(classes=["ant", "bee"])
     arguments = {
-        "setting": setting,
-        "recipes": [page.Recipe(method=m, **recipe) for m in methods],
-        "summary": make_summary(values),
-        "selections": pd.DataFrame(sets, columns=columns),
-        "comparisons": compared(methods),
+        "dataset": "digits", "featured": "ims3", "grid": grid, "protocols": dict.fromkeys(protocols, PROTOCOL),
+        "method_rows": [data.MethodRow(method=m, **entries, selection="s3", refined="–") for m in methods],
+        "fixed": ["herding"], "results": SimpleNamespace(cells=[cell]), "runs": None, "summary": make_summary(values),
+        "selections": pd.DataFrame(sets, columns=columns), "comparisons": compared(methods),
         "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
         "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
+        "curves": None, "plane": None, "images": {}, "grid_images": 2,
         "layouts": {
-            name: layouts.layout(
-                make_summary(values, protocol=name), protocol=name, methods=methods, ipcs=[10], students=["convnet"]
-            )
-            for name in protocols or ["steps"]
+            name: layouts.layout(make_summary(values, protocol=name), grid, protocol=name) for name in protocols
         },
-        "studies": [],
-        "galleries": {"ant": page.Picture(light=PNG, dark=PNG[::-1])},
-        "fixed": ["herding"],
-        "pictures": {
-            name: page.Picture(light=PNG, dark=PNG[::-1])
-            for name in ("accuracy", "selection", "training", "confusion", "samples", "tsne")
-        },
-        "paper": tables.paper_rows(dataset="ImageWoof", ipc=10),
-    }
-    return page.html(**arguments | changes)
+    }  # fmt: skip
+    charts = dict.fromkeys(("accuracy", "selection", "training", "confusion", "tsne"), PICTURE)
+    pictures = page.Pictures(charts, {"ims3": PICTURE}, {"ant": {"ims3": PICTURE}})
+    return page.html(data.ReportData(**arguments | changes), pictures, studies)
 
 
 class Rows(html.parser.HTMLParser):
@@ -148,11 +127,11 @@ class TestPage:
         assert ", protocol steps" not in render()
 
     def test_loads_nothing(self):
-        """Every picture is embedded, light and dark; there is no other address, script or style sheet."""
+        """Every picture is embedded once; there is no other address, script or style sheet."""
         text = render()
         parsed = Rows(text)
 
-        assert len(parsed.loaded) == 14
+        assert len(parsed.loaded) == 5 + 2
         assert all(address.startswith("data:image/png;base64,") for address in parsed.loaded)
         assert parsed.open == []
         assert not re.search(r"<script|<link|@import|url\(|https?:", text)
@@ -234,7 +213,7 @@ class TestPage:
 
     def test_studies_say_what_they_found(self):
         """A study stands with its claim, its sentences and its picture; without one there is no section."""
-        part = page.StudyPart("lambda_im", "a<b", ["higher by 1"], [page.Picture(light=PNG, dark=PNG[::-1])])
+        part = page.StudyPart("lambda_im", "a<b", ["higher by 1"], [PICTURE])
         text = render(studies=[part])
         assert "<h2>Studies</h2>" in text and "a&lt;b" in text and "<li>higher by 1</li>" in text
         assert 'alt="Study lambda_im"' in text and "<h2>Studies</h2>" not in render()
@@ -249,9 +228,9 @@ class TestPage:
     [(1.25, "+1.2"), (-0.36, "−0.4"), (0.04, "0.0"), (-0.04, "0.0")],
     ids=["gain", "loss", "small gain", "small loss"],
 )
-def test_signed_has_no_sign_at_zero(value, text):
+def test_a_difference_has_no_sign_at_zero(value, text):
     """What rounds to zero is neither a gain nor a loss."""
-    assert page.signed(value) == text
+    assert page.with_sign(value) == text
 
 
 @pytest.mark.parametrize(
@@ -264,7 +243,7 @@ def test_signed_has_no_sign_at_zero(value, text):
 )
 def test_protocol_text_names_the_length(changes, start):
     """A protocol is given in steps or in epochs, with or without CutMix."""
-    text = page.protocol_text(PROTOCOL | changes)
+    text = page.protocol_text(PROTOCOL.model_copy(update=changes))
 
     assert text.startswith(start)
     assert ("no CutMix" in text) == bool(changes)

@@ -43,7 +43,7 @@ def test_a_cell_of_the_paper_is_in_a_profile(number, profiles):
     models = {paper for part, paper in published.MODELS.items() for network in networks if network.startswith(part)}
 
     assert row == "full" or row in params.eval.methods or cell["table"].startswith(("4", "13"))
-    assert row == "full" or row in {*params.methods, *params.refined}
+    assert row == "full" or row in {*params.methods, *params.refinements}
     assert int(cell["ipc"]) in params.eval.ipc
     assert cell["model"] in models | {"unstated"}
     if cell["method"] in SETTINGS:

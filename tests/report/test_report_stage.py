@@ -10,8 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ims3core.shell.errors import ArtifactError, ParameterError
-from stages import report
+from ims3core.errors import ArtifactError, ParameterError
+from ims3core.pipeline import harness
+from ims3core.report import data, figures, pictures
+from ims3core.studies import figures as studies
 
 OUTPUTS = {
     "metrics/accuracy.csv",
@@ -26,18 +28,24 @@ OUTPUTS = {
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
-    """Every file below ``root`` with its bytes."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """Every file below ``root``, but for the workspace of the stage, with its bytes."""
+    names = [path for path in root.rglob("*") if path.is_file() and "scratch" not in path.parts]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in names}
+
+
+def run(params) -> None:
+    """Runs the stage in the current folder."""
+    harness.execute(harness.open_stage("report", params, Path(), ()))
 
 
 def test_forced_rerun_changes_no_byte(tree, make_params, monkeypatch):
     """A run writes exactly the promised files and touches no input; a second one writes the same bytes."""
-    monkeypatch.setattr(report.figures, "DPI", 60)  # for speed
+    monkeypatch.setattr(figures, "DPI", 60)  # for speed
     params, before = make_params(), snapshot(tree)
 
-    report.run(params, tree)
+    run(params)
     first = snapshot(tree)
-    report.run(params, tree)
+    run(params)
 
     assert snapshot(tree) == first
     assert {name: first[name] for name in before} == before
@@ -45,7 +53,7 @@ def test_forced_rerun_changes_no_byte(tree, make_params, monkeypatch):
 
 
 def test_a_study_is_drawn_again_only_when_its_numbers_change(tree, make_params, monkeypatch):
-    """Once in every theme; what is kept is the picture that a fresh drawing gives."""
+    """Once; what is kept is the picture that a fresh drawing gives."""
     study = (
         "{mine: {claim: c, rows: [ims3], ipc: [1], draws: 2, seeds: 1, split: validation, measures: [accuracy], "
         "vary: {s3.alpha: [0.1, 0.5]}}}"
@@ -55,19 +63,19 @@ def test_a_study_is_drawn_again_only_when_its_numbers_change(tree, make_params, 
     rows = [f"{dataset},{a},{a},ims3,1,{d},0,accuracy,{80 + d}" for a in ("0.1", "0.5") for d in (0, 1)]
     table.parent.mkdir(parents=True)
     table.write_text("\n".join(["data,key,s3.alpha,row,ipc,draw,seed,metric,value", *rows]) + "\n")
-    draw, drawn = report.studies.draw, []
-    monkeypatch.setattr(report.studies, "draw", lambda *args, **theme: drawn.append(theme) or draw(*args, **theme))
+    draw, drawn = studies.draw, []
+    monkeypatch.setattr(studies, "draw", lambda study, frame: drawn.append(len(frame)) or draw(study, frame))
 
-    report.run(params, tree)
+    run(params)
     page = (tree / "reports/index.html").read_bytes()
-    assert len(drawn) == len(report.figures.THEMES)
-    report.run(params, tree)
-    assert len(drawn) == len(report.figures.THEMES)
+    assert len(drawn) == 1
+    run(params)
+    assert len(drawn) == 1
     assert (tree / "reports/index.html").read_bytes() == page
 
     table.write_text(table.read_text().replace(",81\n", ",95\n"))
-    report.run(params, tree)
-    assert len(drawn) == 2 * len(report.figures.THEMES)
+    run(params)
+    assert len(drawn) == 2
     assert (tree / "reports/index.html").read_bytes() != page
 
 
@@ -75,9 +83,11 @@ class TestTables:
     @pytest.fixture
     def written(self, tree, make_params, monkeypatch):
         """The tree after a run whose figures are not drawn."""
-        for name in ("accuracy", "samples", "tsne", "selection", "training", "confusion", "gallery"):
-            monkeypatch.setattr(report.figures, name, lambda *args, **kwargs: b"")
-        report.run(make_params(), tree)
+        for name in ("accuracy", "samples", "tsne", "selection", "training", "confusion"):
+            monkeypatch.setattr(figures, name, lambda *args, **kwargs: b"")
+        monkeypatch.setattr(pictures, "chart", lambda png: png)
+        monkeypatch.setattr(pictures, "opened", lambda png: pictures.Picture(png, "png", 1, 1))
+        run(make_params())
         return tree
 
     def test_accuracy_covers_the_grid_and_the_upper_bound(self, written):
@@ -119,14 +129,14 @@ class TestTables:
         """The Markdown table prints the means of the JSON."""
         tree = json.loads((written / "metrics/accuracy.json").read_text())["steps"]
 
-        lines = report.markdown(make_params(), written).splitlines()
+        lines = data.markdown(make_params(), written).splitlines()
 
         assert len(lines) == 2 + 4 + 1
         assert f"{tree['random']['ipc-1']['convnet']:.1f} ± " in lines[2]
 
     def test_a_smaller_grid_forgets_the_rest(self, written, make_params):
         """Cells that params.yaml no longer names vanish from the results, though their files remain."""
-        report.run(make_params(methods="[dit, ims3]", ipc="[4]", students="[convnet]"), written)
+        run(make_params(methods="[dit, ims3]", ipc="[4]", students="[convnet]"))
 
         found = pd.read_csv(written / "metrics/accuracy.csv")
         assert found[["method", "ipc", "student"]].drop_duplicates().to_numpy().tolist() == [
@@ -145,7 +155,7 @@ class TestTables:
         "data/adapted/im/curve.csv",
         "data/distilled/random/ipc-4/draw-0/manifest.json",
         "data/distilled/dit/ipc-4/draw-0/train/ant/draw0-00001.png",
-        "data/features/im/features.safetensors",
+        "data/features/im/manifest.json",
     ],
 )
 def test_missing_input_is_named_before_anything_is_written(tree, make_params, missing):
@@ -153,8 +163,8 @@ def test_missing_input_is_named_before_anything_is_written(tree, make_params, mi
     (tree / missing).unlink()
     before = snapshot(tree)
 
-    with pytest.raises(ArtifactError, match=f"^{missing}: no such file; run `dvc repro`$"):
-        report.run(make_params(), tree)
+    with pytest.raises(ArtifactError, match=f"^{missing}: no such file; `dvc repro` makes it$"):
+        run(make_params())
 
     assert snapshot(tree) == before
 
@@ -162,7 +172,7 @@ def test_missing_input_is_named_before_anything_is_written(tree, make_params, mi
 def test_featured_method_must_be_in_the_grid(tree, make_params):
     """A featured method without cells is a mistake in params.yaml."""
     with pytest.raises(ParameterError, match="report.tsne_method: found 's3', wanted one of eval.methods"):
-        report.run(make_params(tsne_method="s3"), tree)
+        run(make_params(tsne_method="s3"))
 
 
 def test_starts_without_the_heavy_packages():

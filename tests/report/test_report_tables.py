@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ims3core.report import published, tables
-from ims3core.report.artifacts import Cell, Choice, Run, Selection
+from ims3core.report.artifacts import Cell, Choice, Run, SelectionReport
 
 percents = st.floats(0, 100, allow_nan=False).map(lambda value: round(value, 4))
 
@@ -129,11 +129,11 @@ def test_confusion_rows_count_every_decision():
 def test_selections_list_every_set_of_the_wanted_ipcs():
     """Rows follow IPC and draw; what a selection does not report is an empty cell."""
     choices = [Choice(draw=1, closeness=-1.0), Choice(draw=0, objective=-3.0, bound_kind="dual", sweeps=2)]
-    record = Selection(
+    report = SelectionReport(
         method="s3", pool="dit", selection="s3", deterministic=False, cells={"1": choices, "10": choices[:1]}
     )
 
-    found = tables.selections([record], ipcs=[1])
+    found = tables.selections([report], ipcs=[1])
 
     assert tables.csv_text(found) == (
         "method,ipc,draw,pool,selection,objective,closeness,separation,bound,bound_kind,gap,sweeps\n"

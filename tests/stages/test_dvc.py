@@ -66,7 +66,7 @@ def project(tmp_path_factory, toy_text):
     (root / "params.yaml").write_text(toy_text)
     # Enough pieces of work that a kill can fall between two of them.
     change(root, "finetune", "epochs", value=1.0)
-    change(root, "candidates", "steps", value=20)
+    change(root, "dpm_solver", "steps", value=20)
     change(root, "protocols", "steps", "steps", value=60)
     change(root, "compute", "threads", value=1)  # else all student runs of a cell could end at the same time
     identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
@@ -89,7 +89,7 @@ def test_a_second_repro_runs_nothing(project):
         (("s3", "alpha"), 0.5, {"select@s3", "select@ims3"}, r"generator|encoder|finetune|candidates|features|centroids"),
         (("im", "lambda_im"), 0.01, {"finetune@im"}, r"generator|encoder|latents|finetune@none|candidates@(dit|real)|select@(dit|s3|random)$"),
         (("encoder", "lr"), 0.01, {"encoder"}, r"generator|latents|finetune|candidates"),
-        (("eval", "ipc"), [1, 2, 3], {"select@dit"}, r"prepare|generator|encoder|finetune|guides|candidates|features|centroids|students@.*-[12]-"),
+        (("eval", "ipc"), [1, 2, 3], {"select@dit"}, r"prepare|generator|encoder|finetune|guides|features|centroids|students@.*-[12]-"),
         (("eval", "seeds"), 3, {"students@dit-1-convnet-steps"}, r"prepare|generator|encoder|finetune|guides|candidates|features|centroids|select"),
     ],
     ids=["alpha", "lambda", "encoder", "ipc", "seeds"],
@@ -122,21 +122,23 @@ def outdated(project):
 @pytest.mark.parametrize(
     ("path", "stages"),
     [
-        ("ims3core/selections/s3.py", {"select@s3", "select@ims3"}),
-        ("ims3core/selections/herding.py", {"select@herding"}),
-        ("ims3core/adaptations/im.py", {"finetune@im"}),
-        ("ims3core/samplers/dpm_solver.py", {"candidates@dit", "candidates@im"}),
-        ("ims3core/sources/generated.py", {"candidates@dit", "candidates@im"}),
-        ("ims3core/guides/none.py", {"guides@none"}),
-        ("ims3core/shell/errors.py", set()),
-        ("ims3core/shell/progress.py", set()),
-        ("ims3core/shell/timings.py", set()),
-        ("ims3core/shell/scratch.py", set()),
+        ("ims3core/axes/selections/s3.py", {"select@s3", "select@ims3", "report"}),
+        ("ims3core/axes/selections/herding.py", {"select@herding", "report"}),
+        ("ims3core/axes/adaptations/im.py", {"finetune@im", "report"}),
+        ("ims3core/axes/samplers/dpm_solver.py", {"candidates@dit", "candidates@im", "report"}),
+        ("ims3core/axes/sources/generated.py", {"candidates@dit", "candidates@im", "report"}),
+        ("ims3core/axes/guides/none.py", {"guides@none", "report"}),
+        ("ims3core/errors.py", set()),
+        ("ims3core/params/rows.py", set()),
+        ("ims3core/pipeline/progress.py", set()),
+        ("ims3core/pipeline/timings.py", set()),
+        ("ims3core/pipeline/workspace.py", set()),
+        ("ims3core/planning/table.py", set()),
     ],
     ids=lambda value: value.split("/", 1)[1] if isinstance(value, str) else "",
 )
 def test_a_comment_outdates_only_what_uses_the_file(project, path, stages):
-    """And what the shell says can be reworded for nothing."""
+    """The report's table of costs asks every entry; messages and bookkeeping can be reworded for nothing."""
     dvc(project, "repro")
     source = (project / path).read_text()
     (project / path).write_text(source + "# a comment\n")
@@ -152,7 +154,7 @@ def parts(project):
     return {
         path.relative_to(project): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in sorted((project / "scratch").rglob("*"))
-        if path.is_file() and path.name not in ("lock", "published", "ledger.json", "timings.jsonl")
+        if path.is_file() and path.name not in ("lock", "holder", "published", "ledger.json", "timings.jsonl")
     }
 
 
@@ -195,151 +197,167 @@ def test_a_larger_grid_computes_only_what_is_new(project, per_class):
 
 SELECTION = '''"""The last candidates."""
 
-from ims3core.params.schema import Empty as Section
-from ims3core.selections import ungrouped
-
-DETERMINISTIC, SOURCES = False, None
+from ims3core.axes.selections import Selection, ungrouped
 
 
-def need(ipc):
-    return None
+class Last(Selection):
+    """As many as are asked for."""
 
+    def select(self, candidates, *, ipc, seed, draw):
+        import torch
 
-def select(candidates, *, ipc, seed, draw):
-    import torch
-
-    return ungrouped([torch.arange(len(own) - ipc, len(own)) for own in candidates.features])
+        return ungrouped([torch.arange(len(features) - ipc, len(features)) for features in candidates.features])
 '''
 SAMPLER = '''"""The start itself."""
 
-from ims3core.samplers import Steps as Section
-from ims3core.samplers import network_calls as calls
-
-TAKES = ("nothing", "targets")
+from ims3core.axes.samplers import RespacedSampler
 
 
-def sample(denoiser, label, streams, given, **section):
-    return streams() if given is None else given
+class Start(RespacedSampler):
+    """No step is taken."""
+
+    accepts = ("nothing", "targets")
+
+    def sample(self, denoiser, labels, noise, guide_latents):
+        return noise() if guide_latents is None else guide_latents
 '''
 GUIDE = '''"""The mean latent."""
 
-from ims3core.params.schema import Empty as Section
-
-GIVES, PER_IPC, NETWORK = "targets", False, False
+from ims3core.axes.guides import Guide
 
 
-def prepare(latents, denoiser, label):
-    return {"mean": latents.mean(0)}
+class Mean(Guide):
+    """The same for all images of a class."""
 
+    provides = "targets"
 
-def start(prepared, ipc, generator):
-    return prepared["mean"].expand(ipc, -1, -1, -1)
+    def prepare(self, latents, denoiser, label):
+        return {"mean": latents.mean(0)}
 
-
-def calls(images):
-    return 0
+    def start(self, prepared, ipc, generator):
+        return prepared["mean"].expand(ipc, -1, -1, -1)
 '''
 ADAPTATION = '''"""Half the diffusion loss."""
 
-from ims3core.params.schema import Empty as Section
+from ims3core.axes.adaptations import Adaptation
 
 
-def objective(*, variational):
-    from ims3core.diffusion.losses import denoising_terms
+class Half(Adaptation):
+    """The variational term is left out."""
 
-    return lambda *given: {"half": denoising_terms(*given, variational=variational)["diffusion"] / 2}
+    def objective(self, *, variational):
+        from ims3core.diffusion.losses import denoising_terms
 
+        return lambda *step: {"half": denoising_terms(*step, variational=variational)["diffusion"] / 2}
 
-def passes():
-    return 2.0
+    def passes(self):
+        return 2.0
 '''
 SOURCE = '''"""Grey images."""
 
-from ims3core.params.schema import Empty as Section
-
-SAMPLED = False
+from ims3core.axes.sources import Source
 
 
-def maker(inputs, wanted, machine):
-    import torch
+class Grey(Source):
+    """Darker or brighter by class."""
 
-    from ims3core.data.pools import Made
+    noise_stream = "grey"
 
-    shape = inputs.train.images.shape[1:]
-    return lambda spots: Made(torch.stack([torch.full(shape, 10 * s.class_index, dtype=torch.uint8) for s in spots]))
+    def build(self, inputs, spec, machine):
+        import torch
 
+        from ims3core.data.pools import CandidateBatch
 
-def calls(wanted):
-    return 0
+        shape = inputs.train.images.shape[1:]
+        grey = lambda key: torch.full(shape, 10 * key.class_index, dtype=torch.uint8)
+        return lambda keys: CandidateBatch(torch.stack(list(map(grey, keys))))
 '''
 REFINEMENT = '''"""The negative."""
 
-from ims3core.params.schema import Empty as Section
+from ims3core.axes.refinements import Refinement
 
 
-READS = "data/real/train"
+class Negative(Refinement):
+    """Black is white."""
 
+    def passes(self, sets, classes):
+        return {}
 
-def passes(sets, classes):
-    return {}
-
-
-def refine(start):
-    return 255 - start.chosen.images
+    def refine(self, start):
+        return 255 - start.images
 '''
-POOL = {"adaptation": "none", "guide": "none", "purpose": "new", "sized_by": "candidates.per_class"}
-METHOD = {"centroids": "real", "selection": "first", "pool": "fresh", "reads": "data/real/classes.json"}
+DIAGNOSTIC = '''"""The number of weights."""
+
+from ims3core.axes.diagnostics import GeneratorDiagnostic
+
+
+class Weights(GeneratorDiagnostic):
+    """Of the adapted generator."""
+
+    def measure(self, network, schedule, latents, label, generator):
+        return {"weights": [sum(weight.numel() for weight in network.parameters())]}
+'''
+POOL = {"adaptation": "none", "guide": "none"}
+METHOD = {"centroids": "real", "type": "first", "pool": "fresh"}
 
 
 @pytest.mark.parametrize(
     ("axis", "text", "rows", "stages"),
     [
-        ("selections", SELECTION, {"methods": METHOD | {"pool": "dit", "selection": "new"}}, {"select@fresh"}),
+        ("selections", SELECTION, {"methods": METHOD | {"pool": "dit", "type": "new"}}, {"select@fresh"}),
         ("samplers", SAMPLER, {"pools": POOL | {"source": "generated", "sampler": "new"}, "methods": METHOD}, POOLED),
         (
             "guides", GUIDE,
-            {"guides": {"by": "new", "adaptation": "none"}, "methods": METHOD,
+            {"guides": {"type": "new", "adaptation": "none"}, "methods": METHOD,
              "pools": POOL | {"source": "generated", "sampler": "steered", "guide": "fresh"}},
             POOLED | {"guides@fresh"},
         ),
         (
             "adaptations", ADAPTATION,
-            {"adaptations": {"loss": "new"}, "methods": METHOD,
+            {"adaptations": {"type": "new"}, "methods": METHOD,
              "pools": POOL | {"source": "generated", "sampler": "dpm_solver", "adaptation": "fresh"}},
             POOLED | {"finetune@fresh"},
         ),
-        ("sources", SOURCE, {"pools": POOL | {"source": "new", "sampler": "none"}, "methods": METHOD | {"selection": "random"}}, POOLED),
-        ("refinements", REFINEMENT, {"refined": {"start": "dit", "by": "new", "reads": "data/real/train"}}, {"refine@fresh"}),
+        ("sources", SOURCE, {"pools": POOL | {"source": "new", "sampler": "none"}, "methods": METHOD | {"type": "random"}}, POOLED),
+        ("refinements", REFINEMENT, {"refinements": {"start": "dit", "type": "new"}}, {"refine@fresh"}),
+        ("diagnostics", DIAGNOSTIC, {"diagnostics": {"type": "new", "adaptation": "im"}}, {"diagnose@fresh"}),
     ],
-    ids=["selection", "sampler", "guide", "adaptation", "source", "refinement"],
+    ids=["selection", "sampler", "guide", "adaptation", "source", "refinement", "diagnostic"],
 )  # fmt: skip
 def test_a_new_module_runs_its_row_and_nothing_else(project, axis, text, rows, stages):
-    """One file and a few lines of params.yaml: only the row's own stages and the report run, and the row is scored."""
+    """One class in one file and a few lines of params.yaml: only the row's own stages and the report run; a method is scored.
+
+    A selection takes 15 lines or fewer.
+    """
     dvc(project, "repro")
     before = (project / "params.yaml").read_text()
-    module = project / "ims3core" / axis / "new.py"
+    module, steered = project / f"ims3core/axes/{axis}/new.py", project / "ims3core/axes/samplers/steered.py"
+    walk = {"steps": 2, "guidance": 1.5, "guided_channels": 1}
+    assert len(text.splitlines()) <= (15 if axis == "selections" else 20)
     try:
         module.write_text(text)
         if axis == "guides":  # no sampler here takes targets yet
-            (project / "ims3core/samplers/steered.py").write_text(SAMPLER)
-            change(project, "steered", value={"steps": 2, "guidance": 1.5, "guided_channels": 1})
-        change(project, "new", value={"steps": 2, "guidance": 1.5, "guided_channels": 1} if axis == "samplers" else {})
+            steered.write_text(SAMPLER)
+            change(project, "steered", value=walk)
+        change(project, "new", value=walk if axis == "samplers" else {})
         for table, row in rows.items():
-            change(project, table, "fresh", value=row)
-        change(project, "eval", "methods", value=[*yaml.safe_load(before)["eval"]["methods"], "fresh"])
-        ran = dvc(project, "repro")
+            change(project, table, value=yaml.safe_load(before)[table] | {"fresh": row})
+        expected = stages | {"report"}
+        if axis != "diagnostics":
+            change(project, "eval", "methods", value=[*yaml.safe_load(before)["eval"]["methods"], "fresh"])
+            expected |= {f"students@fresh-{ipc}-convnet-steps" for ipc in (1, 2)} | {"coverage"}
+        assert set(dvc(project, "repro")) == expected
 
-        cells = {f"students@fresh-{ipc}-convnet-steps" for ipc in (1, 2)}
-        assert set(ran) == stages | cells | {"coverage", "report"}
-        assert "fresh,2,convnet,steps,1,1," in (project / "metrics/accuracy.csv").read_text()
+        if axis != "diagnostics":
+            assert "fresh,2,convnet,steps,1,1," in (project / "metrics/accuracy.csv").read_text()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "ims3core", "stages", "dvc.yaml"], cwd=project, capture_output=True, text=True,
             check=True,
         ).stdout.split()  # fmt: skip
-        assert [name for name in changed if "steered" not in name][:2] == ["??", f"ims3core/{axis}/new.py"]
+        assert [name for name in changed if "steered" not in name][:2] == ["??", f"ims3core/axes/{axis}/new.py"]
     finally:
         module.unlink(missing_ok=True)
-        (project / "ims3core/samplers/steered.py").unlink(missing_ok=True)
+        steered.unlink(missing_ok=True)
         (project / "params.yaml").write_text(before)
 
 
@@ -357,37 +375,31 @@ def test_a_forced_repro_changes_no_byte(project):
 
 @pytest.mark.parametrize("victim", ["stage", "dvc"])
 @pytest.mark.parametrize(
-    ("stage", "home", "piece", "output"),
+    ("stage", "piece", "output"),
     [
-        ("generator", "generator", "checkpoint.safetensors", "data/generator"),
-        ("finetune@im", "finetune-im", "checkpoint.safetensors", "data/adapted/im"),
-        ("candidates@dit", "candidates-dit", "ipc*.safetensors", "data/candidates/dit"),
-        (
-            "students@dit-2-convnet-steps",
-            "students-dit-2-convnet-steps",
-            "run-*.json",
-            "metrics/cells/dit-2-convnet-steps.json",
-        ),
+        ("generator", "*-begun/checkpoint.safetensors", "data/generator"),
+        ("finetune@im", "*-begun/checkpoint.safetensors", "data/adapted/im"),
+        ("candidates@dit", "ipc*.safetensors", "data/candidates/dit"),
+        ("students@dit-2-convnet-steps", "run-*.json", "metrics/cells/dit-2-convnet-steps.json"),
     ],
     ids=["generator", "finetune", "candidates", "students"],
 )
-def test_a_kill_is_survived(project, stage, home, piece, output, victim):
+def test_a_kill_is_survived(project, stage, piece, output, victim):
     """kill -9 of the stage, or of dvc alone, with a part of the work done: the next run goes on and ends with the same bytes."""
     dvc(project, "repro")
-    place = project / output
-    wanted = sorted(place.rglob("*")) if place.is_dir() else [place]
-    expected = {path: path.read_bytes() for path in wanted if path.is_file()}
-    shutil.rmtree(project / "scratch" / home)  # else the parts of the last run would serve again, and nothing be made
+    place, folder = project / output, project / "scratch" / stage.replace("@", "-")
+    outputs = sorted(place.rglob("*")) if place.is_dir() else [place]
+    expected = {path: path.read_bytes() for path in outputs if path.is_file()}
+    shutil.rmtree(folder)  # else the units of the last run would serve again, and nothing be made
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage], cwd=project,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(project),
     )  # fmt: skip
-    folder = project / "scratch" / home
     deadline = time.time() + 120
     while not list(folder.glob(f"*/{piece}")) and time.time() < deadline and process.poll() is None:
         time.sleep(0.002)
     if victim == "stage":
-        os.kill(int((folder / "lock").read_text()), signal.SIGKILL)  # fails if it has ended: then nothing was shown
+        os.kill(int((folder / "holder").read_text()), signal.SIGKILL)  # fails if it has ended: then nothing was shown
     else:
         assert process.poll() is None
         process.kill()
@@ -406,8 +418,8 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
     dvc(project, "repro")
     before = (project / "params.yaml").read_text()
     study = {"claim": "c", "rows": ["s3", "dit"], "ipc": [1], "draws": 2, "seeds": 1, "split": "validation",
-             "vary": {"s3.alpha": [0.1, 0.9]}, "measures": ["accuracy", "coverage", "cost", "probes"],
-             "fixed": {"probes.mine": {"by": "instability", "adaptation": "none"},
+             "vary": {"s3.alpha": [0.1, 0.9]}, "measures": ["accuracy", "coverage", "cost", "diagnostics"],
+             "fixed": {"diagnostics.mine": {"type": "instability", "adaptation": "none"},
                        "instability": {"images": 1, "steps": 2, "level": 0.5}}}  # fmt: skip
 
     def ims3():
@@ -424,7 +436,7 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
         mine, lock = (project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()
         table = project / "metrics/studies/mine.csv"
         assert ims3()[0] == 2
-        assert not (project / "scratch/beside/studies/scratch/generator").exists()  # it came from DVC's cache
+        assert not (project / "scratch/runs/studies/scratch/generator").exists()  # it came from DVC's cache
         lines = table.read_text().splitlines()
         assert {line.split(",")[2] for line in lines[1:]} == {"0.1", "0.9"}
         assert {"accuracy", "recall", "sampling_calls", "log_coefficient"} <= {line.split(",")[-2] for line in lines}
@@ -436,7 +448,7 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
         change(project, "studies", value={"mine": study})
         assert ((project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()) == (mine, lock)
         names = subprocess.run(
-            [sys.executable, "-m", "dvc", "exp", "list"], cwd=project / "scratch/beside/studies", capture_output=True,
+            [sys.executable, "-m", "dvc", "exp", "list"], cwd=project / "scratch/runs/studies", capture_output=True,
             text=True, check=True, env=environment(project),
         ).stdout  # fmt: skip
         assert names.count("mine-") == 3

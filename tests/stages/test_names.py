@@ -1,6 +1,5 @@
 """Class names as people write them survive into folders, pictures, the page and the cards; none leads outside."""
 
-import contextlib
 from html import escape
 from pathlib import Path
 
@@ -13,24 +12,11 @@ from ims3core import export
 from ims3core.data import read_classes
 
 NAMES = ("🐝 bee", "a|b", "$x$ and $y$", "<b>bold & co", "new\nline", "tab\there", "train", "漢字")
-ALL = (
-    "prepare",
-    "generator",
-    "encoder",
-    "teacher",
-    "latents",
-    "finetune none",
-    "guides none",
-    "candidates real",
-    "candidates dit",
-    "features real",
-    "features dit",
-    "centroids real",
-    "select random",
-    "select dit",
-    "labels steps",
-)
-LAST = ("coverage", "report")  # fmt: skip
+LINES = (
+    "prepare", "generator", "encoder", "teacher", "latents", "finetune none", "guides none", "candidates real",
+    "candidates dit", "features real", "features dit", "centroids real", "select random", "select dit", "labels steps",
+    "students random 1 convnet steps", "students dit 1 convnet steps", "full_data convnet steps", "coverage", "report",
+)  # fmt: skip
 
 
 def parameters(toy_text, **data):
@@ -38,7 +24,7 @@ def parameters(toy_text, **data):
     tree["data"] |= {"classes": None, **data}
     tree["eval"] |= {"methods": ["random", "dit"], "ipc": [1], "draws": 1, "seeds": 1}
     tree["methods"] = {name: tree["methods"][name] for name in ("random", "dit")}
-    tree["refined"] = {}
+    tree["refinements"] = {}
     tree["adaptations"] = {"none": tree["adaptations"]["none"]}
     tree["pools"] = {name: tree["pools"][name] for name in ("real", "dit")}
     tree["candidates"]["per_class"] = 2
@@ -48,7 +34,7 @@ def parameters(toy_text, **data):
 
 
 @pytest.fixture(scope="module")
-def built(build, stage, toy_text, tmp_path_factory):
+def built(build, toy_text, tmp_path_factory):
     """Eight classes of ten images, and everything that follows to the report."""
     photos = tmp_path_factory.mktemp("photos")
     stream = np.random.default_rng(0)
@@ -57,14 +43,7 @@ def built(build, stage, toy_text, tmp_path_factory):
         for n in range(10):
             Image.fromarray(stream.integers(0, 256, (8, 8), dtype=np.uint8)).save(photos / name / f"{n}.png")
     # beside other classes a folder called train is a class
-    root = build(parameters(toy_text, source="imagefolder", path=str(photos)), *ALL)
-    with contextlib.chdir(root):
-        for name in ("random", "dit"):
-            stage("students", name, 1, "convnet", "steps")
-        stage("students", "convnet", "steps", function="run_full_data")
-        for name in LAST:
-            stage(name)
-    return root
+    return build(parameters(toy_text, source="imagefolder", path=str(photos)), *LINES)
 
 
 def test_every_name_reaches_the_page_as_text(built):

@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 
 from ims3core import data
+from ims3core.axes.samplers.dpm_solver import DPMSolver
 from ims3core.base import files
 from ims3core.diffusion import latents
-from ims3core.intake.readers import digits
-from ims3core.samplers import dpm_solver
-from ims3core.shell.errors import Ims3Error
+from ims3core.errors import Ims3Error
+from ims3core.ingest.readers import digits
 
 LABELS = {"drei": 3, "eins": 1, "sieben": 7}
 
@@ -56,24 +56,16 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     write_project(generator, toy_text)
     asked = []
-    real_sample = dpm_solver.sample
+    sample = DPMSolver.sample
 
-    def spy(denoiser, labels, *args, **options):
+    def spy(self, denoiser, labels, *others):
         asked.append(labels)
-        return real_sample(denoiser, labels, *args, **options)
+        return sample(self, denoiser, labels, *others)
 
-    monkeypatch.setattr(dpm_solver, "sample", spy)
-    for line in (
-        "prepare",
-        "generator",
-        "encoder",
-        "latents",
-        "finetune none",
-        "finetune im",
-        "guides none",
-        "teacher",
-        "labels steps",
-    ):
+    monkeypatch.setattr(DPMSolver, "sample", spy)
+    upstream = ("prepare", "generator", "encoder", "latents", "finetune none", "finetune im", "guides none", "teacher",
+                "labels steps")  # fmt: skip
+    for line in upstream:
         stage(*line.split())
     for pool in ("real", "dit", "im"):
         stage("candidates", pool)
@@ -83,7 +75,7 @@ def test_the_whole_pipeline_runs_and_uses_the_generators_labels(tmp_path, monkey
         stage("select", method)
         for ipc in (1, 2):
             stage("students", method, ipc, "convnet", "steps")
-    stage("students", "convnet", "steps", function="run_full_data")
+    stage("full_data", "convnet", "steps")
     stage("coverage")
     stage("report")
 

@@ -12,7 +12,7 @@ from ims3core import export
 from ims3core.base import files
 from ims3core.data import pools, read_split
 from ims3core.diffusion.generator import phases
-from ims3core.shell.errors import ParameterError
+from ims3core.errors import ParameterError
 
 SIZE = 4
 LINES = ("prepare", "generator", "latents", "guides none")
@@ -24,13 +24,13 @@ def built(build, toy_text):
     tree = yaml.safe_load(toy_text)
     tree["diffusion"] = {}
     tree["finetune"] |= {"epochs": 0.2, "lr": 0.05}
-    tree["adaptations"] = {"none": {"loss": "none"}, "whole": {"loss": "diffusion"},
-                           "parts": {"loss": "diffusion", "phase": SIZE}}  # fmt: skip
+    tree["adaptations"] = {"none": {"type": "none"}, "whole": {"type": "diffusion"},
+                           "parts": {"type": "diffusion", "phase": SIZE}}  # fmt: skip
     plain = tree["pools"]["dit"]
     tree["pools"] = {"real": tree["pools"]["real"], **{n: plain | {"adaptation": n} for n in tree["adaptations"]}}
     tree["methods"] = {"random": tree["methods"]["random"]}
     tree["eval"]["methods"] = ["random"]
-    tree["refined"] = {}
+    tree["refinements"] = {}
     tree["report"]["tsne_method"] = "random"
     each = [f"{stage} {name}" for name in ("none", "whole", "parts") for stage in ("finetune", "candidates")]
     return build(yaml.safe_dump(tree, sort_keys=False), *LINES, *each)
@@ -56,7 +56,7 @@ def test_every_phase_has_its_weights_and_its_part_of_the_curve(built):
 
 def test_a_class_is_drawn_with_the_weights_of_its_phase(built, tmp_path, monkeypatch, stage):
     """Each class equals a pool drawn wholly with that phase's weights, latent for latent up to rounding."""
-    found = pools.read_pool(built / "data/candidates/parts", read_split(built / "data/real/train"))
+    found = pools.read_pool(built / "data/candidates/parts", lambda: read_split(built / "data/real/train"))
     for number in range(3):
         shutil.copytree(built, other := tmp_path / str(number))
         delta = built / f"data/adapted/parts/phase-{number:04d}.safetensors"
@@ -65,7 +65,7 @@ def test_a_class_is_drawn_with_the_weights_of_its_phase(built, tmp_path, monkeyp
         files.write_manifest(staged, "adapted", loss="diffusion", precision="fp32")
         monkeypatch.chdir(other)
         stage("candidates", "whole")
-        alone = pools.read_pool(other / "data/candidates/whole", read_split(built / "data/real/train"))
+        alone = pools.read_pool(other / "data/candidates/whole", lambda: read_split(built / "data/real/train"))
         for c in range(10):
             one, two = (torch.cat([p.latents[p.place.rows(d, c)] for d in range(2)]) for p in (found, alone))
             assert (float((one - two).abs().max()) < 1e-5) == (c // SIZE == number), (number, c)

@@ -15,8 +15,8 @@ import yaml
 
 from ims3core import cli
 from ims3core.base import files
-from ims3core.base.processes import Team
-from ims3core.shell.errors import ParameterError
+from ims3core.base.distributed import ProcessGroup
+from ims3core.errors import ParameterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def project(built, tmp_path):
 
 
 def together(folders, *command):
-    """Starts one process per folder as one team; returns (exit code, stderr) of each."""
+    """Starts one process per folder as one group; returns (exit code, stderr) of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -95,8 +95,8 @@ def test_guides_and_refined_sets_of_two_processes_are_those_of_one(build, toy_te
     tree |= {name: every[name] for name in ("statistics", "distribution_matching")}
     tree["statistics"] |= {"sets": 5, "steps": 4}
     tree["distribution_matching"] |= {"iterations": {1: 2}, "real_batch": 8}
-    tree["guides"]["statistics"] = {"by": "statistics", "adaptation": "none"}
-    tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+    tree["guides"]["statistics"] = {"type": "statistics", "adaptation": "none"}
+    tree["refinements"] = {"dm": {"start": "random", "type": "distribution_matching"}}
     tree["eval"]["methods"] = ["random", "dm"]
     tree["compute"] |= {"threads": 1, "device": "cpu"}
     lines = ("prepare", "generator", "encoder", "latents", "finetune none", "guides none", "candidates real",
@@ -127,7 +127,7 @@ def test_processes_with_other_parameters_are_refused(project, tmp_path):
 
 
 @pytest.mark.parametrize("end", [ParameterError("odd"), RuntimeError("odd"), None])
-def test_every_end_of_a_command_parts_from_the_team(monkeypatch, tmp_path, end):
+def test_every_end_of_a_command_leaves_the_group(monkeypatch, tmp_path, end):
     """Threads of gloo that outlive the interpreter abort about one process of twelve instead of its exit code."""
 
     def command(**_):
@@ -164,10 +164,11 @@ def test_the_launcher_of_the_parameters_runs_the_command(project, monkeypatch, t
 
 
 def test_alone_everything_is_free():
-    """A team of one takes all the work and sends nothing."""
-    team, value = Team(), torch.ones(3)
-    team.add_([value])
-    team.barrier()
-    team.agree("x", "y")
-    assert (value.tolist(), team.share(json), list(team.mine(3)), team.leads) == ([1, 1, 1], json, [0, 1, 2], True)
-    assert [list(Team(r, 2).mine(5)) for r in range(2)] == [[0, 2, 4], [1, 3]]
+    """A group of one process takes all the work and sends nothing."""
+    processes, value = ProcessGroup(), torch.ones(3)
+    processes.all_reduce([value])
+    processes.barrier()
+    processes.require_equal("x", "y")
+    assert (value.tolist(), processes.broadcast(json)) == ([1, 1, 1], json)
+    assert (list(processes.shard(3)), processes.is_main) == ([0, 1, 2], True)
+    assert [list(ProcessGroup(r, 2).shard(5)) for r in range(2)] == [[0, 2, 4], [1, 3]]

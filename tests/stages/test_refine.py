@@ -1,5 +1,6 @@
 """Refined rows: killed between two sets they go on, and a set that is there is never made again."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import yaml
 
 from ims3core.base import files
 from ims3core.data import distilled
-from ims3core.shell import axes
-from ims3core.shell.errors import NumericsError
+from ims3core.errors import NumericsError
+from ims3core.params import entries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = {
-    "dm": ("random", "distribution_matching", "data/real/train"), "idc": ("random", "gradient_matching", "data/real/train"),
-    "sre2l": ("random", "batchnorm_inversion", "data/teacher"), "cao2": ("dit", "conditional_likelihood", "data/generator"),
+    "dm": ("random", "distribution_matching"), "idc": ("random", "gradient_matching"),
+    "sre2l": ("random", "batchnorm_inversion"), "cao2": ("dit", "conditional_likelihood"),
 }  # fmt: skip
 SMALL = {
     "distribution_matching": {"iterations": {1: 2}, "real_batch": 8}, "batchnorm_inversion": {"iterations": 2},
@@ -30,11 +31,14 @@ def built(build, toy_text):
     for name, changes in SMALL.items():
         tree[name] = every[name] | changes
     tree["teacher"] = tree["encoder"] | {"norm": "batch"}
-    tree["refined"] = {row: {"start": start, "by": by, "reads": reads} for row, (start, by, reads) in ROWS.items()}
+    tree["refinements"] = {row: {"start": start, "type": kind} for row, (start, kind) in ROWS.items()}
     tree["eval"]["methods"] = ["random", "dit", *ROWS]
     tree["report"]["tsne_method"] = "dit"
-    lines = ("prepare", "generator", "encoder", "teacher", "latents", "finetune none", "guides none", "candidates real", "candidates dit",
-             "features real", "features dit", "centroids real", "select random", "select dit", *(f"refine {row}" for row in ROWS))  # fmt: skip
+    lines = (
+        "prepare", "generator", "encoder", "teacher", "latents", "finetune none", "guides none", "candidates real",
+        "candidates dit", "features real", "features dit", "centroids real", "select random", "select dit",
+        *(f"refine {row}" for row in ROWS),
+    )  # fmt: skip
     return build(yaml.safe_dump(tree, sort_keys=False), *lines)
 
 
@@ -50,16 +54,16 @@ def test_killed_and_resumed_is_bit_equal(built, tmp_path, monkeypatch, stage, ro
     shutil.rmtree(other / "scratch" / f"refine-{row}")
     monkeypatch.chdir(other)
     before = content(built, row)
-    module, made = axes.load("refinements", ROWS[row][1], "x"), []
-    refine = module.refine
+    entry, made = entries.entry_class("refinements", ROWS[row][1], "x"), []
+    refine = entry.refine
 
-    def counted(start, **section):
+    def counted(self, start):
         if killed and len(made) == 2:
             raise KeyboardInterrupt
         made.append(start.seed)
-        return refine(start, **section)
+        return refine(self, start)
 
-    monkeypatch.setattr(module, "refine", counted)
+    monkeypatch.setattr(entry, "refine", counted)
     killed = True
     with pytest.raises(KeyboardInterrupt):
         stage("refine", row)
@@ -74,16 +78,37 @@ def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch,
     shutil.copytree(built, other := tmp_path / "diverged")
     shutil.rmtree(other / "scratch" / "refine-dm")
     monkeypatch.chdir(other)
-    module = axes.load("refinements", "distribution_matching", "x")
 
-    def diverges(start, **section):
+    def diverges(self, start):
         raise NumericsError("loss is nan at iteration 1; lower lr")
 
-    monkeypatch.setattr(module, "refine", diverges)
-    with pytest.raises(NumericsError, match=r"refined\.dm, dm ipc 1 draw 0: loss is nan .*random/ipc-1/draw-0 is kept"):
+    monkeypatch.setattr(entries.entry_class("refinements", "distribution_matching", "x"), "refine", diverges)
+    message = r"refinements\.dm, dm ipc 1 draw 0: loss is nan .*random/ipc-1/draw-0 is kept"
+    with pytest.raises(NumericsError, match=message):
         stage("refine", "dm")
     assert content(other, "dm") == content(built, "dm")
     assert content(other, "random") == content(built, "random")
+
+
+def test_another_generator_label_makes_the_sets_anew(built, tmp_path, monkeypatch, stage):
+    """CaO2 asks the generator by its labels: sets that were made with others of them do not serve."""
+    shutil.copytree(built, other := tmp_path / "exchanged")
+    monkeypatch.chdir(other)
+    entry, labels = entries.entry_class("refinements", "conditional_likelihood", "x"), []
+    refine = entry.refine
+
+    def noted(self, start):
+        labels.append(start.labels.tolist())
+        return refine(self, start)
+
+    monkeypatch.setattr(entry, "refine", noted)
+    stage("refine", "cao2")
+    assert labels == []  # nothing has changed yet
+    rows = json.loads(Path("data/real/classes.json").read_text())
+    rows[0]["generator_label"], rows[1]["generator_label"] = 1, 0
+    Path("data/real/classes.json").write_text(json.dumps(rows))
+    stage("refine", "cao2")
+    assert labels == [[1, 0, *range(2, 10)]] * 4
 
 
 @pytest.mark.parametrize("row", ROWS)

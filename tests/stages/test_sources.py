@@ -16,7 +16,7 @@ def stored(tmp_path_factory):
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 
-    from ims3core.intake.readers import digits
+    from ims3core.ingest.readers import digits
 
     listing = digits.read()
     pixels, labels = np.asarray(listing.items), listing.labels

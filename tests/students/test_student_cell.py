@@ -1,23 +1,31 @@
-"""A cell of the result table: runs side by side, kept when finished, stopped together."""
+"""The runs of a cell of the result table on the stage harness: side by side, kept, stopped together."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ims3core.base import compute, files, processes
+from ims3core.base import compute, distributed, files
 from ims3core.data import ImageSet
-from ims3core.shell.errors import NumericsError
+from ims3core.errors import NumericsError
+from ims3core.pipeline import executors, harness
+from ims3core.pipeline.stage import Unit
 from ims3core.students import cell
+from ims3core.students.settings import Augment, Protocol
+from stages.students import Students
 
-AUGMENT = {"crop_scale": [0.7, 1.0], "flip": 0.0, "rotate": 0.0, "translate": 0.0, "colour": 0.0, "lighting": 0.0}
-PROTOCOL = {
-    "epochs": None, "steps": 6, "batch_size": 4, "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4,
-    "schedule": "cosine", "cutmix": 0.5, "evaluations": 2,
-}  # fmt: skip
-
-
-MACHINE = compute.Machine(torch.device("cpu"), "fp32", False, processes.Team())
+AUGMENT = Augment(
+    crop_scale=[0.7, 1.0], flip=0.0, rotate=0.0, translate=0.0, colour=0.0, lighting=0.0, patch_shuffle=1,
+    randaugment=None,
+)  # fmt: skip
+PROTOCOL = Protocol(
+    labels="hard", temperature=None, epochs=None, steps=6, batch_size=4, optimiser="sgd", lr=0.02, lr_for={}, momentum=0.9,
+    weight_decay=5e-4, decay_matrices_only=False, schedule="cosine", cutmix=0.5, batchnorm_warmup=False, evaluations=2,
+    norm="instance", side=None, test_crop=1.0, augment={},
+)  # fmt: skip
+MACHINE = compute.Machine(torch.device("cpu"), "fp32", False, distributed.ProcessGroup())
 
 
 def noise_images(count, seed):
@@ -25,14 +33,39 @@ def noise_images(count, seed):
     return ImageSet(torch.randint(256, (count, 1, 8, 8), generator=rng, dtype=torch.uint8), torch.arange(count) % 2)
 
 
-def run(directory, *, sets=3, seeds=2, progress=iter, **changes):
-    directory.mkdir(exist_ok=True)
-    recipe = cell.Recipe(**{
+class Cell(Students):
+    """The stage of a cell of three noise sets and two seeds, without anything on disk before it."""
+
+    sets = [noise_images(6, n) for n in range(3)]
+    held_out = noise_images(20, 99)
+    spec: cell.CellSpec
+
+    def fingerprint(self, *, whole=False):
+        return "f"
+
+    def units(self):
+        return [Unit(f"run-{d}-{s}.json", (d, s)) for d in range(3) for s in range(2)]
+
+    def assemble(self, units):
+        self.records = [files.read_json(self.unit_path(unit)) for unit in units]
+
+
+def run(directory, **changes):
+    """The records of all runs, in order."""
+    node = SimpleNamespace(address="cell", row="", arguments=("noise", "3", "convnet", "p"), outs=(), data=())
+    stage = Cell(None, directory, node, {})
+    stage.machine = MACHINE
+    stage.spec = cell.CellSpec(**{
         "student": "convnet", "network": "convnet", "side": 8, "classes": 2, "statistics": ([0.5], [0.25]),
-        "protocol": PROTOCOL, "augment": AUGMENT, "norm": "instance", "options": {}, "machine": MACHINE, "root_seed": 7,
+        "protocol": PROTOCOL, "augment": AUGMENT, "options": {}, "machine": MACHINE, "root_seed": 7,
     } | changes)  # fmt: skip
-    paths = {(d, s): directory / f"run-{d}-{s}.json" for d in range(sets) for s in range(seeds)}
-    return cell.run_cell(recipe, [noise_images(6, n) for n in range(sets)], noise_images(20, 99), paths, progress)
+    harness.execute(stage)
+    return stage.records
+
+
+def finished(directory):
+    """The files of runs that are there whole."""
+    return sorted(directory.glob("scratch/cell/f/run-*.json"))
 
 
 @pytest.fixture
@@ -69,7 +102,7 @@ def test_every_run_computes_on_one_thread(tmp_path, cores, monkeypatch):
 def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     """A restarted cell reads what its predecessor wrote, and trains only the rest."""
     whole = run(tmp_path)
-    (tmp_path / "run-1-0.json").unlink()
+    (tmp_path / "scratch/cell/f/run-1-0.json").unlink()
     trained, train = [], cell.train_student
     monkeypatch.setattr(cell, "train_student", lambda *a, **k: trained.append(k["seed"]) or train(*a, **k))
 
@@ -80,20 +113,23 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
 def test_a_failing_run_stops_the_others_and_is_the_one_that_is_named(tmp_path, cores, monkeypatch):
     """The first error is raised; runs in progress end at their next step, waiting ones never begin."""
     cores(2)
-    long = PROTOCOL | {"steps": 3000}  # over ten seconds: only a run that was stopped ends without a file
+    long = PROTOCOL.model_copy(
+        update={"steps": 3000}
+    )  # over ten seconds: only a run that was stopped ends without a file
     begun, train = [], cell.train_student
 
-    def one_fails(*arguments, **options):
+    def one_fails(network, images, held_out, setup, **options):
         begun.append(options["seed"])
         if len(begun) == 1:
-            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **long | {"lr": 1e30})
-        return train(*arguments, **options)
+            optimiser = dataclasses.replace(setup.plan.optimiser, lr=1e30)
+            setup = dataclasses.replace(setup, plan=dataclasses.replace(setup.plan, optimiser=optimiser))
+        return train(network, images, held_out, setup, **options)
 
     monkeypatch.setattr(cell, "train_student", one_fails)
     with pytest.raises(NumericsError, match="wanted a finite number"):
         run(tmp_path, protocol=long)
     assert len(begun) < 6
-    assert not list(tmp_path.glob("run-*.json"))
+    assert not finished(tmp_path)
 
 
 def test_an_interrupt_stops_every_run(tmp_path, cores, monkeypatch):
@@ -101,23 +137,24 @@ def test_an_interrupt_stops_every_run(tmp_path, cores, monkeypatch):
     cores(2)
     begun, train = [], cell.train_student
 
-    def only_two_are_short(*arguments, **options):
+    def only_two_are_short(network, images, held_out, setup, **options):
         begun.append(options["seed"])
         if len(begun) > 2:
-            options["plan"] = cell.plan(ipc=3, classes=2, images=6, **PROTOCOL | {"steps": 3000})
-        return train(*arguments, **options)
+            setup = dataclasses.replace(setup, plan=dataclasses.replace(setup.plan, steps=3000))
+        return train(network, images, held_out, setup, **options)
 
-    def interrupted(items):
+    def interrupted(items, **_):
         for number, item in enumerate(items):
             if number == 1:
                 raise KeyboardInterrupt
             yield item
 
     monkeypatch.setattr(cell, "train_student", only_two_are_short)
+    monkeypatch.setattr(executors.progress, "track", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=interrupted)
-    assert len(list(tmp_path.glob("run-*.json"))) == 2
-    assert files.read_json(next(tmp_path.glob("run-*.json")))["curve"]
+        run(tmp_path)
+    assert len(finished(tmp_path)) == 2
+    assert files.read_json(finished(tmp_path)[0])["curve"]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +162,9 @@ def test_an_interrupt_stops_every_run(tmp_path, cores, monkeypatch):
     [("convnet", 8, "cpu", True), ("resnet18", 64, "cpu", True), ("convnet", 224, "cpu", False),
      ("timm:resnet18", 8, "cpu", False), ("convnet", 8, "cuda", False)],
 )  # fmt: skip
-def test_what_trains_side_by_side(student, side, device, expected):
+def test_what_runs_on_one_thread(student, side, device, expected):
     """Own networks on small images on the CPU; the others have the machine, or the global stream, alone."""
-    assert cell.side_by_side(student, side=side, device=torch.device(device)) is expected
+    assert cell.runs_on_one_thread(student, side=side, device=torch.device(device)) is expected
 
 
 def test_the_number_of_threads_comes_back(cores):

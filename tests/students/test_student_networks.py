@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ims3core.shell.errors import DataError, ParameterError
+from ims3core.errors import DataError, ParameterError
 from ims3core.students.networks import build_student
 
 SMALL = ["convnet", "resnetap10", "resnet10", "resnet18"]

@@ -8,16 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ims3core.shell.errors import ParameterError
-from ims3core.students.protocols import minimax_epochs, plan
+from ims3core.errors import ParameterError
+from ims3core.students.plans import OptimiserSpec, Plan, minimax_epochs
+from ims3core.students.settings import Protocol
+
+PROTOCOL = {
+    "labels": "hard", "temperature": None, "epochs": None, "steps": None, "batch_size": 64, "optimiser": "sgd", "lr": 0.01,
+    "lr_for": {}, "momentum": 0.9, "weight_decay": 5e-4, "decay_matrices_only": False, "schedule": "step", "cutmix": 1.0,
+    "batchnorm_warmup": False, "evaluations": 4, "norm": "instance", "side": None, "test_crop": 1.0, "augment": {},
+}  # fmt: skip
 
 
-def build(**changes):
-    values = {
-        "ipc": 10, "classes": 10, "images": 100, "epochs": None, "steps": None, "batch_size": 64, "lr": 0.01,
-        "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "cutmix": 1.0, "evaluations": 4,
-    }  # fmt: skip
-    return plan(**{**values, **changes})
+def build(*, network="convnet", ipc=10, classes=10, images=100, **changes):
+    """The plan of a plain protocol, except for ``changes``."""
+    return Protocol(**PROTOCOL | changes).plan(network, ipc=ipc, classes=classes, images=images, name="odd")
 
 
 @pytest.mark.parametrize(
@@ -58,14 +62,41 @@ def test_above_100_classes_minimax_is_another_recipe():
     large = build(epochs="minimax", classes=1000, images=10_000)
     hundred = build(epochs="minimax", classes=100, images=1000)
 
-    assert (large.lr, large.weight_decay, large.batch_size) == (0.1, 1e-4, 128)
-    assert (hundred.lr, hundred.weight_decay, hundred.batch_size) == (0.01, 5e-4, 64)
+    assert (large.optimiser.lr, large.optimiser.weight_decay, large.batch_size) == (0.1, 1e-4, 128)
+    assert (hundred.optimiser.lr, hundred.optimiser.weight_decay, hundred.batch_size) == (0.01, 5e-4, 64)
     assert build(epochs="minimax", classes=1000, images=10_000, batch_size=256).batch_size == 256
 
 
 def test_fixed_epochs_leave_the_recipe_alone():
     """The recipe for many classes belongs to minimax only."""
-    assert build(epochs=300, classes=1000, images=10_000).lr == 0.01
+    assert build(epochs=300, classes=1000, images=10_000).optimiser.lr == 0.01
+
+
+def test_a_network_may_have_a_rate_of_its_own():
+    """That of the first key that its name contains, else the protocol's."""
+    rates = {"efficientnet_b0": 0.002, "vit": 1e-4}
+
+    assert build(steps=1, lr_for=rates, network="timm:vit_tiny_patch16_224").optimiser.lr == 1e-4
+    assert build(steps=1, lr_for=rates).optimiser.lr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("ipc", "classes", "size"), [(1, 10, 10), (10, 10, 50), (10, 100, 100), (10, 1000, 100), (800, 10, 90)]
+)
+def test_a_batch_size_may_go_by_ipc(ipc, classes, size):
+    """RDED's rule: a number for each IPC, one for all beyond, a factor for 100 and 1000 classes."""
+    rule = {"by_ipc": {1: 10, 10: 50}, "full": 90, "many_classes": 2}
+
+    assert build(steps=1, batch_size=rule, ipc=ipc, classes=classes).batch_size == size
+
+
+def test_an_ipc_without_a_batch_size_is_named():
+    """Between the numbers of a rule nothing is guessed."""
+    rule = {"by_ipc": {1: 10, 10: 50}, "full": 90, "many_classes": 2}
+    with pytest.raises(
+        ParameterError, match=r"protocols\.odd\.batch_size\.by_ipc: has no number for IPC 5; known: 1, 10"
+    ):
+        build(steps=1, batch_size=rule, ipc=5)
 
 
 def test_last_small_batch_is_kept():
@@ -131,4 +162,4 @@ def test_run_always_ends_in_an_evaluation(length, evaluations, images, by_steps)
 def test_exactly_one_length_must_be_given(lengths):
     """Epochs and steps exclude each other."""
     with pytest.raises(ParameterError, match=r"protocols: found epochs \w+ and steps \w+, wanted exactly one"):
-        build(**lengths)
+        Plan(100, 64, OptimiserSpec(0.1), **lengths)

@@ -9,31 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ims3core.base import compute, distributed
 from ims3core.base.seeds import derive_seed, generator
-from ims3core.data import resized
-from ims3core.shell.errors import NumericsError
+from ims3core.data import ImageSet, resized
+from ims3core.errors import NumericsError, ParameterError
 from ims3core.students import train
 from ims3core.students.augment import build_augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.networks import build_student
 from ims3core.students.optimisers import optimiser
-from ims3core.students.protocols import plan
-from ims3core.students.train import train_student
+from ims3core.students.plans import OptimiserSpec, Plan
+from ims3core.students.settings import Augment
+from ims3core.students.train import TrainingSetup, train_student
 
 MEAN, STD = [0.4], [0.3]
+OFF = Augment(
+    crop_scale=None, flip=0.0, rotate=0.0, translate=0.0, colour=0.0, lighting=0.0, patch_shuffle=1, randaugment=None
+)
 
 
-def make_plan(images, **changes):
-    values = {
-        "ipc": 2, "classes": 3, "epochs": None, "steps": 30, "batch_size": 8, "lr": 0.05, "momentum": 0.9,
-        "weight_decay": 5e-4, "schedule": "cosine", "cutmix": 0.0, "evaluations": 3,
-    }  # fmt: skip
-    return plan(images=images, **{**values, **changes})
+def make_plan(images, *, optimiser=None, **changes):
+    values = {"steps": 30, "batch_size": 8, "evaluations": 3}
+    return Plan(images, optimiser=optimiser or OptimiserSpec(0.05, schedule="cosine"), **values | changes)
 
 
 def augmentation(**on):
-    off = {"crop_scale": None, "flip": 0.0, "rotate": 0.0, "translate": 0.0, "colour": 0.0, "lighting": 0.0}
-    return build_augmentation(**{**off, **on}, side=8, channels=1)
+    return build_augmentation(OFF.model_copy(update=on), side=8, channels=1)
+
+
+def setup(plan, *, augment=None, statistics=(MEAN, STD), precision="fp32", teacher=None):
+    """How networks are trained here: 8 px, on the CPU."""
+    machine = compute.Machine(torch.device("cpu"), precision, False, distributed.ProcessGroup())
+    return TrainingSetup(plan, augment or augmentation(), statistics, 8, machine, teacher)
 
 
 def bars(per_class, *, seed):
@@ -48,12 +55,9 @@ def bars(per_class, *, seed):
 def run(
     images, labels, *, network=None, seed=0, augment=None, precision="fp32", held_out=None, on_progress=None, **changes
 ):
-    test_images, test_labels = held_out if held_out is not None else bars(20, seed=99)
     return train_student(
-        network if network is not None else small(), images, labels, side=8,
-        test_images=test_images, test_class_index=test_labels, plan=make_plan(len(images), **changes),
-        augmentation=augment or augmentation(), mean=MEAN, std=STD, seed=seed, device="cpu", precision=precision,
-        on_progress=on_progress,
+        network if network is not None else small(), ImageSet(images, labels), ImageSet(*held_out or bars(20, seed=99)),
+        setup(make_plan(len(images), **changes), augment=augment, precision=precision), seed=seed, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def test_shuffled_labels_destroy_the_score():
 
 def test_curve_has_a_point_per_evaluation_and_best_is_not_below_last():
     """Points lie at the plan's steps; the best accuracy is the largest of them."""
-    result = run(*bars(2, seed=0), lr=0.001, evaluations=5)
+    result = run(*bars(2, seed=0), optimiser=OptimiserSpec(0.001, schedule="cosine"), evaluations=5)
 
     assert [point.step for point in result.curve] == [6, 12, 18, 24, 30]
     assert result.last_top1 == result.curve[-1].top1
@@ -217,7 +221,15 @@ def test_confusion_counts_true_rows_and_predicted_columns():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
 
     held_out = (torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), labels)
-    result = run(*bars(1, seed=0), network=constant, held_out=held_out, lr=1e-9, batch_size=4, steps=1, evaluations=1)
+    result = run(
+        *bars(1, seed=0),
+        network=constant,
+        held_out=held_out,
+        optimiser=OptimiserSpec(1e-9),
+        batch_size=4,
+        steps=1,
+        evaluations=1,
+    )
 
     assert result.confusion.tolist() == [[0, 0, 3], [0, 0, 2], [0, 0, 1]]
     assert result.last_top1 == pytest.approx(100 / 6)
@@ -286,8 +298,7 @@ def test_a_step_is_that_of_torchs_optimiser(kind, matrices_only):
     images, labels = bars(2, seed=0)
     ours, reference, unused = small(), small(), nn.Parameter(torch.ones(3))
     ours.register_parameter("unused", unused)
-    wanted = make_plan(len(images), steps=5, optimiser=kind, decay_matrices_only=matrices_only, weight_decay=0.05)
-    descend = optimiser(ours, wanted)
+    descend = optimiser(ours, OptimiserSpec(0.05, kind, weight_decay=0.05, decay_matrices_only=matrices_only))
     groups = [
         {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0 if matrices_only else 0.05},
@@ -311,28 +322,24 @@ def test_a_step_is_that_of_torchs_optimiser(kind, matrices_only):
     assert all(weight.grad is None for weight in ours.parameters())
 
 
-def rded_plan(images, **changes):
+def rded_plan(images):
     """RDED's protocol (methods f.1) for three steps."""
-    return make_plan(images, **{
-        "steps": 3, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.01, "optimiser": "adamw", "cutmix": 1.0,
-        "decay_matrices_only": True, "temperature": 20.0, "schedule": "half_cosine", "warm_statistics": True,
-        "evaluations": 1,
-    } | changes)  # fmt: skip
+    adamw = OptimiserSpec(1e-3, "adamw", weight_decay=0.01, decay_matrices_only=True, schedule="half_cosine")
+    return Plan(
+        images, 4, adamw, steps=3, evaluations=1, cutmix=1.0, temperature=20.0, batchnorm_warmup=True
+    )  # fmt: skip
 
 
-def test_rdeds_protocol_equals_a_plain_version(monkeypatch):
+def test_rdeds_protocol_equals_a_plain_version():
     """Three steps of student, teacher and optimiser, written plainly in torch, give the same weights to 1e-6."""
     images, labels = bars(4, seed=0)
     build = {"classes": 3, "channels": 1, "side": 8, "norm": "batch"}
     ours, plain, teacher = (build_student("convnet", **build, seed=n) for n in (0, 0, 1))
     teacher.eval()
-    wanted = rded_plan(len(images))
+    data = ImageSet(images, labels)
+    how = setup(rded_plan(len(images)), teacher=lambda x: teacher((x - MEAN[0]) / STD[0]))
 
-    train_student(
-        ours, images, labels, side=8, test_images=images, test_class_index=labels, plan=wanted,
-        augmentation=augmentation(), mean=MEAN, std=STD, seed=5, device="cpu", precision="fp32",
-        teacher=lambda x: teacher((x - MEAN[0]) / STD[0]),
-    )  # fmt: skip
+    train_student(ours, data, data, how, seed=5)
 
     groups = [{"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.01},
               {"params": [p for p in plain.parameters() if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
@@ -367,17 +374,11 @@ def test_labels_made_anew_equal_labels_stored_once():
         stored.append(teacher(x))
         return stored[-1]
 
-    settings = {"steps": 7, "cutmix": 0.5, "temperature": 4.0, "batch_size": 5}
-    arguments = {
-        "side": 8, "test_images": images, "test_class_index": labels, "plan": make_plan(len(images), **settings),
-        "augmentation": augmentation(crop_scale=[0.5, 1], flip=0.5), "mean": MEAN, "std": STD, "seed": 3,
-        "device": "cpu", "precision": "fp32",
-    }  # fmt: skip
-    networks = [small() for _ in range(3)]
-    train_student(networks[0], images, labels, **arguments, teacher=keeping)
-    replay = iter(stored)
-    train_student(networks[1], images, labels, **arguments, teacher=lambda x: next(replay))
-    train_student(networks[2], images, labels, **arguments, teacher=teacher)
+    plan = make_plan(len(images), steps=7, cutmix=0.5, temperature=4.0, batch_size=5)
+    data, augment = ImageSet(images, labels), augmentation(crop_scale=[0.5, 1], flip=0.5)
+    networks, replay = [small() for _ in range(3)], iter(stored)
+    for network, source in zip(networks, (keeping, lambda x: next(replay), teacher), strict=True):
+        train_student(network, data, data, setup(plan, augment=augment, teacher=source), seed=3)
 
     for one, two, three in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(one, two) and torch.equal(one, three)
@@ -388,39 +389,36 @@ def test_a_teacher_that_knows_the_classes_helps_a_student_of_one_image():
     many, classes = bars(40, seed=1)
     teacher = small()
     run(many, classes, network=teacher, steps=200)
-    images, labels = bars(1, seed=0)
+    plan = make_plan(3, steps=60, cutmix=1.0, temperature=4.0)
+    how = setup(
+        plan, augment=augmentation(rotate=20.0, translate=0.2), teacher=lambda x: teacher((x - MEAN[0]) / STD[0])
+    )
 
-    def score(**changes):
-        student = small(seed=2)
-        held_out = bars(60, seed=99)
-        return train_student(
-            student, images, labels, side=8, test_images=held_out[0], test_class_index=held_out[1],
-            plan=make_plan(3, **{"steps": 60, "cutmix": 1.0} | changes), augmentation=augmentation(rotate=20.0, translate=0.2),
-            mean=MEAN, std=STD, seed=0, device="cpu", precision="fp32", teacher=lambda x: teacher((x - MEAN[0]) / STD[0]),
-        ).last_top1  # fmt: skip
+    taught = train_student(small(seed=2), ImageSet(*bars(1, seed=0)), ImageSet(*bars(60, seed=99)), how, seed=0)
 
-    assert score(temperature=4.0) > 50
+    assert taught.last_top1 > 50
 
 
-def test_test_images_are_cropped_where_the_protocol_says(monkeypatch):
+@pytest.mark.parametrize(("temperature", "teacher"), [(4.0, None), (None, small())])
+def test_soft_labels_take_a_temperature_and_a_teacher(temperature, teacher):
+    """One without the other is refused, not passed over."""
+    with pytest.raises(ParameterError, match="a temperature and a teacher, found one of them only"):
+        setup(make_plan(3, temperature=temperature), teacher=teacher)
+
+
+def test_test_images_are_cropped_where_the_protocol_says():
     """Resized to side / test_crop, then the centre: a bright border is not seen."""
     images = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
     images[:, :, :4] = images[:, :, -4:] = 255
     images[:, :, :, :4] = images[:, :, :, -4:] = 255
-    seen = []
+    inputs = []
     network = small()
-    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    arguments = {
-        "augmentation": augmentation(),
-        "mean": [0.0],
-        "std": [1.0],
-        "seed": 0,
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    plan_ = make_plan(4, steps=1, evaluations=1, batch_size=4, test_crop=0.5)
+    network.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+    how = setup(make_plan(4, steps=1, evaluations=1, batch_size=4, test_crop=0.5), statistics=([0.0], [1.0]))
+    labels = torch.tensor([0, 1, 2, 0])
+
     train_student(
-        network, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), side=8, plan=plan_,
-        test_images=images, test_class_index=torch.tensor([0, 1, 2, 0]), **arguments,
-    )  # fmt: skip
-    assert seen[-1].shape == (4, 1, 8, 8) and seen[-1].max() == 0
+        network, ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), labels), ImageSet(images, labels), how, seed=0
+    )
+
+    assert inputs[-1].shape == (4, 1, 8, 8) and inputs[-1].max() == 0

@@ -1,4 +1,4 @@
-"""Studies: settings, what is known of them, sentences and figures; the experiments themselves with a pretended DVC."""
+"""Studies: settings, their tables, sentences and figures; the experiments themselves with a stand-in for DVC."""
 
 import json
 import math
@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from ims3core import params
-from ims3core.report.figures import LIGHT
-from ims3core.shell import beside
-from ims3core.shell.errors import ArtifactError, ParameterError
+from ims3core.errors import ArtifactError, ParameterError
+from ims3core.params.tables import Study
+from ims3core.pipeline import checkouts
 from ims3core.studies import costs, experiments, figures, results, sentences
 from ims3core.studies.settings import settings_of
 from tests.conftest import REPOSITORY, toy_parameters
@@ -22,7 +22,7 @@ PLAIN = {
 
 
 def study_of(**changes):
-    return params.sections.Study.model_validate(PLAIN | changes)
+    return Study.model_validate(PLAIN | changes)
 
 
 def settings(study, **changes):
@@ -47,15 +47,28 @@ class TestSettings:
         assert set(found.params.pools) == {"real", "im"} and set(found.params.methods) == {"ims3"}
         assert set(found.params.adaptations) == {"none", "im"}
         tree = toy_parameters() | {"distribution_matching": profile()["distribution_matching"]}
-        tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+        tree["refinements"] = {"dm": {"start": "random", "type": "distribution_matching"}}
         (found,) = settings_of("mine", tree, study_of(rows=["dm"]))
-        assert set(found.params.methods) == {"random"} and set(found.params.refined) == {"dm"}
+        assert set(found.params.methods) == {"random"} and set(found.params.refinements) == {"dm"}
+
+    def test_every_row_and_section_that_a_row_stands_on_is_left(self):
+        """Pools of centroids, guides, starts and the sections of their entries; fixed sections whatever their name."""
+        (found,) = settings_of("mine", profile(), study_of(rows=["dm", "d3hr", "ims3_generated"], ipc=[1], draws=1))
+        tables = {
+            "refinements": {"dm"}, "methods": {"random", "d3hr", "ims3_generated"}, "centroids": {"real", "generated"},
+            "pools": {"real", "reference", "im", "d3hr"}, "guides": {"none", "statistics"}, "students": {"convnet"},
+        }  # fmt: skip
+        assert {table: set(found.tree[table]) for table in tables} == tables
+        assert {"adaptations", "diagnostics", "coverage"} <= set(found.tree)
+        sections = set(found.tree) - set(params.Params.model_fields)
+        assert sections >= {"distribution_matching", "random", "first", "s3", "im", "statistics", "from_statistics"}
+        assert not sections & {"modes", "mode_guided", "minimax", "s3_image", "k_center", "crops", "realism", "ddim"}
 
     def test_what_the_rows_do_not_name_outdates_no_result(self):
         """A row, an entry's section or a protocol that the study does not use may come and go."""
         (plain,) = settings(study_of())
         tree = toy_parameters() | {"distribution_matching": profile()["distribution_matching"]}
-        tree["refined"] = {"dm": {"start": "random", "by": "distribution_matching", "reads": "data/real/train"}}
+        tree["refinements"] = {"dm": {"start": "random", "type": "distribution_matching"}}
         tree["protocols"]["other"] = tree["protocols"][tree["eval"]["protocols"][0]]
         (more,) = settings_of("mine", tree, study_of())
         assert more.key == plain.key
@@ -66,10 +79,10 @@ class TestSettings:
     def test_named_settings_make_rows_and_sections(self):
         changed = {
             "minimax": {"lambda_representative": 0.1, "lambda_diverse": 0.1, "memory": 2},
-            "adaptations.im": {"loss": "minimax"},
+            "adaptations.im": {"type": "minimax"},
         }
         plain, other = settings(study_of(settings={"a": {}, "b": changed}))
-        assert (plain.params.adaptation("im").name, other.params.adaptation("im").name) == ("im", "minimax")
+        assert [s.params.adaptation("im").entry_name() for s in (plain, other)] == ["im", "minimax"]
         assert [s.labels for s in (plain, other)] == [{"setting": "a"}, {"setting": "b"}]
 
     def test_a_section_that_is_made_may_be_varied_too(self):
@@ -133,15 +146,13 @@ class TestSentences:
         """Seeds are averaged within a set; the interval is that of the sets' differences."""
         rows = [("dit", "1", d, s, "accuracy", 80 + d + s) for d in range(3) for s in range(2)]
         rows += [("im", "1", d, s, "accuracy", 81 + d + s + 0.1 * d) for d in range(3) for s in range(2)]
-        (found,) = sentences.sentences(study_of(), lines(*rows), [])
+        (found,) = sentences.sentences(study_of(), lines(*rows))
         half = 4.302653 * 0.1 / math.sqrt(3)
         assert f"im +1.10 ± {half:.2f} points, higher" in found and found.startswith("accuracy, IPC 1: dit 81.50")
 
     def test_of_many_settings_the_extremes(self):
         rows = [(str(v), "ims3", "1", d, 0, "accuracy", 90 + v + d) for v in range(7) for d in range(2)]
-        (found,) = sentences.sentences(
-            study_of(vary={"s3.alpha": [0]}), lines(*rows, labels=["s3.alpha"]), ["s3.alpha"]
-        )
+        (found,) = sentences.sentences(study_of(vary={"s3.alpha": [0]}), lines(*rows, labels=["s3.alpha"]))
         assert (
             "highest and lowest of 6 others: 6 +6.00 points in every set" in found
             and "; 1 +1.00" in found
@@ -156,14 +167,12 @@ class TestSentences:
             for d, value in enumerate(own)
         ]
         study = study_of(settings={"a": {}, "b": {}})
-        (found,) = sentences.sentences(study, lines(*rows, labels=["setting"]), ["setting"])
+        (found,) = sentences.sentences(study, lines(*rows, labels=["setting"]))
         assert found.endswith("b +15.00 ± 190.59 % of the gap, not distinguishable.")
 
     def test_one_set_has_no_interval(self):
         rows = [("a", "x", "", 0, 0, "m", 1.0), ("b", "x", "", 0, 0, "m", 1234.0)]
-        (found,) = sentences.sentences(
-            study_of(settings={"a": {}, "b": {}}), lines(*rows, labels=["setting"]), ["setting"]
-        )
+        (found,) = sentences.sentences(study_of(settings={"a": {}, "b": {}}), lines(*rows, labels=["setting"]))
         assert found == "x, m: a 1.00; b 1,234."
 
 
@@ -186,7 +195,7 @@ def test_figure_of_each_kind(varied, kind, monkeypatch):
     called = []
     original = getattr(figures, kind)
     monkeypatch.setattr(figures, kind, lambda *a: called.append(kind) or original(*a))
-    png = figures.draw(study, lines(*rows, labels=labels), labels, theme=LIGHT)
+    png = figures.draw(study, lines(*rows, labels=labels))
     assert called == [kind] and png.startswith(b"\x89PNG") and len(png) > 5000
 
 
@@ -196,9 +205,9 @@ class TestExperiments:
         """A checkout whose DVC writes cells: accuracy 90 plus alpha; it can be told to die."""
         self.ran, self.dies_at, self.changed = [], None, []
         clone = tmp_path / "clone"
-        monkeypatch.setattr(beside, "prepare_clone", lambda root, name: clone)
-        monkeypatch.setattr(beside, "forget_experiment", lambda folder, name: None)
-        monkeypatch.setattr(beside, "uncommitted", lambda root, places: self.changed)
+        monkeypatch.setattr(checkouts, "prepare_clone", lambda root, name: clone)
+        monkeypatch.setattr(checkouts, "forget_experiment", lambda folder, name: None)
+        monkeypatch.setattr(checkouts, "uncommitted", lambda root, places: self.changed)
 
         def dvc(folder, *arguments):
             tree = yaml.safe_load((folder / "params.yaml").read_text())
@@ -217,7 +226,7 @@ class TestExperiments:
             whole.parent.mkdir(parents=True, exist_ok=True)
             whole.write_text(json.dumps({"runs": [{"seed": seed, "last_top1": 92.0 + seed} for seed in (0, 1)]}))
 
-        monkeypatch.setattr(beside, "dvc", dvc)
+        monkeypatch.setattr(checkouts, "dvc", dvc)
         return tmp_path
 
     def run(self, project, study, **changes):
@@ -295,12 +304,12 @@ class TestExperiments:
     def test_a_plane_is_made_with_the_experiment_and_again_where_it_is_missing(self, project, monkeypatch):
         """The table alone is not the study; a known plane runs nothing."""
         made = pd.DataFrame({"kind": ["real", "ims3"], "class": ["NA", "b"], "x": [0.1234, 1], "y": [2, 3.0]})
-        monkeypatch.setattr("ims3core.report.artifacts.read_manifest", lambda root, method, ipc, draw: (method, ipc))
+        monkeypatch.setattr("ims3core.report.artifacts.open_set", lambda root, key: (key.method, key.ipc))
         monkeypatch.setattr("ims3core.data.read_classes", lambda path: [])
         asked = []
         monkeypatch.setattr(
             "ims3core.report.planes.plane",
-            lambda params, root, manifests, classes: asked.append(manifests) or made,
+            lambda params, root, sets, classes: asked.append(sets) or made,
         )
         study = study_of(measures=["accuracy", "plane"])
         assert self.run(project, study)[1] == 1 and asked == [{"ims3": ("ims3", 2)}]
@@ -358,18 +367,6 @@ class TestResults:
         assert len(found) == 4 + 6
 
 
-def test_a_key_changes_the_stages_that_name_it_and_what_follows():
-    """The first is where it matters first; an encoder touches no generator."""
-    first = {
-        "data.side": "prepare", "im.lambda_im": "finetune", "dpm_solver.steps": "candidates", "crops.scale": "candidates",
-        "encoder.network": "encoder", "s3.alpha": "select", "distribution_matching.lr": "refine", "eval.seeds": "candidates",
-    }  # fmt: skip
-    assert {key: costs.affected(key)[0] for key in first} == first
-    assert all("students" in costs.affected(key) for key in first)
-    assert not {"latents", "finetune", "candidates"} & set(costs.affected("encoder.network"))
-    assert "generator" in costs.affected("generator.lr") and "finetune" not in costs.affected("s3.alpha")
-
-
 def test_the_shipped_studies_are_settings_that_params_allow():
     tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
     checked = params.checked(tree)
@@ -377,11 +374,36 @@ def test_the_shipped_studies_are_settings_that_params_allow():
     assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 18
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("data.side", 16, "prepare"), ("generator.lr", 0.5, "generator"), ("encoder.steps", 5, "encoder"),
+        ("im.lambda_im", 0.5, "finetune@im"), ("dpm_solver.steps", 5, "candidates@im"),
+        ("crops.scale", [0.1, 1], "candidates@crops"), ("candidates.per_class", 60, "candidates@real"),
+        ("s3.alpha", 0.5, "select"), ("distribution_matching.lr", 0.5, "refine@dm"),
+    ],
+)  # fmt: skip
+def test_what_a_setting_outdates_is_planned_for_it(key, value, first, tmp_path, monkeypatch):
+    """The first stage that names the key and those after it, whatever other studies of the same process vary."""
+    from ims3core.planning import rates
+
+    monkeypatch.setattr(rates, "machine_rates", lambda *facts: rates.assumed_rates(1e-3))
+    tree, planned = profile(), []
+    monkeypatch.setattr(rates, "seconds", lambda row, known: planned.append(row.stage) or 1.0)
+    for rows in (["noise"], ["dm", "ims3", "rded"]):
+        planned.clear()
+        study = study_of(rows=rows, vary={key: [value]})
+        costs.seconds(tmp_path, params.checked(tree), study, settings_of("mine", tree, study))
+    assert planned[0] == first and any(stage.startswith("students") for stage in planned)
+    assert key != "encoder.steps" or not {"latents", "finetune@im", "candidates@im"} & set(planned)
+    assert key != "s3.alpha" or not {"finetune@im", "candidates@im", "refine@dm"} & set(planned)
+
+
 def test_another_root_seed_is_planned_as_all_of_the_graph(tmp_path, monkeypatch):
     """Splits, generator and pools are made anew, a second set of students is not all that it takes."""
     from ims3core.planning import rates
 
-    monkeypatch.setattr(rates, "known_or_measured", lambda *a: rates.given(1e-3))
+    monkeypatch.setattr(rates, "machine_rates", lambda *facts: rates.assumed_rates(1e-3))
     tree, taken = toy_parameters(), []
     for roots in (None, [0], [0, 1]):
         study = study_of(root_seeds=roots)

@@ -1,0 +1,141 @@
+"""How a chosen set is optimised further."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ims3core.base.schema import Entry
+from ims3core.errors import NumericsError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from torch import Tensor
+
+    from ims3core.base.compute import Machine
+    from ims3core.classifiers.teacher import Teacher
+    from ims3core.data import ImageSet
+    from ims3core.diffusion.dit import DiT
+    from ims3core.diffusion.schedule import Schedule
+    from ims3core.students.network_pool import RealTask
+    from ims3core.students.settings import Augment
+
+    Generator = tuple[DiT, Schedule, AutoencoderKL]
+
+Needed = Literal["teacher", "generator"]
+
+
+class Refinement(Entry):
+    """An optimisation of the images of a distilled set."""
+
+    def needs(self) -> tuple[Needed, ...]:
+        """What it looks at beside the real images."""
+        return ()
+
+    @abstractmethod
+    def passes(self, sets: list[int], classes: int) -> dict[str, float]:
+        """What sets of so many images per class cost together, for ``ims3 plan``.
+
+        Images through each network, counted in forward passes, by the name of a student's network or as ``teacher``,
+        ``generator``, ``decoder``.
+        """
+
+    @abstractmethod
+    def refine(self, start: Start) -> Tensor:
+        """New uint8 images (N, channels, side, side) in the order of the set; random only by ``start.seed``.
+
+        Raises:
+            NumericsError: it diverged; the set it started from is kept.
+        """
+
+
+def _no_teacher() -> Teacher:
+    raise LookupError("the teacher was not read: the refinement has to name it in needs()")
+
+
+def _no_generator() -> Generator:
+    raise LookupError("the generator was not read: the refinement has to name it in needs()")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One drawn set and what a refinement may look at.
+
+    Attributes:
+        chosen: the set: uint8 images and class indices.
+        latents: (N, ...) scaled latents of the images, where they were drawn; None for real images.
+        real: the real training images.
+        statistics: mean and std per channel of the real images in [0, 1].
+        augment: the section ``augment``.
+        seed: of this set.
+        row_seed: of all sets of the row.
+        shared: what the sets of a row have in common, such as trained networks; the first one fills it.
+        teacher: opens the teacher, if the refinement needs it.
+        generator: opens network, schedule and autoencoder, if the refinement needs it.
+        labels: generator label of every class.
+        names: of the classes.
+        progress: wraps the iterations.
+    """
+
+    chosen: ImageSet
+    latents: Tensor | None
+    real: ImageSet
+    statistics: tuple[list[float], list[float]]
+    augment: Augment
+    seed: int
+    machine: Machine
+    labels: Tensor
+    teacher: Callable[[], Teacher] = _no_teacher
+    generator: Callable[[], Generator] = _no_generator
+    names: tuple[str, ...] = ()
+    row_seed: int = 0
+    shared: dict[Any, Any] = field(default_factory=dict)
+    progress: Callable[[Iterable[int]], Iterator[int]] = iter
+
+    @property
+    def images(self) -> Tensor:
+        """The images of the set, in memory."""
+        return self.chosen.images[:]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.numel())
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        return len(self.chosen.images) // self.classes
+
+    def rows(self) -> list[Tensor]:
+        """Per class the positions of its images in the set, on the machine."""
+        classes = range(self.classes)
+        return [(self.chosen.class_index == c).nonzero().flatten().to(self.machine.device) for c in classes]
+
+    def real_task(self, network: str) -> RealTask:
+        """The real images as what networks of one kind are trained on."""
+        from ims3core.students.network_pool import RealTask
+
+        return RealTask(network, self.real, self.classes, self.statistics, self.augment, self.machine)
+
+    def encoded(self, vae: AutoencoderKL, batch_size: int) -> Tensor:
+        """Scaled latents of the set: those that it was drawn from, else its images through the encoder."""
+        import torch
+
+        from ims3core.data import batches
+        from ims3core.diffusion.autoencoder import encode
+
+        if self.latents is not None:
+            return self.latents
+        return torch.cat([encode(vae, part)[0] for part in batches(self.chosen.images, batch_size)])
+
+
+def check_finite(loss: Tensor, iteration: int, names: tuple[str, ...] = ()) -> None:
+    """Raises NumericsError if the loss of an iteration, or one of those of the classes (classes,), is not finite."""
+    broken = ~loss.isfinite()
+    if broken.any():
+        first = int(broken.nonzero()[0]) if loss.ndim else 0
+        where = f" of class {names[first] if names else first}" if loss.ndim else ""
+        raise NumericsError(f"loss{where} is {loss[broken][0].item()} at iteration {iteration}; lower lr")

@@ -1,0 +1,1 @@
+"""Classifiers of our classes: the frozen feature encoder and the teacher."""

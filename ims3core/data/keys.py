@@ -1,0 +1,24 @@
+"""The coordinates of candidate images and the seeds they give; loads no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ims3core.base.seeds import derive_seed
+
+REAL_DRAW = 0
+EVERY_IPC = 0
+
+
+class CandidateKey(NamedTuple):
+    """The coordinates of one candidate; ``ipc`` is 0 where it serves every IPC, ``index`` counts within its class."""
+
+    ipc: int
+    draw: int
+    class_index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
+
+
+def candidate_seed(root_seed: int, noise_stream: str, draw: int, class_index: int, index: int) -> int:
+    """The seed of one generated image."""
+    return derive_seed(root_seed, f"candidate-{noise_stream}", draw, class_index, index)

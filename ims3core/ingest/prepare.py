@@ -1,0 +1,125 @@
+"""Decodes the images of a listing once and writes splits of ``data/real``, as pixels or as an index."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from ims3core.base import files
+from ims3core.data import INDEX, LABELS, LOCATION, PIXELS
+from ims3core.data.decode import CHUNK, Decoded, decode_all
+from ims3core.errors import DataError
+from ims3core.ingest.listing import Listing
+
+log = logging.getLogger(__name__)
+NAMED = 4  # unreadable images that a message names
+DARK = 16  # of 256: images of 12 bits in 16 end below
+
+
+def decode_listing(
+    listing: Listing, pixels: Path | None, *, side: int, channels: int, workers: int, skip_unreadable: bool,
+    progress: Callable[[Iterable[Decoded]], Iterator[Decoded]] = iter,
+) -> tuple[list[str], np.ndarray, np.ndarray]:  # fmt: skip
+    """Digests of all images, the rows that are readable, and int64 (N, channels, 2) sums of values and squares.
+
+    The pixels go to the array file ``pixels`` if there is to be one.
+
+    Raises:
+        DataError: unless ``skip_unreadable``, naming some unreadable files and the list of all,
+            scratch/unreadable.txt.
+    """
+    count = len(listing.items)
+    digests: list[str] = []
+    problems: dict[int, str] = {}
+    sums = np.zeros((count, channels, 2), np.int64)
+    peak = 0
+    with contextlib.ExitStack() as stack:
+        store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
+        for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
+            if store is not None:
+                store.write(chunk.pixels.tobytes())
+            sums[len(digests) : len(digests) + len(chunk.sums)] = chunk.sums
+            for row, problem in enumerate(chunk.problems, start=len(digests)):
+                if problem is not None:
+                    problems[row] = f"{listing.origins[row]} ({problem})"
+            digests += chunk.digests
+            peak = max(peak, chunk.peak)
+    if problems and not skip_unreadable:
+        raise _unreadable(list(problems.values()), count)
+    for problem in problems.values():
+        log.warning("left out: %s", problem)
+    if len(problems) < count and peak < DARK:
+        log.warning(
+            "no pixel of %d images is brighter than %d of 255: were these values of fewer bits, or fractions?",
+            count - len(problems), peak,
+        )  # fmt: skip
+    return digests, np.array([row for row in range(count) if row not in problems], np.int64), sums
+
+
+def _unreadable(problems: list[str], count: int) -> DataError:
+    """The error that names some of the ``count`` images that cannot be read; a file lists the others."""
+    named = "; ".join(problems[:NAMED])
+    if len(problems) > NAMED:
+        path = Path("scratch") / "unreadable.txt"
+        files.write_bytes(path, "\n".join(problems).encode())
+        named += f"; and {len(problems) - NAMED} more, all listed in {path}"
+    return DataError(
+        f"{len(problems)} of {count} images cannot be read (data.skip_unreadable would leave them out): {named}"
+    )
+
+
+def canonical_order(rows: np.ndarray, labels: np.ndarray, digests: list[str]) -> np.ndarray:
+    """``rows`` by class and digest, so that what follows does not depend on how a source stores and orders images."""
+    return np.array(sorted(rows.tolist(), key=lambda row: (labels[row], digests[row])), np.int64)
+
+
+def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
+    """Writes mean and standard deviation per channel of the images behind ``sums``, scaled to [0, 1].
+
+    Sums of integers are exact, so the result depends on neither order nor chunks.
+    """
+    mean, square = (sums.sum(0) / (len(sums) * side**2)).T
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    files.write_json(path, {"mean": (mean / 255).tolist(), "std": np.maximum(std / 255, 1e-6).tolist()})
+
+
+def write_pixels(directory: Path, source: Path, rows: np.ndarray, labels: np.ndarray) -> None:
+    """Writes one split whose pixels come from the array file ``source``, a few rows at a time."""
+    shape = np.load(source, mmap_mode="r").shape[1:]
+    with _array_file(directory / PIXELS, (len(rows), *shape)) as out:
+        for first in range(0, len(rows), CHUNK):
+            # Mapped anew for every chunk: pages that were read leave memory.
+            out.write(np.load(source, mmap_mode="r")[rows[first : first + CHUNK]].tobytes())
+    _finish(directory, rows, labels, storage="pixels", channels=shape[0], side=shape[1])
+
+
+def write_index(
+    directory: Path, listing: Listing, digests: list[str], rows: np.ndarray, labels: np.ndarray, *, channels: int,
+    side: int,
+) -> None:  # fmt: skip
+    """Writes one split as a list of files that stay where they are, with the digests of their pixels."""
+    if listing.folder is None:
+        raise DataError("data.storage: 'index' wants images in files (data.source imagefolder); allowed here: pixels")
+    lines = [(int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist()]
+    files.write_csv(directory / INDEX, ("class_index", "file", "sha256"), lines)
+    files.write_json(directory.parent / LOCATION, {"folder": str(listing.folder)})
+    _finish(directory, rows, labels, storage="index", channels=channels, side=side)
+
+
+def _array_file(path: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A uint8 array file in numpy's format, open for its values in order: memory does not grow with its size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("wb")
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream
+
+
+def _finish(directory: Path, rows: np.ndarray, labels: np.ndarray, **facts: str | int) -> None:
+    files.write_tensors(directory / LABELS, {"class_index": torch.from_numpy(labels[rows].astype(np.int64))})
+    files.write_manifest(directory, "split", images=len(rows), **facts)

@@ -1,0 +1,40 @@
+"""Measurements and counts of planning, stored in the user's cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from ims3core.base import files
+
+
+def cached(
+    name: str, facts: Any, compute: Callable[[], dict[str, float]], *, fields: Collection[str], refresh: bool = False
+) -> dict[str, float]:
+    """The ``fields`` that ``compute`` returns for ``facts``, computed once and stored in the file ``name``.
+
+    A file that is missing or damaged is written anew; one that cannot be written is no reason to fail.
+
+    Args:
+        facts: what the values depend on, with a complete ``repr``.
+        refresh: computes them again, for example after a measurement beside other work.
+    """
+    path = Path(platformdirs.user_cache_dir("ims3"), f"{name}.json")
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not refresh and set(stored.get(key, ())) == set(fields):
+            return stored[key]
+    except (OSError, ValueError, AttributeError, TypeError):
+        stored = {}
+    values = compute()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, stored | {key: values})
+    return values

@@ -1,0 +1,69 @@
+"""How many images and classes a data set has, before and after it was prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ims3core.base import files
+from ims3core.errors import ParameterError
+from ims3core.ingest.classes import benchmark_lists
+
+if TYPE_CHECKING:
+    from ims3core.params import Params
+    from ims3core.params.sections import Data
+
+KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
+PER_IMAGENET_CLASS = 1281  # training images, on average
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """Numbers of classes and images; ``counted`` in ``data/real``, else estimated from the parameters."""
+
+    classes: int
+    train: int
+    validation: int
+    test: int
+    counted: bool
+
+
+def dataset_size(params: Params, root: Path) -> DatasetSize:
+    """The size of ``data/real`` if it was prepared for this source, else what is known of the data set.
+
+    Raises:
+        ParameterError: for a source of unknown size that was not prepared yet.
+    """
+    return _counted(params.data, root / "data/real") or _estimated(params.data)
+
+
+def _counted(section: Data, real: Path) -> DatasetSize | None:
+    """The size of the data set in ``real``; None where it is of another source."""
+    if not (real / files.MANIFEST).is_file():
+        return None
+    facts = files.read_json(real / files.MANIFEST)["facts"]
+    if any(facts[key] != getattr(section, key) for key in ("source", "side", "channels")):
+        return None
+    splits = {
+        name: files.read_json(real / name / files.MANIFEST)["facts"]["images"]
+        for name in ("train", "validation", "test")
+    }
+    return DatasetSize(facts["classes"], **splits, counted=True)
+
+
+def _estimated(section: Data) -> DatasetSize:
+    lists = {name: len(members) for name, members in benchmark_lists().items()} | {"imagenet1k": 1000}
+    if section.classes in lists:
+        classes = lists[section.classes]
+        train, test = classes * PER_IMAGENET_CLASS, 50 * classes
+    elif (name := section.name or section.source) in KNOWN_IMAGES:
+        classes, images = 100 if name == "CIFAR100" else 10, KNOWN_IMAGES[name]
+        test = round(section.test_fraction * images) if name == "digits" else 10_000
+        train = images - test
+    else:
+        raise ParameterError(
+            f"data.source: the size of {section.source!r} is known after `ims3 prepare`; run that first"
+        )
+    validation = round(section.validation_fraction * (train + (test if section.source == "digits" else 0)))
+    return DatasetSize(classes, train - validation, validation, test, counted=False)

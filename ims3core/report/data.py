@@ -1,0 +1,182 @@
+"""Everything the report is made of: read and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ims3core.data.distilled import SetKey
+from ims3core.errors import ParameterError
+from ims3core.report import artifacts, costs, layouts, planes, published, statistics, tables
+from ims3core.report.artifacts import FULL
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from ims3core.params import Params
+    from ims3core.params.sections import Eval
+    from ims3core.report.artifacts import DistilledSet, Results
+    from ims3core.report.layouts import Layout
+    from ims3core.students.settings import Protocol
+
+NOTHING = "–"
+COMPARED_WITH = ("random", "dit")  # every row is compared with these
+MAX_CLASSES = 20  # beyond, figures show the first so many classes, and there are no galleries
+HIGHER = "higher"  # the table that holds the better protocol of each cell
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """The entries that one row of the tables is made of."""
+
+    method: str
+    pool: str
+    source: str
+    adaptation: str
+    guide: str
+    sampler: str
+    selection: str
+    refined: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the report shows.
+
+    Attributes:
+        dataset: the name of the data set.
+        featured: the method of the headline, the confusion matrix and the t-SNE plot.
+        grid: what is compared, and how often.
+        protocols: those of the grid, by name.
+        method_rows: one per method of the grid.
+        fixed: methods whose drawn sets are all the same, so that their means differ by the students alone.
+        results: the checked records of all cells and selections.
+        runs, summary, selections, comparisons, coverage, costs, curves, plane: the numbers, as the functions of
+            :mod:`ims3core.report.tables`, ``statistics``, ``costs`` and ``planes`` return them.
+        layouts: the table of every protocol in the paper's shape, and ``higher`` where there are several.
+        images: per method, uint8 (classes, count, H, W, 3): the first images of each class in the first drawn set.
+        grid_images: how many of them the sample grid shows; galleries show all.
+    """
+
+    dataset: str
+    featured: str
+    grid: Eval
+    protocols: dict[str, Protocol]
+    method_rows: list[MethodRow]
+    fixed: list[str]
+    results: Results
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    selections: pd.DataFrame
+    comparisons: pd.DataFrame
+    coverage: pd.DataFrame
+    costs: pd.DataFrame
+    curves: pd.DataFrame
+    plane: pd.DataFrame
+    layouts: dict[str, Layout]
+    images: dict[str, np.ndarray]
+    grid_images: int
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in the order of class_index."""
+        return self.results.cells[0].classes
+
+    @property
+    def largest(self) -> int:
+        """The largest IPC of the grid."""
+        return max(self.grid.ipc)
+
+
+def read(params: Params, root: Path) -> ReportData:
+    """Reads every input of the report.
+
+    Raises:
+        ParameterError: the featured method is not in the grid.
+        ArtifactError: naming the first input that is missing, damaged or stale.
+    """
+    grid, featured = params.eval, params.report.tsne_method
+    if featured not in grid.methods:
+        raise ParameterError(f"report.tsne_method: found {featured!r}, wanted one of eval.methods {grid.methods}")
+    results = read_results(params, root)
+    classes = results.cells[0].classes
+    sets = {name: artifacts.open_set(root, SetKey(name, max(grid.ipc), 0)) for name in grid.methods}
+    runs = tables.runs([*results.cells, *results.full])
+    summary = tables.summary(runs)
+    fixed = [name for name in grid.methods if _is_fixed(params, results, name)]
+    others = [name for name in COMPARED_WITH if name in grid.methods]
+    on_plane = {name: sets[name] for name in sets if name in (*COMPARED_WITH, featured)}
+    return ReportData(
+        dataset=params.data.name or params.data.source, featured=featured, grid=grid,
+        protocols={name: params.protocols[name] for name in grid.protocols},
+        method_rows=[_method_row(params, name) for name in grid.methods],
+        fixed=fixed, results=results, runs=runs, summary=summary,
+        selections=tables.selections(results.selections, ipcs=grid.ipc),
+        comparisons=statistics.comparisons(runs[runs["method"] != FULL], others=others, fixed=fixed),
+        coverage=artifacts.read_coverage(root), costs=costs.frame(params, root, classes=len(classes)),
+        curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
+        layouts=accuracy_layouts(params, summary), images=_images(params, sets, len(classes)),
+        grid_images=params.report.grid_images,
+    )  # fmt: skip
+
+
+def read_results(params: Params, root: Path) -> Results:
+    """The checked records of the grid of ``params``."""
+    made_of = {name: (row.pool, row.type) for name, row in params.methods.items()}
+    made_of |= {name: (row.start, row.type) for name, row in params.refinements.items()}
+    return artifacts.read_results(root, made_of, params.eval)
+
+
+def accuracy_layouts(params: Params, summary: pd.DataFrame) -> dict[str, Layout]:
+    """The table of every protocol in the paper's shape, and ``higher`` where there are several."""
+
+    def printed(student: str, ipc: int, method: str) -> tuple[str, str]:
+        network, side = params.network(student), params.data.side
+        return published.find(dataset=params.data.classes, resolution=side, network=network, ipc=ipc, method=method)
+
+    grid = params.eval
+    by_protocol = {name: layouts.layout(summary, grid, protocol=name, published=printed) for name in grid.protocols}
+    higher = layouts.higher(by_protocol)
+    return by_protocol if higher is None else by_protocol | {HIGHER: higher}
+
+
+def markdown(params: Params, root: Path) -> str:
+    """The result tables as Markdown, one per protocol."""
+    results = read_results(params, root)
+    by_name = accuracy_layouts(params, tables.summary(tables.runs([*results.cells, *results.full])))
+    by_name.pop(HIGHER, None)
+    texts = {name: layouts.markdown(table) for name, table in by_name.items()}
+    return "\n\n".join(texts.values() if len(texts) == 1 else (f"{name}:\n\n{text}" for name, text in texts.items()))
+
+
+def _is_fixed(params: Params, results: Results, name: str) -> bool:
+    """Whether all drawn sets of a row are one: a deterministic choice of real images."""
+    report = next(report for report in results.selections if report.method == name)
+    return report.deterministic and name in params.methods and params.pools[report.pool].source == "real"
+
+
+def _method_row(params: Params, name: str) -> MethodRow:
+    start, refined = params.lineage(name)
+    method = params.methods[start]
+    pool: dict[str, Any] = params.pools[method.pool].model_dump(include={"source", "adaptation", "guide", "sampler"})
+    steps = ", ".join(params.refinements[row].type for row in refined) or NOTHING
+    return MethodRow(name, method.pool, **pool, selection=method.type, refined=steps)
+
+
+def _curves(params: Params, root: Path) -> pd.DataFrame:
+    """The loss curves of every training of the generator."""
+    folders = {"generator": "data/generator"} if params.generator.source == "train" else {}
+    trained = [name for name in params.adaptations if params.adaptation(name).trains]
+    folders |= {name: f"data/adapted/{name}" for name in trained}
+    curves = {name: artifacts.read_curve(root / folder / "curve.csv") for name, folder in folders.items()}
+    return tables.training_curves(curves)
+
+
+def _images(params: Params, sets: dict[str, DistilledSet], classes: int) -> dict[str, np.ndarray]:
+    """The images of every set that the page shows."""
+    count = params.report.grid_images
+    if classes <= MAX_CLASSES:
+        count = max(count, params.report.gallery_images)
+    return {name: one.images(classes=classes, count=count) for name, one in sets.items()}

@@ -1,0 +1,155 @@
+"""The machine: devices, threads and processes are decided once, and what cannot work is one line."""
+
+import copy
+
+import pytest
+import torch
+
+from ims3core.base import compute
+from ims3core.errors import ParameterError
+
+SECTION = {"device": "auto", "precision": "fp32", "compile": False, "threads": 1}
+
+
+def test_no_gpu_means_the_processor():
+    """auto takes what there is; cuda is refused where there is none."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert compute.machine(**SECTION).device.type == "cpu"
+    with pytest.raises(ParameterError, match=r"compute\.device: found 'cuda', but torch sees no CUDA device"):
+        compute.machine(**SECTION | {"device": "cuda"})
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    """Two processes on one GPU would fail inside NCCL; on the processor they are welcome."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ParameterError, match=r"compute\.launch: found 2 processes and 1 GPU on this machine"):
+        compute.machine(**SECTION)
+    assert compute.machine(**SECTION | {"device": "cpu"}).device.type == "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert compute.machine(**SECTION).device == torch.device("cuda", 0)
+
+
+def test_automatic_precision_is_what_the_hardware_computes(monkeypatch, caplog):
+    """auto is bf16 where that is the fast one and fp32 elsewhere; bf16 by name is obeyed, with one warning."""
+    automatic, named = (
+        SECTION | {"device": "cpu", "precision": "auto"},
+        SECTION | {"device": "cpu", "precision": "bf16"},
+    )
+
+    monkeypatch.setattr(compute, "computes_bf16", lambda device: True)
+    assert compute.machine(**automatic).precision == compute.machine(**named).precision == "bf16"
+    assert not caplog.messages
+
+    monkeypatch.setattr(compute, "computes_bf16", lambda device: False)
+    assert compute.machine(**automatic).dtype == torch.float32
+    assert compute.machine(**named).dtype == torch.bfloat16
+    assert len(caplog.messages) == 1 and "slower than fp32 on this cpu" in caplog.text
+
+
+@pytest.mark.parametrize(("amx", "native"), [(True, True), (False, False)])
+def test_a_processor_is_fast_in_bf16_with_amx_alone(monkeypatch, amx, native):
+    """AVX-512 BF16 is slower than fp32, so it does not count; a torch that cannot tell counts as no."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert compute.computes_bf16(torch.device("cpu")) is native
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert compute.computes_bf16(torch.device("cpu")) is False
+
+
+def test_weights_that_are_not_constant_may_change_under_a_compiled_network(monkeypatch, tmp_path):
+    """Weights of another phase, put in place, are the ones the next call uses; constants would be the old ones."""
+    monkeypatch.setattr(compute, "SMALL", 0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network = torch.nn.Linear(3, 2)
+    call = compute.machine(device="cpu", precision="fp32", compile=True, threads=1).for_inference(network, constant=False)
+    with torch.inference_mode():
+        before = call(torch.ones(1, 3))
+        network.weight.data.mul_(3)
+        after = call(torch.ones(1, 3))
+    torch.testing.assert_close(after, network(torch.ones(1, 3)))
+    assert not torch.allclose(before, after)
+
+
+class Doubled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.inner(self.inner(x))
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "no folder"])
+def test_without_a_compiler_or_a_cache_one_line_and_on(monkeypatch, tmp_path, caplog, fault):
+    """A missing g++, and a cache folder that cannot be made: one warning each, the same numbers."""
+    if fault == "no compiler":
+        from torch._inductor import cpp_builder, exc
+
+        def missing():
+            raise exc.InvalidCxxCompiler
+
+        monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    else:
+        (tmp_path / "file").write_text("not a folder")
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(compute, "SMALL", 0)
+    machine, network = compute.machine(**SECTION | {"device": "cpu", "compile": True}), Doubled()
+    wanted = network(torch.ones(1, 3))
+
+    frozen = machine.for_inference(network, parts=[network.inner])
+    machine.for_training(network, parts=[network], pays=True)
+
+    torch.testing.assert_close(frozen(torch.ones(1, 3)), wanted)
+    said = {
+        "no compiler": "no C++ compiler such as g++ is installed",
+        "no folder": "cannot be written: Not a directory",
+    }
+    assert len(caplog.messages) == 2
+    assert all(said[fault] in message for message in caplog.messages)
+    assert network._compiled_call_impl is None
+
+
+def test_training_is_compiled_where_it_pays(monkeypatch, tmp_path):
+    """Gradients are those of the plain network, also of one term after the other."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    machine = compute.machine(**SECTION | {"device": "cpu", "compile": True})
+    plain, short = Doubled(), Doubled()
+    compiled = copy.deepcopy(plain)
+
+    machine.for_training(short, parts=[short], pays=False)
+    machine.for_training(compiled, parts=[compiled], pays=True)
+
+    assert short._compiled_call_impl is None and compiled._compiled_call_impl is not None
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for network in (plain, compiled):
+        out = network(torch.ones(2, 3))
+        network.kept = [
+            torch.autograd.grad(term, list(network.parameters()), retain_graph=True)
+            for term in (out.sum(), out.square().sum())
+        ]
+    for a, b in zip(plain.kept, compiled.kept, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_compiled_training_adds_in_a_fixed_order(monkeypatch, tmp_path):
+    """Threads that each add to the row of a label must not race: the same step gives the same gradient, bit for bit."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        machine = compute.machine(**SECTION | {"device": "cpu", "compile": True, "threads": 2})
+        network, labels = torch.nn.Embedding(3, 512), torch.arange(4096) % 3
+        machine.for_training(network, parts=[network], pays=True)
+        weight = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
+        gradients = []
+        for _ in range(30):
+            (network(labels) * weight).sum().backward()
+            gradients.append(network.weight.grad.clone())
+            network.weight.grad = None
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before)

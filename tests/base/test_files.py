@@ -1,0 +1,100 @@
+"""Files: atomic writing, manifests, and every kind of damage."""
+
+import os
+
+import pytest
+import torch
+
+from ims3core.base import files
+from ims3core.errors import ArtifactError
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    files.write_tensors(tmp_path / "a/x.safetensors", {"x": torch.arange(100)})
+    files.write_json(tmp_path / "a/y.json", {"b": 1})
+    files.write_manifest(tmp_path / "a", "thing", count=3)
+    return tmp_path / "a"
+
+
+def test_a_complete_artifact_returns_its_facts(artifact):
+    """read_manifest gives back what was written."""
+    assert files.read_manifest(artifact, "thing") == {"count": 3}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "x.safetensors").unlink(), r"x\.safetensors: listed in the manifest but missing"),
+        (lambda d: os.truncate(d / "x.safetensors", 50), r"x\.safetensors: found 50 bytes, the manifest says"),
+        (lambda d: (d / "y.json").write_text('{\n "b": 2\n}\n'), r"y\.json: content differs"),
+        (lambda d: (d / "manifest.json").unlink(), r"manifest\.json: no such file"),
+        (lambda d: (d / "manifest.json").write_text("{"), r"manifest\.json: not valid JSON"),
+    ],
+    ids=["missing", "truncated", "changed", "no-manifest", "broken-manifest"],
+)
+def test_damage_is_named(artifact, damage, message):
+    """The error holds the path of the culprit."""
+    damage(artifact)
+
+    with pytest.raises(ArtifactError, match=message):
+        files.read_manifest(artifact, "thing")
+
+
+def test_an_artifact_of_another_kind_is_refused(artifact):
+    """Both kinds are in the message."""
+    with pytest.raises(ArtifactError, match="found a 'thing' artifact, wanted 'pool'"):
+        files.read_manifest(artifact, "pool")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    """If writing fails half-way, the previous content is still there and no temporary file is left."""
+    path = tmp_path / "f.json"
+    files.write_json(path, 1)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_json(path, 2)
+
+    assert files.read_json(path) == 1
+    assert os.listdir(tmp_path) == ["f.json"]
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path):
+    """The target holds the new files only; leftovers of an interrupted replacement are cleared."""
+    for name, content in (("new", "n"), ("target", "t"), (".target.old", "o")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).write_text(content)
+
+    files.replace_directory(tmp_path / "new", tmp_path / "target")
+
+    assert sorted(os.listdir(tmp_path)) == ["target"]
+    assert os.listdir(tmp_path / "target") == ["n"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_keeps_every_pixel(tmp_path, channels):
+    """Grey and colour images survive the round trip, and equal images are equal bytes."""
+    image = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
+    data = files.png_bytes(image)
+
+    assert (files.png_pixels(data, tmp_path / "i.png") == image.numpy()).all()
+    assert files.png_bytes(image) == files.png_bytes(image.clone())
+
+
+def test_unreadable_files_are_named(tmp_path):
+    """PNG, tensors and digest of a missing or foreign file."""
+    with pytest.raises(ArtifactError, match=r"i\.png: not a readable PNG \(cannot identify image file _io.BytesIO\)"):
+        files.png_pixels(b"no", tmp_path / "i.png")
+    with pytest.raises(ArtifactError, match=r"i\.png: no such file"):
+        files.read_bytes(tmp_path / "i.png")
+    with pytest.raises(ArtifactError, match=r"t\.safetensors: no such file"):
+        files.read_tensors(tmp_path / "t.safetensors")
+    (tmp_path / "t.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(ArtifactError, match="not a complete safetensors file"):
+        files.read_tensors(tmp_path / "t.safetensors")
+    with pytest.raises(ArtifactError, match=r"manifest\.json: no such file"):
+        files.manifest_digest(tmp_path)

@@ -1,0 +1,76 @@
+"""Splits: disjoint in content, stratified, complete; what a source brings stays."""
+
+import numpy as np
+import pytest
+
+from ims3core.errors import DataError
+from ims3core.ingest import splits
+
+FRACTIONS = {"validation_fraction": 0.1, "test_fraction": 0.2}
+
+
+def assign(labels, digests=None, brought="all", **changes):
+    labels = np.asarray(labels)
+    digests = digests or [str(n) for n in range(len(labels))]
+    brought = [brought] * len(labels) if isinstance(brought, str) else brought
+    names = [f"class{n}" for n in range(labels.max() + 1)]
+    return splits.assign(labels, digests, names, brought=brought, seed=0, **{**FRACTIONS, **changes})
+
+
+def test_three_ways_stratified_and_complete():
+    """Nothing is lost, nothing occurs twice, every class keeps its share."""
+    labels = np.arange(1000) % 5
+    members = assign(labels)
+
+    assert sorted(np.concatenate(list(members.values())).tolist()) == list(range(1000))
+    for name, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        assert np.abs(np.bincount(labels[members[name]]) - 200 * share).max() <= 2
+
+
+def test_equal_images_stay_on_one_side():
+    """Twins move together, so that no test image is seen in training."""
+    digests = [str(n) for n in range(60)] * 2
+    members = assign(np.tile(np.arange(3).repeat(20), 2), digests, validation_fraction=0.2)
+
+    assert splits.leaks(digests, members) == 0
+    side = {row: name for name, rows in members.items() for row in rows.tolist()}
+    assert all(side[row] == side[row + 60] for row in range(60))
+
+
+def test_a_brought_test_split_stays_and_its_leaks_are_counted():
+    """Validation comes out of train alone; a test image with a twin in train is counted, not moved."""
+    digests = [str(n) for n in range(100)] + ["3", "4", *map(str, range(200, 208))]
+    brought = ["train"] * 100 + ["test"] * 10
+    members = assign(np.arange(110) % 2, digests, brought)
+
+    assert members["test"].tolist() == list(range(100, 110))
+    assert (len(members["train"]), len(members["validation"])) == (90, 10)
+    assert splits.leaks(digests, members) == 2
+
+
+def test_all_three_brought_splits_stay():
+    """Nothing is drawn."""
+    members = assign(np.arange(30) % 2, None, ["train"] * 10 + ["validation"] * 10 + ["test"] * 10)
+    assert [rows.tolist() for rows in members.values()] == [list(range(a, a + 10)) for a in (0, 10, 20)]
+
+
+def test_the_same_seed_gives_the_same_split_and_another_one_another():
+    """The split is a function of the seed."""
+    labels, digests = np.arange(100) % 2, [str(n) for n in range(100)]
+    common = {"brought": ["all"] * 100, **FRACTIONS}
+    one, again, other = (
+        splits.assign(labels, digests, ["a", "b"], seed=s, **common)["test"].tolist() for s in (0, 0, 1)
+    )
+    assert one == again != other
+
+
+def test_too_small_a_class_is_named():
+    """A class that cannot fill three splits is an error with its size."""
+    with pytest.raises(DataError, match="class class1 has 2 distinct images, wanted at least 3"):
+        assign([0] * 18 + [1] * 2, validation_fraction=0.2)
+
+
+def test_fractions_that_leave_too_little_are_refused():
+    """scikit-learn's complaint is passed on with the names of the keys."""
+    with pytest.raises(DataError, match=r"data\.validation_fraction, data\.test_fraction: cannot split 9 images"):
+        assign([0, 1, 2] * 3, validation_fraction=0.05, test_fraction=0.05)

@@ -1,0 +1,108 @@
+"""dvc.yaml as the project reads it is dvc.yaml as DVC reads it, and what follows from it."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.parsing import DataResolver
+from dvc.repo import Repo
+
+from ims3core.errors import ParameterError
+from ims3core.params import tree_of
+from ims3core.pipeline import graph
+from ims3core.pipeline.graph import Graph, overlap, value_at
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROFILES = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
+
+
+def plain(values):
+    """Names of parameters, dependencies or outputs, without their options."""
+    return [value if isinstance(value, str) else next(iter(value)) for value in values]
+
+
+@pytest.fixture
+def digits():
+    return Graph(tree_of((REPOSITORY / "profiles/digits.yaml").read_text()))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_stage_of_every_profile_is_what_dvc_resolves(profile, tmp_path):
+    """Names, arguments, parameters, dependencies and outputs, in DVC's order."""
+    shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
+    shutil.copyfile(REPOSITORY / f"profiles/{profile}.yaml", tmp_path / "params.yaml")
+    with contextlib.chdir(tmp_path):
+        repo = Repo.init(".", no_scm=True)
+        templates = yaml.safe_load((tmp_path / "dvc.yaml").read_text())
+        resolved = DataResolver(repo, str(tmp_path), templates).resolve()["stages"]
+        repo.close()
+
+    nodes = Graph(tree_of((tmp_path / "params.yaml").read_text())).nodes
+
+    assert [node.address for node in nodes] == list(resolved)
+    for node, stage in zip(nodes, resolved.values(), strict=True):
+        assert stage["cmd"].split()[4:] == list(node.arguments), node.address
+        assert plain(stage["params"]) == list(node.params), node.address
+        assert plain(stage["deps"]) == list(node.deps), node.address
+        assert plain([*stage.get("outs", []), *stage.get("metrics", [])]) == list(node.outs), node.address
+
+
+def test_a_node_is_found_by_the_words_of_its_command(digits):
+    """A row that dvc.yaml does not have is named."""
+    node = digits.node("students", "ims3", 1, "convnet", "steps")
+    assert node.address == "students@ims3-1-convnet-steps"
+    assert "data/distilled/ims3/ipc-1" in node.data and "protocols.steps" in node.params
+    with pytest.raises(ParameterError, match="select: dvc.yaml has no row moon"):
+        digits.node("select", "moon")
+
+
+@pytest.mark.parametrize(
+    ("key", "first"),
+    {
+        "seed": "prepare", "s3.alpha": "select@s3", "im.lambda_im": "finetune@im", "report.grid_images": "report",
+        "methods.random": "select@random", "centroids.real.real_per_class": "centroids@real",
+    }.items(),
+)  # fmt: skip
+def test_a_key_changes_the_stages_that_name_it_and_what_follows(digits, key, first):
+    """The first of them, and the report in any case."""
+    changed = [node.address for node in digits.changed_by([key])]
+    assert changed[0] == first and changed[-1] == "report"
+
+
+def test_one_knob_of_s3_touches_no_pool_and_no_other_row(digits):
+    """What `dvc exp run -S s3.alpha=0.5` runs."""
+    changed = {node.address for node in digits.changed_by(["s3.alpha"])}
+    cells = {f"students@{row}-{ipc}-convnet-steps" for row in ("s3", "ims3") for ipc in (1, 10)}
+    assert changed == {"select@s3", "select@ims3", *cells, "coverage", "report"}
+
+
+def test_what_a_target_stands_on(digits):
+    """A row of real images stands on no generated pool."""
+    needed = {node.address for node in digits.upstream(["students@random-1-convnet-steps"])}
+    assert {"prepare", "features@real", "select@random"} <= needed
+    assert not {"candidates@im", "select@s3", "students@random-10-convnet-steps", "report"} & needed
+
+
+def test_code_of_a_row_is_that_of_its_entries(digits):
+    """The digest changes with the row's own entry, not with another's."""
+    random, s3 = digits.node("select", "random"), digits.node("select", "s3")
+    differing = {f"ims3core/axes/selections/{name}.py" for name in ("random", "s3")}
+    assert set(random.code) ^ set(s3.code) == differing
+    assert random.code_digest != s3.code_digest
+
+
+def test_paths_and_keys_overlap_where_one_contains_the_other():
+    """By whole parts of the name."""
+    assert overlap("data/real", "data/real/train") and overlap("a.b.c", "a.b", ".")
+    assert not overlap("data/real", "data/realism") and not overlap("a.b", "a.c", ".")
+    assert value_at({"a": {1: {"b": 2}}}, "a.1.b") == 2 and value_at({"a": 1}, "a.b.c") is None
+
+
+def test_without_a_dvc_yaml_there_is_no_row(monkeypatch):
+    """An installed package has none; a stage then says so."""
+    monkeypatch.setattr(graph, "read_stages", dict)
+    with pytest.raises(ParameterError, match="prepare: dvc.yaml has no row without arguments"):
+        Graph({}).node("prepare")
