@@ -19,7 +19,9 @@ torch.set_num_threads(1)  # tests are small: a second thread mostly waits, above
 
 def toy_parameters(**changes) -> dict:
     """The digits profile shrunk to seconds; ``changes`` are dotted keys with ``__`` for dots."""
-    tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+    from ims3core.pipeline import profiles
+
+    tree = profiles.read(REPOSITORY, "digits").tree
     small = {
         "generator__vae__steps": 4, "generator__vae__widths": [8], "generator__steps": 4, "generator__batch_size": 8,
         "generator__dit": {"width": 16, "depth": 2, "heads": 2, "patch": 2}, "generator__checkpoint_every": 2,

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from ims3core.params import Params, checked, tree_of
+from ims3core.params import Params
+from ims3core.pipeline import profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("digits", "digits-all", "imagewoof", "imagewoof-ddvlcp")  # where a value is looked for first
@@ -17,9 +18,8 @@ FIRST = ("digits", "digits-all", "imagewoof", "imagewoof-ddvlcp")  # where a val
 
 @cache
 def trees() -> dict[str, dict[str, Any]]:
-    """Every complete profile as it is written, :data:`FIRST` first."""
-    found = {path.stem: tree_of(path.read_text(encoding="utf-8")) for path in (ROOT / "profiles").glob("*.yaml")}
-    return {name: found[name] for name in sorted(found, key=_place)}
+    """The values of every profile with its layers merged, :data:`FIRST` first."""
+    return {name: profile(name).tree for name in sorted(profiles.names(ROOT), key=_place)}
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -29,7 +29,7 @@ def _place(name: str) -> tuple[int, str]:
 @cache
 def profile(name: str) -> Params:
     """A profile, checked."""
-    return checked(trees()[name], name=name)
+    return profiles.read(ROOT, name)
 
 
 @cache
@@ -49,9 +49,9 @@ def large() -> list[str]:
     return [name for name, tree in trees().items() if tree["generator"]["source"] == "pretrained"]
 
 
-def names(profiles: Iterable[str]) -> str:
+def names(holders: Iterable[str]) -> str:
     """Profiles by name, all of ImageNet's together by that."""
-    given = list(profiles)
+    given = list(holders)
     if set(large()) <= set(given):
         given = ["ImageNet profiles", *(name for name in given if name not in large())]
     return ", ".join(given)

@@ -103,13 +103,13 @@ def _section(row: str) -> Iterator[str]:
     yield f"### {row}"
     start = profile(holders[0]).refinements[row].start if row in profile(holders[0]).refinements else None
     begins = f" It starts from the sets of [{start}](#{start})." if start else ""
-    paper = f" {text['paper']}." if text.get("paper") else ""
-    yield f"**{published.label(row)}.** {text['what'].strip()}{begins}{paper}"
+    yield f"**{published.label(row)}.** {text['what'].strip()}{begins}"
+    if text.get("paper"):
+        yield f"Paper: {text['paper']}."
     if text.get("deviation"):
         yield f"Differs: {text['deviation'].strip()}"
     compared = [name for name in holders if row in profile(name).eval.methods]
-    among = f", compared in {names(compared)}" if compared else ", a row that others start from"
-    yield f"In {names(holders)}{among}."
+    yield f"Compared in: {names(compared)}." if compared else f"In {names(holders)}, where others start from it."
     if settings := _settings(row):
         yield folded("Settings", settings)
 

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 from ims3core.base.schema import Section
 from ims3core.params import Params, entries, tables
 from ims3core.students.settings import Protocol
+from ims3core.studies.definitions import Study
 from parts.common import anchored, code, names, profile, summaries, table, trees, value
 
 PAPER = re.compile(r"(?:Eq\.|Table|Fig\.|Algorithm) [\dA-Z][\d-]*|\bD\d+\b")
@@ -89,8 +90,9 @@ def _tables() -> Iterator[str]:
     )
     students = next(iter(get_args(Params.model_fields["students"].annotation)[1:]))
     yield f"### students\n\n{_about(students)}\n\n{table(HEAD, _lines(students, None))}"
-    about = " ".join((tables.Study.__doc__ or "").split()).replace("``", "`")
-    yield f"### studies\n\n{about} All of them: [Studies](studies.md).\n\n{table(HEAD, _lines(tables.Study, None))}"
+    about = " ".join((Study.__doc__ or "").split()).replace("``", "`")
+    text = f"{about} They stand in `studies.yaml`: [Studies](studies.md)."
+    yield f"### studies\n\n{text}\n\n{table(HEAD, _lines(Study, None))}"
 
 
 def _entries() -> Iterator[str]:

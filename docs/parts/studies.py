@@ -6,20 +6,21 @@ from collections.abc import Iterator
 
 import yaml
 
-from ims3core.params.tables import Study
-from ims3core.studies import results, sentences
-from parts.common import ROOT, folded, profile, trees
+from ims3core.params import tree_of
+from ims3core.studies import definitions, results, sentences
+from ims3core.studies.definitions import Study
+from parts.common import ROOT, folded
 
-HOME = "digits"  # the profile whose studies these are
+HOME = "digits"  # the data set they were run on
 
 
 def studies() -> str:
-    """All studies, in the order of params.yaml."""
+    """All studies, in the order of studies.yaml."""
     readings = yaml.safe_load((ROOT / "docs/studies.yaml").read_text(encoding="utf-8"))
-    written = trees()[HOME]["studies"]
+    written = tree_of((ROOT / definitions.FILE).read_text(encoding="utf-8"))
     parts = [
         part
-        for name, study in profile(HOME).studies.items()
+        for name, study in definitions.read(ROOT).items()
         for part in _section(name, study, written[name], readings[name])
     ]
     return "\n\n".join(parts)

@@ -14,13 +14,29 @@ app = typer.Typer()
 PANEL = "Run"
 
 
-@app.command(rich_help_panel=PANEL, epilog="Example: ims3 use digits")
+@app.command(rich_help_panel=PANEL, epilog="Example: ims3 use digits s3.alpha=0.5")
 def use(
     profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits.")],
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value, for example s3.alpha=0.5.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a params.yaml with changes of your own.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print the parameters, write nothing.")] = False,
 ) -> None:
     """Write params.yaml from a profile; DVC's run cache brings earlier results back."""
-    for line in profiles.use(ROOT, profile, force=force):
+    if show:
+        words = changes or []
+        typer.echo(profiles.text(profiles.read(ROOT, profile, profiles.parsed(words)), profile, words), nl=False)
+    else:
+        typer.echo(profiles.use(ROOT, profile, changes or [], force=force))
+
+
+@app.command(rich_help_panel=PANEL, epilog="Example: ims3 diff digits")
+def diff(
+    profile: Annotated[
+        str | None, typer.Argument(help="A profile; without one that from which params.yaml was written.")
+    ] = None,
+) -> None:
+    """Print what params.yaml changes of a profile."""
+    for line in profiles.diff(ROOT, profile):
         typer.echo(line)
 
 
@@ -36,17 +52,17 @@ def run(
 @app.command(rich_help_panel=PANEL, epilog="Example: ims3 study ablation")
 def study(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Studies of params.yaml; without one they are listed.")
+        list[str] | None, typer.Argument(help="Studies of studies.yaml; without one they are listed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
 ) -> None:
     """Run studies of the paper as DVC experiments; leaves metrics/studies/<name>.csv and .png."""
-    params = parameters()
+    params, command = parameters(), importlib.import_module("ims3core.studies.command")
+    known = list(importlib.import_module("ims3core.studies.definitions").read(ROOT))
     for name in names or []:
-        chosen(list(params.studies), name, "studies")
-    command = importlib.import_module("ims3core.studies.command")
+        chosen(known, name, "studies.yaml")
     if not names and not every:
         command.show(ROOT, params)
-    for name in params.studies if every else names or []:
+    for name in known if every else names or []:
         for line in command.run(ROOT, name, params):
             typer.echo(line)

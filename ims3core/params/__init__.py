@@ -60,7 +60,6 @@ class Params(Section):
     eval: sections.Eval
     diagnostics: dict[Name, tables.Diagnostic] = {}
     coverage: Coverage
-    studies: dict[Name, tables.Study] = {}
     report: sections.Report
     compute: sections.Compute
     _rows: Rows = PrivateAttr()

@@ -40,7 +40,7 @@ def run(root: Path, profile: str) -> Iterator[str]:
     clone = prepare_clone(root, profile)
     if uncommitted(root, ("ims3core", "stages", "profiles", "dvc.yaml")):
         yield "uncommitted changes of code and profiles do not count: the last commit is run"
-    shutil.copyfile(clone / "profiles" / f"{profile}.yaml", clone / "params.yaml")
+    _call(clone, sys.executable, "-m", "ims3core", "use", profile, "--force")
     lend_data(root, clone, load(clone / "params.yaml").user_paths)
     yield f"{profile}: dvc repro in {clone}"
     dvc(clone, "repro")
@@ -78,7 +78,9 @@ def committed_profiles(root: Path) -> list[str]:
     """The names of the profiles in the last commit of ``root``, sorted."""
     require_commit(root)
     listed = _git(root, "-c", "core.quotePath=false", "ls-tree", "--name-only", "HEAD", "profiles/").splitlines()
-    return sorted(Path(name).stem for name in listed if name.endswith(".yaml"))
+    layers = _try_git(root, "grep", "-l", "^layer: true$", "HEAD", "--", "profiles/")
+    names = {Path(name).stem for name in listed if name.endswith(".yaml")}
+    return sorted(names - {Path(name).stem for name in layers.splitlines()})
 
 
 def prepare_clone(root: Path, name: str) -> Path:
@@ -175,6 +177,11 @@ def _is_made_here(clone: Path) -> bool:
     """Whether ``clone`` is a repository of its own that :func:`prepare_clone` made; git itself looks in parents too."""
     command = ["git", "config", "--file", str(clone / ".git/config"), "--get", MADE_HERE]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "true"
+
+
+def _try_git(folder: Path, *arguments: str) -> str:
+    """What git prints; nothing where it finds nothing."""
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ims3core.base import files
-from ims3core.studies import results
+from ims3core.studies import definitions, results
 from ims3core.studies.settings import settings_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def show(root: Path, params: Params) -> None:
     from ims3core.studies import costs
 
     table = Table("study", "settings", "known", "time of all", "what it tests", title="studies of params.yaml")
-    for name, study in params.studies.items():
+    for name, study in definitions.read(root).items():
         settings = settings_of(name, params.tree, study)
         keys = set(results.read(root, name, study.labels)["key"])
         done = sum(setting.key in keys for setting in settings)
@@ -38,7 +38,7 @@ def run(root: Path, name: str, params: Params) -> Iterator[str]:
     from ims3core.report.figures import tsne
     from ims3core.studies import experiments, figures, sentences
 
-    study = params.studies[name]
+    study = definitions.read(root)[name]
     frame, ran = experiments.run(root, name, params.tree, study)
     files.write_bytes(results.path_of(root, name, "png"), figures.draw(study, frame))
     if "plane" in study.measures:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ims3core.params import Params
-    from ims3core.params.tables import Study
+    from ims3core.studies.definitions import Study
     from ims3core.studies.settings import Setting
 
 START_UP = 10.0  # seconds that DVC takes around the stages of one experiment

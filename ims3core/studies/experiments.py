@@ -19,7 +19,7 @@ from ims3core.studies.settings import settings_of
 if TYPE_CHECKING:
     from typing import Any
 
-    from ims3core.params.tables import Study
+    from ims3core.studies.definitions import Study
     from ims3core.studies.settings import Setting
 
 log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ import pandas as pd
 from ims3core.report.figures import CATEGORIES, MUTED, canvas, tsne
 from ims3core.report.page import StudyPart
 from ims3core.report.pictures import chart, opened
-from ims3core.studies import results, sentences
+from ims3core.studies import definitions, results, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ims3core.params import Params
-    from ims3core.params.tables import Study
+    from ims3core.studies.definitions import Study
 
 AXES = {
     "accuracy": "top-1 accuracy (%), more is better", "gap": "share of the gap from DiT to full data (%)",
@@ -67,7 +67,7 @@ class FinishedStudy:
 def finished(params: Params, root: Path) -> list[FinishedStudy]:
     """The studies of ``params`` that have values of its data set."""
     dataset, studies = params.data.name or params.data.source, []
-    for name, study in params.studies.items():
+    for name, study in definitions.read(root).items():
         frame = results.read(root, name, study.labels)
         frame = frame[frame["data"] == dataset]
         if len(frame):

@@ -15,7 +15,7 @@ from ims3core.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ims3core.params.tables import Study
+    from ims3core.studies.definitions import Study
     from ims3core.studies.settings import Setting
 
 log = logging.getLogger(__name__)

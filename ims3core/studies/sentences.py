@@ -11,7 +11,7 @@ import pandas as pd
 from ims3core.report import statistics
 
 if TYPE_CHECKING:
-    from ims3core.params.tables import Study
+    from ims3core.studies.definitions import Study
 
 FEW = 4  # so many alternatives are all named; of more, the highest and the lowest
 UNITS = {

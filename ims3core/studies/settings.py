@@ -11,11 +11,12 @@ from typing import Any
 from ims3core import params
 from ims3core.errors import ParameterError
 from ims3core.params import entries
-from ims3core.params.tables import TABLES, Study
+from ims3core.params.tables import TABLES
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.workspace import short_digest
+from ims3core.studies.definitions import Study
 
-UNTRACKED = ("compute", "report", "studies")  # what no result depends on, but for compute.precision
+UNTRACKED = ("compute", "report")  # what no result depends on, but for compute.precision
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _setting(
     name: str, tree: dict[str, Any], study: Study, labels: dict[str, str], changed: dict, *, first_draw: int
 ) -> Setting:
     said = f"studies.{name}" + "".join(f", {key} {value}" for key, value in labels.items())
-    tree = deepcopy(tree) | {"studies": {}}
+    tree = deepcopy(tree)
     for key, value in changed.items():
         _change(tree, key, value, f"studies.{name}")
     tree["eval"] |= {"methods": study.rows, "ipc": study.ipc, "draws": study.draws, "seeds": study.seeds}

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from ims3core.base.schema import Entry
 from ims3core.errors import ParameterError
 from ims3core.params import entries, parse
+from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DIGITS = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+DIGITS = profiles.read(REPOSITORY, "digits").tree
 FOLDER = REPOSITORY / "ims3core/axes"
 AXES = sorted(path.parent.name for path in FOLDER.glob("*/__init__.py"))
 ENTRIES = [(axis, path.stem) for axis in AXES for path in sorted((FOLDER / axis).glob("[!_]*.py"))]
@@ -261,7 +262,7 @@ class Odd(Generated):
 
 def test_a_pool_per_ipc_holds_no_more_than_it_says():
     """A selection among more candidates than the IPC does not go with it."""
-    tree = yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    tree = profiles.read(REPOSITORY, "digits-all").tree
     tree["methods"]["odd"] = {"pool": "mgd3", "type": "s3", "centroids": "real"}
     with pytest.raises(ParameterError, match=r"eval\.ipc: 10 images per class and draw are too few for methods\.odd"):
         parse(yaml.safe_dump(tree))
@@ -270,7 +271,7 @@ def test_a_pool_per_ipc_holds_no_more_than_it_says():
 @pytest.mark.parametrize(("key", "ours", "theirs"), [("steps", 20, 25), ("level", 0.5, 0.75)])
 def test_starts_stand_at_the_noise_level_of_their_guide(key, ours, theirs):
     """The sampler that goes on from them has the guide's steps and level; both values are named."""
-    tree = yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    tree = profiles.read(REPOSITORY, "digits-all").tree
     tree["pools"]["d3hr"]["set"] = {key: ours}
     with pytest.raises(
         ParameterError, match=rf"pools\.d3hr: from_statistics\.{key} is {ours}, that of guide 'statistics' is {theirs}"

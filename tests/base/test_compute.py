@@ -64,7 +64,9 @@ def test_weights_that_are_not_constant_may_change_under_a_compiled_network(monke
     monkeypatch.setattr(compute, "SMALL", 0)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = torch.nn.Linear(3, 2)
-    call = compute.machine(device="cpu", precision="fp32", compile=True, threads=1).for_inference(network, constant=False)
+    call = compute.machine(device="cpu", precision="fp32", compile=True, threads=1).for_inference(
+        network, constant=False
+    )
     with torch.inference_mode():
         before = call(torch.ones(1, 3))
         network.weight.data.mul_(3)

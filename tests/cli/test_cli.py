@@ -84,7 +84,7 @@ def test_training_a_student_does_not_load_torchs_compiler():
 def test_every_stage_of_dvc_has_its_command():
     """dvc.yaml calls commands that exist, and every stage command is in dvc.yaml."""
     called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
-    others = {"use", "run", "study", "methods", "plan", "doctor", "timings", "results", "caption", "export"}
+    others = {"use", "diff", "run", "study", "methods", "plan", "doctor", "timings", "results", "caption", "export"}
     assert called == set(cli.registered()) - others
 
 
@@ -168,36 +168,6 @@ def test_methods_prints_the_table(toy, capsys):
         cli.main(["methods"])
     assert stop.value.code == 0
     assert "ims3" in capsys.readouterr().out
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "profiles/digits.yaml").read_text()
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles/digits.yaml").write_text(text)
-    (tmp_path / "profiles/other.yaml").write_text(text.replace("seed: 0", "seed: 1"))
-    return tmp_path / "params.yaml"
-
-
-def use(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["use", *arguments])
-    return stop.value.code
-
-
-def test_use_writes_a_profile_and_guards_edits(project, capsys):
-    """A pristine params.yaml is replaced; an edited one only with --force, and the lost line is shown."""
-    assert use("digits") == 0
-    assert use("other") == 0
-    project.write_text(project.read_text().replace("alpha: 0.4", "alpha: 0.7"))
-    assert use("digits") == 2
-    assert "--force would lose, compared with other: s3.alpha: 0.7" in capsys.readouterr().err
-    assert "alpha: 0.7" in project.read_text()
-    assert use("digits", "--force") == 0
-    assert project.read_text() == (project.parent / "profiles/digits.yaml").read_text()
-    assert use("moon") == 2
-    assert "known: digits, other" in capsys.readouterr().err
 
 
 def test_timings_keep_the_latest_run_of_a_stage(tmp_path, monkeypatch, capsys):

@@ -39,11 +39,7 @@ def test_a_pool_for_every_ipc_holds_as_many_images_as_the_ipc():
 def test_a_seed_depends_on_every_coordinate():
     """Draw, class, index and noise stream give seeds of their own."""
     seeds = {
-        candidate_seed(0, stream, d, c, i)
-        for stream in "ab"
-        for d in range(3)
-        for c in range(4)
-        for i in range(5)
+        candidate_seed(0, stream, d, c, i) for stream in "ab" for d in range(3) for c in range(4) for i in range(5)
     }
     assert len(seeds) == 2 * 3 * 4 * 5
 
@@ -56,7 +52,10 @@ def test_images_of_a_pool_are_read_from_their_shards(tmp_path):
         part = images[first : first + len(keys)]
         first += len(keys)
         pools.write_shard(
-            tmp_path / f"shard-{number:05d}.safetensors", pools.CandidateBatch(part, part.float() / 2), keys, [7] * len(keys)
+            tmp_path / f"shard-{number:05d}.safetensors",
+            pools.CandidateBatch(part, part.float() / 2),
+            keys,
+            [7] * len(keys),
         )
     files.write_manifest(tmp_path, "pool", source="generated", indexed=False, images=9)
 

@@ -9,6 +9,7 @@ import yaml
 
 from ims3core.params import entries
 from ims3core.pipeline.graph import overlap
+from ims3core.studies import definitions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -37,12 +38,12 @@ def test_every_block_is_used_and_known(generate, pages):
 
 def test_every_row_and_study_has_a_text_and_every_text_a_row(generate):
     """Texts by hand stand beside what is generated, for what there is and nothing else."""
-    from parts import methods, studies
+    from parts import methods
 
     texts = yaml.safe_load((REPOSITORY / "docs/methods.yaml").read_text())
     readings = yaml.safe_load((REPOSITORY / "docs/studies.yaml").read_text())
     assert texts.keys() == methods._holders().keys()
-    assert readings.keys() == studies.trees()[studies.HOME]["studies"].keys()
+    assert readings.keys() == definitions.read(REPOSITORY).keys()
 
 
 @pytest.mark.parametrize("axis", entries.AXES)

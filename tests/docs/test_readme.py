@@ -3,17 +3,19 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ims3core import cli
+from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASH = re.compile(r"^```bash\n(.*?)^```$", re.S | re.M)
+DVC = ("repro", "exp", "metrics", "get", "commit", "config", "remote", "push", "pull", "import")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
@@ -52,7 +54,7 @@ def test_every_page_is_reached_from_it(pages):
 def test_commands_exist(pages):
     """Targets of make, stages and commands, keys behind -S, files that are called: all of them are there."""
     targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.M)) | {".venv/installed"}
-    tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+    tree = profiles.read(REPOSITORY, "digits").tree
     groups = cli.registered()
     for page, text in pages.texts.items():
         if page == "benchmarks/README.md":
@@ -65,7 +67,7 @@ def test_commands_exist(pages):
             elif words[0] == "python":
                 assert (REPOSITORY / words[1]).is_file(), (page, words)
             elif words[0] == "dvc":
-                assert words[1] in ("repro", "exp", "metrics", "get", "commit"), (page, words)
+                assert words[1] in DVC, (page, words)
                 for change in [word for word in words if "=" in word]:
                     section, _, key = change.partition("=")[0].partition(".")
                     assert key in tree[section], (page, words)
@@ -107,3 +109,11 @@ def test_the_paper_is_cited_as_it_is():
         assert " ".join(reversed(author.split(", "))) in README
     assert "Breaking Distributional Aggregation in Diffusion-Based Dataset Distillation" in entry
     assert entry.count("{") == entry.count("}")
+
+
+def test_the_profile_of_ones_own_is_accepted(pages, tmp_path):
+    """The few lines on the page about one's own images are a profile."""
+    shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
+    lines = re.search(r"^```yaml\n(extends: .*?)^```$", pages.texts["docs/own-images.md"], re.S | re.M)
+    (tmp_path / "profiles/mine.yaml").write_text(lines[1])
+    assert profiles.read(tmp_path, "mine").data.source == "imagefolder"

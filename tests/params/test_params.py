@@ -10,9 +10,10 @@ import yaml
 
 from ims3core.errors import ParameterError
 from ims3core.params import load, parse
+from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DIGITS = (REPOSITORY / "profiles/digits.yaml").read_text()
+DIGITS = profiles.text(profiles.read(REPOSITORY, "digits"), "digits", [])
 
 
 def changed(**changes):
@@ -26,32 +27,35 @@ def changed(**changes):
     return yaml.safe_dump(tree)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_profile_is_complete_and_commented(path):
-    """Profiles load, and every scalar line of them explains itself."""
-    load(path)
-    section = ""
-    for line in path.read_text().splitlines():
-        section = section if line.startswith(" ") else line
-        if section.startswith("studies:"):  # each says what it is by its claim
-            continue
-        if line.startswith("  ") and ": " in line and "{" not in line and "#" not in line:
-            key = line.strip().split(":")[0]
-            assert key in {"batch_size", "heads", "momentum", "weight_decay", "label_dropout"}, line
+PROFILES = profiles.names(REPOSITORY)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_profile_has_the_sections_that_dvc_asks_for(path):
+def profile_text(name):
+    return profiles.text(profiles.read(REPOSITORY, name), name, [])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_complete_and_commented(name):
+    """Profiles load, and every key that is written explains itself, beside it or above."""
+    lines = profile_text(name).splitlines()
+    assert parse("\n".join(lines)).tree == profiles.read(REPOSITORY, name).tree
+    for before, line in zip(lines, lines[1:], strict=False):
+        if line.startswith("  ") and line.strip()[0] not in "#{" and line.count("  ") == 1 and "{" not in line:
+            assert "#" in line or before.strip().startswith("#") or line.rstrip().endswith((":", ",", "}")), line
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_has_the_sections_that_dvc_asks_for(name):
     """DVC stops at a stage whose parameter is missing, even one that may be left out."""
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
     named = {name.split(".")[0] for stage in stages for name in stage.get("do", stage)["params"] if "${" not in name}
     tables = {stage["foreach"].strip("${}") for stage in stages if "foreach" in stage}
-    assert named | tables <= set(yaml.safe_load(path.read_text()))
+    assert named | tables <= set(profiles.read(REPOSITORY, name).tree)
 
 
 def test_the_checked_out_params_are_a_profile():
-    """What `make repro` runs is a published profile."""
-    assert (REPOSITORY / "params.yaml").read_text() in [p.read_text() for p in (REPOSITORY / "profiles").glob("*.yaml")]
+    """What `make repro` runs is the published profile, as `ims3 use digits` writes it."""
+    assert (REPOSITORY / "params.yaml").read_text() == profile_text("digits")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +90,7 @@ def test_the_checked_out_params_are_a_profile():
         ({"pools__dit__guide": "modes"}, r"pools\.dit\.guide: 'modes' is unknown; known: none"),
         ({"pools__dit__source": "moon"}, r"pools\.dit\.source: 'moon' is unknown; known: crops, .*ims3core/axes/sources"),
         ({"pools__dit__purpose": "dit"}, r"pools\.dit\.purpose: unknown key \(found value 'dit'\)"),
-        ({"pools__real__sampler": "ddpm"}, r"pools\.real\.sampler: 'ddpm' does not go with source 'real', which takes 'none'"),
+        ({"pools__real__sampler": "dpm_solver"}, r"pools\.real\.sampler: 'dpm_solver' does not go with source 'real', which takes 'none'"),
         ({"pools__dit__sampler": "none"}, r"pools\.dit\.sampler: 'none' does not go with source 'generated'"),
         ({"pools__dit__sampler": "euler"}, r"pools\.dit\.sampler: 'euler' is unknown; known: .*ddpm.*ims3core/axes/samplers"),
         ({"pools__dit__set": {"stepz": 3}}, r"pools\.dit\.set\.stepz: no section of this row has this key; known: .*steps"),
@@ -180,14 +184,14 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         load(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
-def test_dvc_reads_what_it_writes_of_a_profile(path):
+@pytest.mark.parametrize("name", PROFILES)
+def test_dvc_reads_what_it_writes_of_a_profile(name):
     """`dvc exp run -S` writes the parameters anew and reads them again, without quotes that were not needed."""
     from dvc.utils import serialize
 
-    text = path.read_text(encoding="utf-8")
-    written = serialize.dumps_yaml(serialize.parse_yaml_for_update(text, str(path)))
-    assert serialize.parse_yaml(written, str(path)) == serialize.parse_yaml(text, str(path))
+    text = profile_text(name)
+    written = serialize.dumps_yaml(serialize.parse_yaml_for_update(text, name))
+    assert serialize.parse_yaml(written, name) == serialize.parse_yaml(text, name)
 
 
 def test_the_lineage_of_a_row_leads_to_what_it_was_selected_by(toy):

@@ -8,7 +8,7 @@ import pytest
 
 from ims3core.errors import ParameterError
 from ims3core.params import parse
-from ims3core.pipeline import checkouts
+from ims3core.pipeline import checkouts, profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -170,7 +170,7 @@ def test_what_is_the_users_is_lent_to_the_clone(tmp_path):
 @pytest.mark.parametrize("profile", ["imagewoof-ddvlcp", "imagenette-small"])
 def test_paths_of_the_user_are_those_of_every_section(profile):
     """Images, models and captions."""
-    tree = (REPOSITORY / f"profiles/{profile}.yaml").read_text()
+    tree = profiles.text(profiles.read(REPOSITORY, profile), profile, [])
     found = parse(tree).user_paths
     wanted = {"imagewoof-ddvlcp": {"imagenet", "captions.csv"}, "imagenette-small": {"downloads/imagenette"}}
     assert wanted[profile] <= set(found)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -68,6 +69,7 @@ def test_dvc_works_in_an_archive_after_one_setting(archive):
 def test_what_needs_a_commit_says_so_and_how_to_make_one(toy, tmp_path, monkeypatch, capsys, words):
     """In one line; that way works."""
     toy(candidates__per_class=50)
+    shutil.copy(REPOSITORY / "studies.yaml", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(SystemExit) as stop:
         cli.main(words)

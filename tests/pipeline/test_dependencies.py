@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ims3core.params import entries, tree_of
+from ims3core.params import entries
+from ims3core.pipeline import profiles
 from ims3core.pipeline.graph import Graph, read_stages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -74,7 +75,7 @@ def recorded(tmp_path_factory, toy_text):
     """Per command: the project's files that were loaded when it ran, and those loaded to check the parameters."""
     folder = tmp_path_factory.mktemp("recorded")
     tree = yaml.safe_load(toy_text)
-    every = yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    every = profiles.read(REPOSITORY, "digits-all").tree
     names = ("confidence", "statistics", "batchnorm_inversion", "conditional_likelihood")
     tree |= {name: every[name] for name in names}
     tree["statistics"] |= {"steps": 4, "sets": 5}
@@ -166,10 +167,10 @@ def reached(file):
     return files
 
 
-@pytest.mark.parametrize("profile", sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml")))
+@pytest.mark.parametrize("profile", profiles.names(REPOSITORY))
 def test_every_row_of_every_profile_depends_on_all_code_it_can_reach(profile):
     """Followed through the import statements of its stage and its entries, whether a test runs the row or not."""
-    tree = tree_of((REPOSITORY / f"profiles/{profile}.yaml").read_text())
+    tree = profiles.read(REPOSITORY, profile).tree
     for node in Graph(tree).nodes:
         starts = [dep for dep in node.deps if dep.endswith(".py")]
         files = {file for start in starts for file in reached(start)}
@@ -221,7 +222,7 @@ def test_what_no_stage_depends_on_imports_no_numerics():
 
 def test_code_of_a_row_is_that_of_its_entries():
     """The digest that names unfinished work changes with the row's own entry, not with another's."""
-    nodes = Graph(tree_of((REPOSITORY / "profiles/digits.yaml").read_text()))
+    nodes = Graph(profiles.read(REPOSITORY, "digits").tree)
     random, s3, ims3 = (nodes.node("select", name) for name in ("random", "s3", "ims3"))
     assert set(random.code) ^ set(s3.code) == {f"ims3core/axes/selections/{name}.py" for name in ("random", "s3")}
     assert random.code_digest != s3.code_digest == ims3.code_digest

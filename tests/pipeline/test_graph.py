@@ -11,11 +11,11 @@ from dvc.repo import Repo
 
 from ims3core.errors import ParameterError
 from ims3core.params import tree_of
-from ims3core.pipeline import graph
+from ims3core.pipeline import graph, profiles
 from ims3core.pipeline.graph import Graph, overlap, value_at
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILES = sorted(path.stem for path in (REPOSITORY / "profiles").glob("*.yaml"))
+PROFILES = profiles.names(REPOSITORY)
 
 
 def plain(values):
@@ -25,7 +25,7 @@ def plain(values):
 
 @pytest.fixture
 def digits():
-    return Graph(tree_of((REPOSITORY / "profiles/digits.yaml").read_text()))
+    return Graph(profiles.read(REPOSITORY, "digits").tree)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -33,7 +33,8 @@ def digits():
 def test_every_stage_of_every_profile_is_what_dvc_resolves(profile, tmp_path):
     """Names, arguments, parameters, dependencies and outputs, in DVC's order."""
     shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
-    shutil.copyfile(REPOSITORY / f"profiles/{profile}.yaml", tmp_path / "params.yaml")
+    params = profiles.read(REPOSITORY, profile)
+    (tmp_path / "params.yaml").write_text(profiles.text(params, profile, []))
     with contextlib.chdir(tmp_path):
         repo = Repo.init(".", no_scm=True)
         templates = yaml.safe_load((tmp_path / "dvc.yaml").read_text())

@@ -6,17 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from ims3core.base import files
 from ims3core.params import checked
-from ims3core.pipeline import executors, graph, harness
+from ims3core.pipeline import executors, graph, harness, profiles
 from ims3core.pipeline import stage as stages
 from ims3core.pipeline.graph import Graph, value_at
 from ims3core.pipeline.stage import Stage, Unit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TREE = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
+TREE = profiles.read(REPOSITORY, "digits").tree
 TREE["diagnostics"] = {"mine": {"type": "instability", "adaptation": "im"}}
 TREE["instability"] = {"images": 1, "steps": 1, "level": 0.5}
 TREE["studies"] = {}

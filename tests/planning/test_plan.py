@@ -10,7 +10,7 @@ from ims3core import cli
 from ims3core.diffusion.dit import DiT
 from ims3core.errors import ParameterError
 from ims3core.params import parse
-from ims3core.pipeline import harness
+from ims3core.pipeline import harness, profiles
 from ims3core.planning import cache, image_costs, rates, sizes, table
 from ims3core.planning import costs as plan
 
@@ -26,7 +26,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def profile(name, **changes):
-    tree = yaml.safe_load((REPOSITORY / f"profiles/{name}.yaml").read_text())
+    tree = profiles.read(REPOSITORY, name).tree
     for key, value in changes.items():
         section, last = key.split("__")
         tree[section][last] = value
@@ -65,10 +65,10 @@ def test_a_prepared_data_set_is_counted(toy, tmp_path):
         sizes.dataset_size(own, Path())
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_profile_can_be_planned(path, tmp_path):
+@pytest.mark.parametrize("name", profiles.names(REPOSITORY))
+def test_every_profile_can_be_planned(name, tmp_path):
     """One row per stage of the graph, each with finite numbers."""
-    rows, _ = plan.costs(parse(path.read_text()), tmp_path)
+    rows, _ = plan.costs(profiles.read(REPOSITORY, name), tmp_path)
     assert [row.stage.split("@")[0] for row in rows][:4] == ["prepare", "generator", "encoder", "latents"]
     assert all(row.flops >= 0 and row.memory > 0 for row in rows)
     assert sum(row.flops for row in rows) > 1e12

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ims3core.base import files
 from ims3core.params import Params, parse
+from ims3core.pipeline import profiles
 
 CLASSES = ("ant", "bee", "cat")
 PER_CLASS = 8
@@ -31,16 +32,15 @@ def params_text(
     seeds: int = 2,
     tsne_method: str = "ims3",
     protocols: str = "[steps]",
-    studies: str = "{}",
 ) -> str:
     """params.yaml of the synthetic tree: the default profile with a small grid."""
-    profile = (Path(__file__).parents[2] / "profiles" / "digits.yaml").read_text(encoding="utf-8")
+    root = Path(__file__).parents[2]
+    profile = profiles.text(profiles.read(root, "digits"), "digits", [])
     head = profile[: profile.index("\neval:")]
     return f"""{head}
 eval:
   {{methods: {methods}, ipc: {ipc}, students: {students}, draws: {draws}, seeds: {seeds}, protocols: {protocols}, split: test}}
 coverage: {{k: 2, real_images: 100}}
-studies: {studies}
 report: {{grid_images: 2, gallery_images: 3, tsne_real: 4, tsne_method: {tsne_method}}}
 compute: {{device: cpu, precision: fp32, compile: false, threads: 1, launch: null}}
 """

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from ims3core.params import load
+from ims3core.pipeline import profiles
 from ims3core.report import published
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+REPOSITORY = Path(__file__).parents[2]
+TEXT = profiles.text(profiles.read(REPOSITORY, "imagewoof"), "imagewoof", [])
 FOLDERS = {name: key for key, name in published.DATASETS.items()}
 ROWS = {published._PRINTED.get(row, printed): row for row, printed in published.LABELS.items()}
 SETTINGS = {  # rows of Tables 4, 7, 8 and 13 that are a row of the grid under another setting: `-S key=value`
@@ -26,18 +27,18 @@ ELSEWHERE = {"DDVLCP": "imagewoof-ddvlcp"}  # wants a text-to-image model and ca
 
 
 @pytest.fixture(scope="module")
-def profiles():
-    return {path.stem: load(path) for path in PROFILES.glob("image*.yaml")}
+def grids():
+    return {name: profiles.read(REPOSITORY, name) for name in profiles.names(REPOSITORY) if name.startswith("image")}
 
 
 @pytest.mark.parametrize("number", range(len(published.results())))
-def test_a_cell_of_the_paper_is_in_a_profile(number, profiles):
+def test_a_cell_of_the_paper_is_in_a_profile(number, grids):
     """Data set and size name a profile; its grid has the row, the IPC and the network."""
     cell = published.results().iloc[number]
     if cell["method"] in UNKNOWN:
         return
     profile = FOLDERS[cell["dataset"]] + ("-512" if cell["resolution"] == "512" else "")
-    params = profiles[ELSEWHERE.get(cell["method"], profile)]
+    params = grids[ELSEWHERE.get(cell["method"], profile)]
     row = "ims3" if cell["method"] in SETTINGS else ROWS[cell["method"]]
     networks = {params.network(student) for student in params.eval.students}
     models = {paper for part, paper in published.MODELS.items() for network in networks if network.startswith(part)}
@@ -48,4 +49,4 @@ def test_a_cell_of_the_paper_is_in_a_profile(number, profiles):
     assert cell["model"] in models | {"unstated"}
     if cell["method"] in SETTINGS:
         section, key = SETTINGS[cell["method"]].split("=")[0].rsplit(".", 1)
-        assert f"  {key}: " in (PROFILES / "imagewoof.yaml").read_text() or section.startswith("methods")
+        assert f"  {key}: " in TEXT or section.startswith("methods")

@@ -58,7 +58,8 @@ def test_a_study_is_drawn_again_only_when_its_numbers_change(tree, make_params, 
         "{mine: {claim: c, rows: [ims3], ipc: [1], draws: 2, seeds: 1, split: validation, measures: [accuracy], "
         "vary: {s3.alpha: [0.1, 0.5]}}}"
     )
-    params = make_params(studies=study)
+    params = make_params()
+    (tree / "studies.yaml").write_text(study)
     dataset, table = params.data.name or params.data.source, tree / "metrics/studies/mine.csv"
     rows = [f"{dataset},{a},{a},ims3,1,{d},0,accuracy,{80 + d}" for a in ("0.1", "0.5") for d in (0, 1)]
     table.parent.mkdir(parents=True)

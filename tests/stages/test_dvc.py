@@ -61,7 +61,7 @@ def project(tmp_path_factory, toy_text):
     root = tmp_path_factory.mktemp("project")
     for name in ("ims3core", "stages", "profiles", "metrics/studies"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+    for name in ("dvc.yaml", "studies.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(REPOSITORY / name, root / name)
     (root / "params.yaml").write_text(toy_text)
     # Enough pieces of work that a kill can fall between two of them.
@@ -75,6 +75,11 @@ def project(tmp_path_factory, toy_text):
         subprocess.run(command, cwd=root, check=True, env=environment(root))
     dvc(root, "repro")
     return root
+
+
+def write_studies(root, study):
+    """Makes ``study`` the only one of a project."""
+    (root / "studies.yaml").write_text(yaml.safe_dump({"mine": study}))
 
 
 def test_a_second_repro_runs_nothing(project):
@@ -432,7 +437,7 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
         return int(re.search(r"(\d+) experiments ran", result.stdout)[1]), time.monotonic() - began
 
     try:
-        change(project, "studies", value={"mine": study})
+        write_studies(project, study)
         mine, lock = (project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()
         table = project / "metrics/studies/mine.csv"
         assert ims3()[0] == 2
@@ -443,9 +448,9 @@ def test_a_study_leaves_the_checkout_alone_and_is_not_run_twice(project):
         assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         ran, took = ims3()
         assert ran == 0 and took < 10 and table.read_text().splitlines() == lines
-        change(project, "studies", value={"mine": study | {"vary": {"s3.alpha": [0.1, 0.5, 0.9]}}})
+        write_studies(project, study | {"vary": {"s3.alpha": [0.1, 0.5, 0.9]}})
         assert ims3()[0] == 1
-        change(project, "studies", value={"mine": study})
+        write_studies(project, study)
         assert ((project / "params.yaml").read_bytes(), (project / "dvc.lock").read_bytes()) == (mine, lock)
         names = subprocess.run(
             [sys.executable, "-m", "dvc", "exp", "list"], cwd=project / "scratch/runs/studies", capture_output=True,

@@ -8,7 +8,7 @@ import yaml
 
 from ims3core.base import files
 from ims3core.params import load
-from ims3core.pipeline import graph
+from ims3core.pipeline import graph, profiles
 from ims3core.pipeline.harness import open_stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ GUIDE = "ims3core/axes/guides/modes.py"
 @pytest.fixture(scope="module")
 def built(build, toy_text):
     """A toy project with the modes of every class, and the row of a pool that is steered to them."""
-    tree, every = yaml.safe_load(toy_text), yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    tree, every = yaml.safe_load(toy_text), profiles.read(REPOSITORY, "digits-all").tree
     tree |= {name: every[name] for name in ("modes", "mode_guided")}
     tree["guides"]["modes"] = {"type": "modes", "adaptation": "none"}
     tree["pools"]["steered"] = tree["pools"]["dit"] | {"guide": "modes", "sampler": "mode_guided"}

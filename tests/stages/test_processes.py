@@ -17,6 +17,7 @@ from ims3core import cli
 from ims3core.base import files
 from ims3core.base.distributed import ProcessGroup
 from ims3core.errors import ParameterError
+from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -91,7 +92,7 @@ def test_two_processes_write_the_bytes_of_one(built, project):
 def test_guides_and_refined_sets_of_two_processes_are_those_of_one(build, toy_text, tmp_path):
     """Guides are shared by class, refinements by set; both bit-equal."""
     tree = yaml.safe_load(toy_text)
-    every = yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    every = profiles.read(REPOSITORY, "digits-all").tree
     tree |= {name: every[name] for name in ("statistics", "distribution_matching")}
     tree["statistics"] |= {"sets": 5, "steps": 4}
     tree["distribution_matching"] |= {"iterations": {1: 2}, "real_batch": 8}

@@ -11,6 +11,7 @@ from ims3core.base import files
 from ims3core.data import distilled
 from ims3core.errors import NumericsError
 from ims3core.params import entries
+from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = {
@@ -27,7 +28,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def built(build, toy_text):
     """A toy project with four refined rows of four sets each."""
-    tree, every = yaml.safe_load(toy_text), yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    tree, every = yaml.safe_load(toy_text), profiles.read(REPOSITORY, "digits-all").tree
     for name, changes in SMALL.items():
         tree[name] = every[name] | changes
     tree["teacher"] = tree["encoder"] | {"norm": "batch"}

@@ -9,9 +9,9 @@ import yaml
 
 from ims3core import params
 from ims3core.errors import ArtifactError, ParameterError
-from ims3core.params.tables import Study
-from ims3core.pipeline import checkouts
-from ims3core.studies import costs, experiments, figures, results, sentences
+from ims3core.pipeline import checkouts, profiles
+from ims3core.studies import costs, definitions, experiments, figures, results, sentences
+from ims3core.studies.definitions import Study
 from ims3core.studies.settings import settings_of
 from tests.conftest import REPOSITORY, toy_parameters
 
@@ -115,10 +115,10 @@ class TestSettings:
             ({"rows": []}, "rows"), ({"measures": ["speed"]}, "measures"),
         ],
     )  # fmt: skip
-    def test_definitions_that_say_nothing(self, changes, words):
-        tree = toy_parameters() | {"studies": {"mine": PLAIN | changes}}
-        with pytest.raises(ParameterError, match=r"studies\.mine") as caught:
-            params.checked(tree)
+    def test_definitions_that_say_nothing(self, changes, words, tmp_path):
+        (tmp_path / "studies.yaml").write_text(yaml.safe_dump({"mine": PLAIN | changes}))
+        with pytest.raises(ParameterError, match=r"studies\.yaml: mine") as caught:
+            definitions.read(tmp_path)
         assert words in str(caught.value)
 
     def test_key_knows_what_decides_a_result(self):
@@ -133,7 +133,7 @@ class TestSettings:
 
 
 def profile():
-    return yaml.safe_load((REPOSITORY / "profiles/digits-all.yaml").read_text())
+    return profiles.read(REPOSITORY, "digits-all").tree
 
 
 def lines(*rows, labels=()):
@@ -368,9 +368,9 @@ class TestResults:
 
 
 def test_the_shipped_studies_are_settings_that_params_allow():
-    tree = yaml.safe_load((REPOSITORY / "profiles/digits.yaml").read_text())
-    checked = params.checked(tree)
-    counts = {name: len(settings_of(name, tree, study)) for name, study in checked.studies.items()}
+    tree = profiles.read(REPOSITORY, "digits").tree
+    studies = definitions.read(REPOSITORY)
+    counts = {name: len(settings_of(name, tree, study)) for name, study in studies.items()}
     assert counts["alpha_beta"] == 25 and counts["forms"] == 9 and len(counts) == 18
 
 

@@ -24,8 +24,8 @@ class InversionMatching(Adaptation):
 
     ``paper``: z_inv at t against z_t of the same image; gradients flow through the inversion, z_t has none.
     ``official``: the posterior mean at t - 1 (with gradient) against one step of
-    :func:`~ims3core.diffusion.inversion.official_inversion` (without), label dropout on both sides; D1-D5 of the
-    README. The leading constant of its matching term is dropped.
+    :func:`~ims3core.diffusion.inversion.official_inversion` (without), label dropout on both sides; D1-D5 of
+    docs/deviations.md. The leading constant of its matching term is dropped.
 
     The matching term is the mean over a ``share`` of the batch, spread evenly: rows of a batch are in random order,
     so its expectation is that of the whole.

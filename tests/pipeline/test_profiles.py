@@ -1,0 +1,180 @@
+"""Profiles in layers: what they merge to, what is refused, what `ims3 use` and `ims3 diff` do with params.yaml."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ims3core import cli
+from ims3core.errors import ParameterError
+from ims3core.params import entries, load
+from ims3core.pipeline import profiles
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VALUES = {  # of every published profile; a change of one is a change of results
+    "cifar10": "d896242b9abd44c2",
+    "digits-all": "3964f24a3b0b0145",
+    "digits": "aa7ad2a1fb91c20f",
+    "fashion": "952aee7de2368078",
+    "imageidc": "59baaeac3905564f",
+    "imagenet100": "90962360ec779db1",
+    "imagenet1k": "b6f9e55c1c467a6e",
+    "imagenette-small": "9c1c3b9e7f9be951",
+    "imagenette": "87b870a456df97db",
+    "imagenette64": "ac756974edf24ec8",
+    "imagewoof-512": "17197380b20838e0",
+    "imagewoof-ddvlcp": "13a1522d0fe21b04",
+    "imagewoof": "185708fb3a7acf25",
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the profiles of the repository, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
+    return tmp_path
+
+
+def add(project, name, text):
+    (project / f"profiles/{name}.yaml").write_text(text)
+
+
+def ims3(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    return stop.value.code
+
+
+def test_merged_profiles_have_the_values_they_had():
+    """Layers changed how profiles are written, not what they say."""
+    assert {name: profiles.values_digest(profiles.read(REPOSITORY, name).tree) for name in VALUES} == VALUES
+    assert set(VALUES) == set(profiles.names(REPOSITORY))
+
+
+def test_profiles_are_short():
+    """A leaf says what is its own; a default stands in one line of one file."""
+    lines = {path.stem: len(path.read_text().splitlines()) for path in (REPOSITORY / "profiles").glob("*.yaml")}
+    assert max(lines[name] for name in VALUES) <= 45 and sum(lines.values()) <= 700
+
+
+def test_layers_merge_by_section_row_and_key(project):
+    """Lists and mappings behind a key are replaced, null takes a row out, another source replaces a section."""
+    add(
+        project,
+        "mine",
+        """
+extends: digits
+eval: {methods: [random, s3]}
+methods: {im: null, random: {centroids: real}, first_ten: {pool: dit, type: first, centroids: real}}
+protocols: {steps: {steps: 7}}
+refinements: {ims3_plus: {set: {networks: 3}}}
+generator: {source: pretrained, model: x, revision: null, sha256: null, heads: null, vae: null, time_features: auto}
+""",
+    )
+    below, tree = profiles.merged(project, "digits"), profiles.merged(project, "mine")
+    assert tree["eval"] == below["eval"] | {"methods": ["random", "s3"]}
+    assert "im" not in tree["methods"] and tree["methods"]["random"] == below["methods"]["random"]
+    assert tree["protocols"]["steps"] == below["protocols"]["steps"] | {"steps": 7}
+    assert tree["refinements"]["ims3_plus"]["set"] == {"networks": 3}
+    assert set(tree["generator"]) == {"source", "model", "revision", "sha256", "heads", "vae", "time_features"}
+
+
+def test_sections_of_entries_that_no_row_names_are_left_out():
+    """A profile is what it runs; a new row that names one brings it back."""
+    tree = profiles.read(REPOSITORY, "digits").tree
+    assert "ddpm" not in tree and "ddpm" in profiles.merged(REPOSITORY, "digits")
+    assert all(name in entries.names("samplers") for name in ("ddpm", "dpm_solver"))
+    more = profiles.read(REPOSITORY, "digits", {"pools.dit": tree["pools"]["dit"] | {"sampler": "ddpm"}}).tree
+    assert "ddpm" in more
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: moon\n", r"profiles/mine\.yaml: extends: found 'moon', no such file"),
+        ("extends: ../secret\n", r"profiles/mine\.yaml: extends: found '\.\./secret', no such file"),
+        ("extends: mine\n", r"extends goes round in circles \(mine <- mine\)"),
+        (
+            "extends: digits\neval: {draws: three}\n",
+            r"mine\.yaml: eval\.draws: found 'three', a word, where .* 3, a num",
+        ),
+        (
+            "extends: digits\neval: [1]\n",
+            r"mine\.yaml: eval: found \[1\], a list, where a layer below has .*, a mapping",
+        ),
+        ("extends: digits\ns3: {alhpa: 1.0}\n", r"profiles/mine\.yaml: s3\.alhpa: unknown key"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(project, text, message):
+    """In one line that names the file and the key."""
+    add(project, "mine", text)
+    with pytest.raises(ParameterError, match=message):
+        profiles.read(project, "mine")
+
+
+def test_a_circle_through_another_layer_is_refused(project):
+    """And shown whole."""
+    add(project, "a", "extends: b\n")
+    add(project, "b", "extends: a\n")
+    with pytest.raises(ParameterError, match=r"round in circles \(a <- b <- a\)"):
+        profiles.read(project, "a")
+
+
+def test_use_writes_a_commented_profile_and_guards_edits(project, capsys):
+    """A params.yaml as it was written is replaced; an edited one only with --force, and what would be lost is named."""
+    assert ims3("use", "digits") == 0
+    text = (project / "params.yaml").read_text()
+    assert text == (REPOSITORY / "params.yaml").read_text()
+    assert ims3("use", "fashion") == 0 and ims3("use", "digits") == 0
+    (project / "params.yaml").write_text(text.replace("alpha: 0.4 ", "alpha: 0.7 "))
+    assert ims3("use", "fashion") == 2
+    assert "which --force would lose: s3.alpha: 0.7\n" in capsys.readouterr().err
+    assert ims3("diff") == 0 and capsys.readouterr().out == "s3.alpha: 0.7\n"
+    assert ims3("use", "digits", "--force") == 0
+    assert (project / "params.yaml").read_text() == text
+    assert ims3("use", "moon") == 2
+    assert "known: cifar10, digits" in capsys.readouterr().err
+
+
+def test_a_profile_that_was_edited_and_used_again_is_no_foreign_edit(project):
+    """The header knows the values that were written, whatever the profile says since."""
+    add(project, "mine", "extends: digits\nseed: 1\n")
+    assert ims3("use", "mine") == 0
+    add(project, "mine", "extends: digits\nseed: 2\n")
+    assert ims3("use", "mine") == 0
+    assert load(project / "params.yaml").seed == 2
+
+
+def test_values_can_be_given_on_the_command_line(project, capsys):
+    """Each is YAML; what is no key or no value is refused and nothing is written."""
+    assert ims3("use", "digits", "s3.alpha=0.5", "eval.ipc=[1]", "eval.methods=[random, s3]") == 0
+    params = load(project / "params.yaml")
+    assert (params.tree["s3"]["alpha"], params.eval.ipc, params.eval.methods) == (0.5, [1], ["random", "s3"])
+    assert ims3("use", "digits") == 0  # written by `ims3 use`: no edit
+    before = (project / "params.yaml").read_bytes()
+    for words, message in [
+        (["s3.alpha"], "s3.alpha: found no '='"), (["s3.alhpa=1"], "s3.alhpa: there is no such key"),
+        (["eval.ipc=x"], "eval.ipc: found 'x'"), (["s3.alpha=[1"], "s3.alpha=[1: not valid YAML"),
+    ]:  # fmt: skip
+        assert ims3("use", "digits", *words) == 2
+        assert message in capsys.readouterr().err
+    assert (project / "params.yaml").read_bytes() == before
+    assert ims3("use", "fashion", "--print") == 0
+    assert yaml.safe_load(capsys.readouterr().out) == profiles.read(project, "fashion").tree
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_dvc_may_write_the_file_anew(project):
+    """`-S` keeps comments and header, so that a value it changed is an edit, and layout is none."""
+    from dvc.utils import serialize
+
+    assert ims3("use", "digits") == 0
+    path = project / "params.yaml"
+    tree = serialize.parse_yaml_for_update(path.read_text(), "params.yaml")
+    path.write_text(serialize.dumps_yaml(tree))
+    assert profiles.edits(project, path.read_text()) == []
+    tree["s3"]["alpha"] = 0.5
+    path.write_text(serialize.dumps_yaml(tree))
+    assert profiles.edits(project, path.read_text()) == ["s3.alpha: 0.5"]
