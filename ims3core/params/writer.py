@@ -88,32 +88,36 @@ def _row(name: str, values: dict[str, Any]) -> Iterator[str]:
         yield from (f"    {key}: {_flow(value)}" for key, value in values.items())
         return
     text = ", ".join(f"{key}: {_flow(value)}" for key, value in values.items())
-    if len(text) + len(name) < WIDTH - 6:
-        yield f"  {name}: {{{text}}}"
-        return
-    wrapped = wrap_flow(text, WIDTH - 6)
-    yield f"  {name}: {{"
-    yield from (f"    {line}" for line in wrapped[:-1])
-    yield f"    {wrapped[-1]}}}"
+    first, *more = wrap_flow(f"  {name}: {{{text}}}", WIDTH)
+    yield first
+    yield from (f"    {line.strip()}" for line in more)
 
 
 def wrap_flow(text: str, width: int) -> list[str]:
     """The lines of a flow mapping; a key and its value stay together."""
-    lines = textwrap.wrap(text.replace(": ", ":\0"), width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        text.replace(": ", ":\0"), width, break_long_words=False, break_on_hyphens=False, subsequent_indent="    "
+    )  # fmt: skip
     return [line.replace("\0", " ") for line in lines]
 
 
 def _line(text: str, comment: str | None) -> str:
-    """A line with its comment; a long comment stands above."""
+    """A line with its comment; of a long one, the clauses that fit: the whole is on the page Parameters."""
     if not comment:
         return text
-    comment = comment.rstrip(".")
-    whole = f"{text.ljust(COLUMN - 1)} # {comment}"
-    if len(whole) <= WIDTH + 2:
-        return whole
+    begun, comment = f"{text.ljust(COLUMN - 1)} # ", comment.rstrip(".")
+    if len(begun) < WIDTH - 40 or len(begun) + len(comment) <= WIDTH + 2:
+        return begun + shortened(comment, WIDTH + 2 - len(begun))
     indent = " " * (len(text) - len(text.lstrip()))
-    above = textwrap.wrap(comment, WIDTH - len(indent) - 2)
-    return "\n".join([*(f"{indent}# {line}" for line in above), text])
+    return f"{indent}# {shortened(comment, WIDTH - len(indent))}\n{text}"
+
+
+def shortened(comment: str, width: int) -> str:
+    """As much of a sentence as fits in ``width``, up to the end of a clause."""
+    if len(comment) <= width:
+        return comment
+    ends = [comment.rfind(mark, 0, width + 1) for mark in ("; ", ": ", " (", ", ", " ")]
+    return comment[: next((end for end in ends if end > 8), width)]
 
 
 def _flow(value: Any) -> str:
