@@ -53,8 +53,11 @@ class Generator(Stage):
         return data.read_split(self.input("data/real/train"))
 
     def unread(self) -> list[str]:
-        """A generator that exists is only compared with the class table."""
-        return ["data/real/train"] if self.params.generator.source == "pretrained" else []
+        """A generator that exists is only compared with the class table; without one nothing is opened."""
+        source = self.params.generator.source
+        if source == "none":
+            return ["data/real/train", "data/real/classes.json"]
+        return ["data/real/train"] if source == "pretrained" else []
 
     def units(self) -> list[Unit]:
         """The VAE, then the DiT on its latents; nothing to train of a generator that exists."""
@@ -144,6 +147,8 @@ class Generator(Stage):
 
     def assemble(self, units: list[Unit]) -> dict[str, Any]:
         """The pipeline directory, of what was trained here or elsewhere."""
+        if self.params.generator.source == "none":
+            return {"source": "none"}
         if not units:
             return self._fetch()
         vae = self._vae()

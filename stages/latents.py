@@ -37,8 +37,19 @@ class Latents(Stage):
         """2 with mirror images."""
         return 1 + self.params.latents.flip
 
+    @property
+    def without_generator(self) -> bool:
+        """No latents, because nothing will look at them."""
+        return self.params.generator.source == "none"
+
+    def unread(self) -> list[str]:
+        """Without a generator nothing is opened."""
+        return ["data/real/*"] if self.without_generator else []
+
     def units(self) -> list[Unit]:
         """One batch of one variant each."""
+        if self.without_generator:
+            return []
         pieces = latents.pieces(len(self.train.images), self.params.latents.batch_size, self.variants)
         return [Unit(latents.piece_name(number), piece) for number, piece in enumerate(pieces)]
 
@@ -51,6 +62,8 @@ class Latents(Stage):
 
     def assemble(self, units: list[Unit]) -> dict[str, Any]:
         """All pieces in two array files, beside the generator's labels."""
+        if self.without_generator:
+            return {"images": 0, "variants": 0}
         classes = dit_layout.read_config(self.input("data/generator/transformer")).classes
         labels = data.generator_labels(self.input("data/real/classes.json"), classes)[self.train.class_index]
         pieces = [unit.task for unit in units]

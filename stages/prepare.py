@@ -68,7 +68,7 @@ class Prepare(Stage):
         """All images of the classes that are used, and the class table."""
         section = self.params.data
         listing = readers.read(section, classes.listed(section.classes))
-        trained = self.params.generator.source == "train"
+        trained = self.params.generator.source != "pretrained"
         table = classes.class_table(listing.names, section.classes, trained=trained)
         listing = listing.restricted([row.name for row in table])
         for line in listing.warnings:

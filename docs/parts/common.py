@@ -29,7 +29,7 @@ def _place(name: str) -> tuple[int, str]:
 @cache
 def profile(name: str) -> Params:
     """A profile, checked."""
-    return profiles.read(ROOT, name)
+    return profiles.read(ROOT, name, every_row=True)
 
 
 @cache

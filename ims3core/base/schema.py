@@ -19,7 +19,7 @@ Index = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
-SOURCES_OF_UNIONS = ("train", "pretrained", "timm", "encoder")
+SOURCES_OF_UNIONS = ("train", "pretrained", "timm", "encoder", "none")
 UNIONS = ("generator", "encoder", "teacher")
 NOISE = ("constrained-", "literal[", "list[", "function-")
 

@@ -17,7 +17,7 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 from ims3core.axes.diagnostics.coverage import Coverage
 from ims3core.base.schema import Index, Name, Section, described
 from ims3core.errors import ParameterError
-from ims3core.params import entries, sections, tables
+from ims3core.params import sections, tables
 from ims3core.params.rows import Pool, Rows
 from ims3core.students.settings import Augment, Protocol
 
@@ -110,6 +110,16 @@ class Params(Section):
         entry: GeneratorDiagnostic = self._rows.entry("diagnostics", "diagnostics", name)
         return entry
 
+    @property
+    def needs_generator(self) -> bool:
+        """Whether a pool, guide, refinement or diagnostic looks at a generator."""
+        pools = [self.pool(name) for name in self.pools]
+        return (
+            any(pool.source.sampled or pool.guide.provides != "nothing" for pool in pools)
+            or any("generator" in self.refinement(name).needs() for name in self.refinements)
+            or bool(self.diagnostics)
+        )
+
     def lineage(self, row: str) -> tuple[str, list[str]]:
         """The row of ``methods`` that ``row`` goes back to, and the rows of ``refinements`` from there to ``row``."""
         refined: list[str] = []
@@ -160,16 +170,6 @@ class Params(Section):
             except ParameterError as error:
                 raise ValueError(str(error)) from error
         return self
-
-
-def without_unnamed_entries(tree: dict[str, Any]) -> dict[str, Any]:
-    """``tree`` less the sections of entries that no row names."""
-    rows = [row for table in tables.TABLES for row in tree.get(table, {}).values()]
-    named = {row.get(key) for row in rows for key in ("type", "source", "sampler")}
-    return {
-        name: value for name, value in tree.items()
-        if name in Params.model_fields or name in named or not entries.is_entry(name)
-    }  # fmt: skip
 
 
 class Yaml12Loader(SafeLoader):

@@ -127,6 +127,11 @@ class Rows:
             self._check_refinement(name)
         for name in fixed.diagnostics:
             self._check_diagnostic(name)
+        if fixed.generator.source == "none" and fixed.needs_generator:
+            raise ParameterError(
+                "generator.source: found 'none', but there are rows that draw from a generator or look at it; "
+                "`ims3 use NAME eval.methods=[...]` keeps the rows that are asked for"
+            )
         known = [*fixed.methods, *fixed.refinements]
         for name in fixed.eval.methods:
             _require("eval.methods", name, known)

@@ -131,7 +131,13 @@ class PretrainedGenerator(Section):
     )
 
 
-Generator = Annotated[TrainedGenerator | PretrainedGenerator, Field(discriminator="source")]
+class NoGenerator(Section):
+    """No generator: all rows are of images that exist."""
+
+    source: Literal["none"] = Field(description="none: every row is of images that exist | train | pretrained")
+
+
+Generator = Annotated[TrainedGenerator | PretrainedGenerator | NoGenerator, Field(discriminator="source")]
 
 
 class TrainedEncoder(Section):

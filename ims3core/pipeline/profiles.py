@@ -2,7 +2,8 @@
 
 A file in ``profiles/`` names the layers it ``extends`` and says only what it changes. Sections merge key by key, tables
 row by row, rows key by key; lists and mappings behind a key are replaced. A row or section that is null is taken out,
-a section with another ``source`` than below is replaced. Sections of entries that no row names are left out.
+a section with another ``source`` than below is replaced. Of the tables, the rows that ``eval.methods`` go back to are
+kept, so that DVC runs what is asked for and nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 from ims3core.base import files
 from ims3core.base.schema import UNIONS
 from ims3core.errors import ParameterError
-from ims3core.params import Params, checked, entries, tree_of, without_unnamed_entries
+from ims3core.params import Params, checked, tree_of
 from ims3core.params.tables import TABLES
+from ims3core.params.trees import change, needed_rows, without_unnamed_entries
 from ims3core.params.writer import commented
 
 FOLDER = "profiles"
@@ -37,8 +39,11 @@ def names(root: Path) -> list[str]:
     return [path.stem for path in paths if not LAYER.search(path.read_text(encoding="utf-8"))]
 
 
-def read(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> Params:
+def read(root: Path, name: str, changes: Mapping[str, Any] | None = None, *, every_row: bool = False) -> Params:
     """The checked parameters of a profile, with some dotted keys changed.
+
+    Args:
+        every_row: keeps rows that ``eval.methods`` does not go back to, for those who list what there is.
 
     Raises:
         ParameterError: no such profile, layers that do not fit each other, or values that are refused.
@@ -48,7 +53,13 @@ def read(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> Par
     tree = merged(root, name)
     for key, value in (changes or {}).items():
         change(tree, key, value)
-    return checked(without_unnamed_entries(tree), name=f"{FOLDER}/{name}.yaml")
+    if tree["report"]["tsne_method"] not in tree["eval"]["methods"] and "report.tsne_method" not in (changes or {}):
+        tree["report"]["tsne_method"] = tree["eval"]["methods"][-1]
+    tree = without_unnamed_entries(tree) if every_row else needed_rows(tree)
+    params = checked(tree, name=f"{FOLDER}/{name}.yaml")
+    if params.needs_generator or "generator" in {key.split(".")[0] for key in changes or {}}:
+        return params
+    return checked(params.tree | {"generator": {"source": "none"}}, name=f"{FOLDER}/{name}.yaml")
 
 
 def merged(root: Path, name: str, below: tuple[str, ...] = ()) -> Tree:
@@ -113,22 +124,6 @@ def _kind(value: Any) -> str:
         return "true or false"
     names = {int: "a number", float: "a number", str: "a word", list: "a list", dict: "a mapping"}
     return names[type(value)]
-
-
-def change(tree: Tree, key: str, value: Any) -> None:
-    """Sets a dotted key that exists, or adds a row to a table or the section of an entry.
-
-    Raises:
-        ParameterError: the parameters have no such key.
-    """
-    *path, last = key.split(".")
-    section: Any = tree
-    for part in path:
-        section = section.get(part) if isinstance(section, dict) else None
-    new_row = path in [[table] for table in TABLES] or (not path and entries.is_entry(last))
-    if not isinstance(section, dict) or (last not in section and not new_row):
-        raise ParameterError(f"{key}: there is no such key")
-    section[last] = deepcopy(value)
 
 
 def use(root: Path, name: str, words: list[str], *, force: bool) -> str:

@@ -72,6 +72,8 @@ class _Planner:
     def _generator(self) -> Cost:
         section, image = self.params.generator, self.image
         disk = 4 * image.weights + image.vae_bytes
+        if section.source == "none":
+            return Cost("generator", "none")
         if section.source != "train":
             return Cost("generator", "none", memory=BASE_MEMORY + 8 * image.weights, disk=disk)
         vae = section.vae
@@ -88,6 +90,8 @@ class _Planner:
 
     def _latents(self) -> Cost:
         section, train = self.params.latents, self.size.train
+        if self.params.generator.source == "none":
+            return Cost("latents", "none")
         images = train * (1 + section.flip)
         calls = (1 + section.flip) * -(-train // section.batch_size)
         disk = 2 * 4.0 * images * self.image.latent

@@ -97,11 +97,13 @@ def flops(network: nn.Module, *inputs: torch.Tensor) -> float:
 
 
 def generator_config(params: Params, classes: int) -> DitConfig:
-    """The size of the generator: that of the parameters, of the folder it is in, or that of DiT-XL/2."""
+    """The size of the generator: that of the parameters, of the folder it is in, or that of DiT-XL/2; least of none."""
     section = params.generator
     if section.source == "train":
         side = params.data.side // 2 ** (len(section.vae.widths) - 1)
         return DitConfig(channels=section.vae.latent_channels, side=side, classes=classes, **section.dit.model_dump())
+    if section.source == "none":
+        return DitConfig(channels=4, side=1, patch=1, width=4, depth=1, heads=1, classes=classes)
     folder = Path(section.model).expanduser() / "transformer"
     if folder.is_dir():
         from ims3core.diffusion.dit_layout import read_config

@@ -157,9 +157,9 @@ def _dots(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
 
 
 def training(curves: pd.DataFrame, *, columns: int = 4) -> bytes:
-    """Loss curves, one panel per training and series: every value faint, a running mean on top."""
+    """Loss curves, one panel per training and series: every value faint, a running mean on top; empty without any."""
     panels = list(curves.groupby(["training", "series"], sort=False))
-    rows = -(-len(panels) // columns)
+    rows = max(1, -(-len(panels) // columns))
     with canvas(height=1.9 * rows + 0.2) as (figure, target):
         grid = figure.subplots(rows, columns, squeeze=False).flat
         # The panels first: zip must not swallow an axes that stays empty.
@@ -177,7 +177,7 @@ def training(curves: pd.DataFrame, *, columns: int = 4) -> bytes:
             axes.grid(axis="y")
         for axes in grid:
             axes.set_axis_off()
-        figure.supxlabel("optimiser step", fontsize=9, color=MUTED)
+        figure.supxlabel("optimiser step" if panels else "no generator was trained", fontsize=9, color=MUTED)
     return target.getvalue()
 
 

@@ -89,9 +89,10 @@ def student_curves(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def training_curves(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Loss curves of several trainings stacked: training, step, series, value."""
-    parts = [curve.assign(training=name) for name, curve in curves.items()]
-    return pd.concat(parts, ignore_index=True)[["training", "step", "series", "value"]]
+    """Loss curves of several trainings stacked: training, step, series, value; no row where nothing was trained."""
+    columns = ["training", "step", "series", "value"]
+    parts = [curve.assign(training=name)[columns] for name, curve in curves.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def confusion_rows(cell: Cell) -> pd.DataFrame:

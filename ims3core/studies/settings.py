@@ -10,8 +10,7 @@ from typing import Any
 
 from ims3core import params
 from ims3core.errors import ParameterError
-from ims3core.params import entries
-from ims3core.params.tables import TABLES
+from ims3core.params.trees import change, needed_rows
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.workspace import short_digest
 from ims3core.studies.definitions import Study
@@ -71,14 +70,19 @@ def _setting(
 ) -> Setting:
     said = f"studies.{name}" + "".join(f", {key} {value}" for key, value in labels.items())
     tree = deepcopy(tree)
-    for key, value in changed.items():
-        _change(tree, key, value, f"studies.{name}")
+    try:
+        for key, value in changed.items():
+            change(tree, key, value)
+    except ParameterError as error:
+        raise ParameterError(f"studies.{name}: {error}") from error
     tree["eval"] |= {"methods": study.rows, "ipc": study.ipc, "draws": study.draws, "seeds": study.seeds}
     tree["eval"] |= {"split": study.split, **{part: tree["eval"][part][:1] for part in ("students", "protocols")}}
     tree["report"]["tsne_method"] = study.rows[0]
     try:
         params.checked(tree)
-        _prune(tree)
+        tree = needed_rows(tree)
+        for table in ("students", "protocols"):
+            tree[table] = {row: values for row, values in tree[table].items() if row in tree["eval"][table]}
         checked, graph = params.checked(tree), Graph(tree)
     except ParameterError as error:
         raise ParameterError(f"{said}: {str(error).removeprefix('params.yaml: ')}") from error
@@ -86,46 +90,3 @@ def _setting(
     digests = [node.code_digest for node in graph.nodes if node.stage not in ("report", "full_data")]
     key = short_digest([facts, tree["compute"]["precision"], digests, sorted(study.measures)])
     return Setting(labels, checked, graph, key, first_draw)
-
-
-def _change(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
-    """Sets ``key`` of ``tree``: one that exists, a row of a table, or the section of an entry."""
-    *path, last = key.split(".")
-    section: Any = tree
-    for part in path:
-        if not isinstance(section, dict) or part not in section:
-            raise ParameterError(f"{said}: params.yaml has no key {key!r}")
-        section = section[part]
-    is_new_row = path in ([table] for table in TABLES) or (not path and entries.is_entry(last))
-    if not isinstance(section, dict) or (last not in section and not is_new_row):
-        raise ParameterError(f"{said}: params.yaml has no key {key!r}")
-    section[last] = deepcopy(value)  # which later keys may change
-
-
-def _prune(tree: dict[str, Any]) -> None:
-    """Leaves only the rows and sections that the compared rows need: nothing else is made, or outdates a result."""
-    rows, refinements, methods = list(tree["eval"]["methods"]), {}, {}
-    for name in rows:
-        if name in tree["refinements"]:
-            refinements[name] = tree["refinements"][name]
-            rows.append(refinements[name]["start"])
-        else:
-            methods[name] = tree["methods"][name]
-    pools = {row["pool"] for row in methods.values()} | {"real"}
-    centroids = {row["centroids"] for row in methods.values()}
-    pools |= {tree["centroids"][name]["pool"] for name in centroids}
-    kept = {"refinements": refinements, "methods": methods, "centroids": _of(tree["centroids"], centroids)}
-    kept["pools"] = _of(tree["pools"], pools)
-    kept["guides"] = _of(tree["guides"], {row["guide"] for row in kept["pools"].values()} | {"none"})
-    tables = (kept["pools"], kept["guides"], tree["diagnostics"])
-    adapted = {row["adaptation"] for table in tables for row in table.values()}
-    kept["adaptations"] = _of(tree["adaptations"], adapted)
-    tree |= kept | {table: _of(tree[table], set(tree["eval"][table])) for table in ("students", "protocols")}
-    named = {value for table in TABLES for row in tree[table].values() for value in row.values() if type(value) is str}
-    named |= params.Params.model_fields.keys()
-    for section in [name for name in tree if name not in named]:
-        del tree[section]
-
-
-def _of(table: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    return {name: row for name, row in table.items() if name in names}

@@ -10,6 +10,7 @@ from ims3core import cli
 from ims3core.errors import ParameterError
 from ims3core.params import entries, load
 from ims3core.pipeline import profiles
+from ims3core.pipeline.graph import Graph
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALUES = {  # of every published profile; a change of one is a change of results
@@ -17,15 +18,15 @@ VALUES = {  # of every published profile; a change of one is a change of results
     "digits-all": "3964f24a3b0b0145",
     "digits": "aa7ad2a1fb91c20f",
     "fashion": "952aee7de2368078",
-    "imageidc": "59baaeac3905564f",
-    "imagenet100": "90962360ec779db1",
-    "imagenet1k": "b6f9e55c1c467a6e",
+    "imageidc": "1490c11d6178b3d0",
+    "imagenet100": "5771d6264edc05aa",
+    "imagenet1k": "4de31ab8cbf827fb",
     "imagenette-small": "9c1c3b9e7f9be951",
-    "imagenette": "87b870a456df97db",
+    "imagenette": "25155d2f500d9b72",
     "imagenette64": "ac756974edf24ec8",
-    "imagewoof-512": "17197380b20838e0",
+    "imagewoof-512": "9b987008b50b4cde",
     "imagewoof-ddvlcp": "13a1522d0fe21b04",
-    "imagewoof": "185708fb3a7acf25",
+    "imagewoof": "77097f17ba635f1c",
 }
 
 
@@ -81,12 +82,52 @@ generator: {source: pretrained, model: x, revision: null, sha256: null, heads: n
     assert set(tree["generator"]) == {"source", "model", "revision", "sha256", "heads", "vae", "time_features"}
 
 
+REAL_ROWS = {"eval.methods": ["random", "k_center", "herding"]}
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_only_the_stages_of_the_rows_that_are_asked_for_are_in_the_graph(name):
+    """Three rows of real images: one pool, their selections and cells, and neither generator nor refinement."""
+    if "herding" not in profiles.merged(REPOSITORY, name)["methods"]:
+        return
+    params = profiles.read(REPOSITORY, name, REAL_ROWS)
+    stages = {node.address for node in Graph(params.tree).nodes if node.stage not in ("students", "full_data")}
+    assert stages == {
+        "prepare", "generator", "encoder", "teacher", "latents", "finetune@none", "guides@none", "candidates@real",
+        "features@real", "centroids@real", *(f"select@{row}" for row in REAL_ROWS["eval.methods"]), "coverage", "report",
+        *(f"labels@{protocol}" for protocol in params.eval.protocols),
+    }  # fmt: skip
+    assert params.generator.source == "none" and params.report.tsne_method == "herding"
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_no_profile_has_a_stage_that_its_table_does_not_need(name):
+    """Every stage is under what the cells of eval.methods, coverage and the report stand on."""
+    params = profiles.read(REPOSITORY, name)
+    graph = Graph(params.tree)
+    cells = [node.address for node in graph.nodes if node.stage in ("students", "full_data")]
+    needed = {node.address for node in graph.upstream(cells)} | {"coverage", "report", "features@real"}
+    assert {node.address for node in graph.nodes} == needed
+
+
+def test_a_row_that_draws_wants_a_generator(project):
+    """Refused in one line that says how to keep the rows that are asked for."""
+    with pytest.raises(ParameterError, match=r"generator\.source: found 'none', but there are rows that draw"):
+        profiles.read(project, "digits", {"generator": {"source": "none"}})
+
+
+def test_a_row_that_is_asked_for_and_missing_is_named(project):
+    """With the rows that there are."""
+    with pytest.raises(ParameterError, match=r"eval\.methods: 'moon' is unknown; known: dit, herding, "):
+        profiles.read(project, "digits", {"eval.methods": ["moon"]})
+
+
 def test_sections_of_entries_that_no_row_names_are_left_out():
     """A profile is what it runs; a new row that names one brings it back."""
     tree = profiles.read(REPOSITORY, "digits").tree
     assert "ddpm" not in tree and "ddpm" in profiles.merged(REPOSITORY, "digits")
     assert all(name in entries.names("samplers") for name in ("ddpm", "dpm_solver"))
-    more = profiles.read(REPOSITORY, "digits", {"pools.dit": tree["pools"]["dit"] | {"sampler": "ddpm"}}).tree
+    more = profiles.read(REPOSITORY, "digits", {"pools.dit.sampler": "ddpm"}).tree
     assert "ddpm" in more
 
 
@@ -155,7 +196,7 @@ def test_values_can_be_given_on_the_command_line(project, capsys):
     assert ims3("use", "digits") == 0  # written by `ims3 use`: no edit
     before = (project / "params.yaml").read_bytes()
     for words, message in [
-        (["s3.alpha"], "s3.alpha: found no '='"), (["s3.alhpa=1"], "s3.alhpa: there is no such key"),
+        (["s3.alpha"], "s3.alpha: found no '='"), (["s3.alhpa=1"], "params.yaml has no key 's3.alhpa'"),
         (["eval.ipc=x"], "eval.ipc: found 'x'"), (["s3.alpha=[1"], "s3.alpha=[1: not valid YAML"),
     ]:  # fmt: skip
         assert ims3("use", "digits", *words) == 2

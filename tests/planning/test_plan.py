@@ -47,7 +47,7 @@ def test_imagenet_1k_is_planned_from_the_profile(tmp_path):
     rows, size = plan.costs(params, tmp_path)
     found = {row.stage: row for row in rows}
     assert (size.classes, size.test, size.counted) == (1000, 50_000, False)
-    pool = found["candidates@dit"]
+    pool = found["candidates@im"]
     assert pool.images == 1000 * 250 * params.eval.draws
     assert pool.flops > pool.images * 50 * 2 * 2 * 118e9
     assert pool.disk == pool.images * (3 * 256 * 256 + 4 * 4 * 32 * 32)  # pixels, and float32 latents
