@@ -97,9 +97,10 @@ class Stage(ABC):
 
     def input(self, path: str) -> Path:
         """A dependency, or a place inside one; what is not declared, or is in no fingerprint, cannot be opened."""
-        if not any(overlap(dep, path) for dep in self.node.data):
+        declared = [dep for dep in self.node.data if overlap(dep, path)]
+        if not declared:
             raise LookupError(f"{self.node.address}: {path} is no dependency in dvc.yaml")
-        if any(fnmatchcase(path, pattern) for pattern in self.unread()):
+        if all(any(fnmatchcase(dep, pattern) for pattern in self.unread()) for dep in declared):
             raise LookupError(f"{self.node.address}: {path} is said to be unread")
         return self.root / path
 
@@ -133,8 +134,6 @@ class Stage(ABC):
         ignored = (*(() if whole else self.named), *self.unread())
         inputs = [dep for dep in self.node.data if not any(fnmatchcase(dep, pattern) for pattern in ignored)]
         if whole:  # what a stage does without, such as studies before the first one, need not be there
-            inputs = [dep for dep in inputs if (self.root / dep).exists()]
-        if whole:
             inputs = [dep for dep in inputs if (self.root / dep).exists()]
         digests = {dep: artifact_digest(self.root / dep) for dep in inputs}
         return short_digest([self.node.address, values, digests, self.node.code_digest])

@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TREE = profiles.read(REPOSITORY, "digits").tree
 TREE["diagnostics"] = {"mine": {"type": "instability", "adaptation": "im"}}
 TREE["instability"] = {"images": 1, "steps": 1, "level": 0.5}
-TREE["studies"] = {}
 PARAMS = checked(deepcopy(TREE))
 NODES = Graph(TREE).nodes
 
@@ -136,8 +135,9 @@ def test_what_is_not_declared_cannot_be_opened(root):
     for path in ("data/latents", "metrics/accuracy.csv"):
         with pytest.raises(LookupError, match="is no dependency in dvc.yaml"):
             stage.input(path)
-    with pytest.raises(LookupError, match="data/teacher is said to be unread"):
-        stage.input("data/teacher")
+    for path in ("data/teacher", "data/teacher/weights.safetensors"):
+        with pytest.raises(LookupError, match=f"{path} is said to be unread"):
+            stage.input(path)
 
 
 class Numbers(Stage):
