@@ -20,6 +20,7 @@ TREE["diagnostics"] = {"mine": {"type": "instability", "adaptation": "im"}}
 TREE["instability"] = {"images": 1, "steps": 1, "level": 0.5}
 PARAMS = checked(deepcopy(TREE))
 NODES = Graph(TREE).nodes
+KINDS = list({(node.stage, node.code): node for node in NODES}.values())  # rows of the same code are one kind
 
 
 def open_node(node, root=Path("nowhere"), tree=TREE):
@@ -55,7 +56,7 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.address)
+@pytest.mark.parametrize("node", KINDS, ids=lambda node: node.address)
 def test_every_declared_parameter_is_in_the_fingerprint_and_no_other(node, root, monkeypatch):
     """Every value below a declared key changes it, but for those that only say how many units there are."""
     monkeypatch.setattr(stages, "artifact_digest", str)
@@ -74,7 +75,7 @@ def prefixes(key):
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.address)
+@pytest.mark.parametrize("node", KINDS, ids=lambda node: node.address)
 def test_every_declared_dependency_is_in_the_fingerprint_or_in_the_names_of_units(node, root):
     """But for those that other rows of the stage open."""
     stage = open_node(node, root)
