@@ -56,6 +56,7 @@ class ReportData:
         runs, summary, selections, comparisons, coverage, costs, curves, plane: the numbers, as the functions of
             :mod:`ims3core.report.tables`, ``statistics``, ``costs`` and ``planes`` return them.
         layouts: the table of every protocol in the paper's shape, and ``higher`` where there are several.
+        absent: what is said where the paper has no number for any cell.
         images: per method, uint8 (classes, count, H, W, 3): the first images of each class in the first drawn set.
         grid_images: how many of them the sample grid shows; galleries show all.
     """
@@ -76,6 +77,7 @@ class ReportData:
     curves: pd.DataFrame
     plane: pd.DataFrame
     layouts: dict[str, Layout]
+    absent: str
     images: dict[str, np.ndarray]
     grid_images: int
 
@@ -117,7 +119,9 @@ def read(params: Params, root: Path) -> ReportData:
         comparisons=statistics.comparisons(runs[runs["method"] != FULL], others=others, fixed=fixed),
         coverage=artifacts.read_coverage(root), costs=costs.frame(params, root, classes=len(classes)),
         curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
-        layouts=accuracy_layouts(params, summary), images=_images(params, sets, len(classes)),
+        layouts=accuracy_layouts(params, summary),
+        absent=published.absent(dataset=params.data.classes, resolution=params.data.side),
+        images=_images(params, sets, len(classes)),
         grid_images=params.report.grid_images,
     )  # fmt: skip
 
@@ -133,7 +137,8 @@ def accuracy_layouts(params: Params, summary: pd.DataFrame) -> dict[str, Layout]
     """The table of every protocol in the paper's shape, and ``higher`` where there are several."""
 
     def printed(student: str, ipc: int, method: str) -> tuple[str, str]:
-        network, side = params.network(student), params.data.side
+        network = None if student == published.UNSTATED else params.network(student)
+        side = params.data.side
         return published.find(dataset=params.data.classes, resolution=side, network=network, ipc=ipc, method=method)
 
     grid = params.eval

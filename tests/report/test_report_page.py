@@ -77,6 +77,7 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
         "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
         "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
         "curves": None, "plane": None, "images": {}, "grid_images": 2,
+        "absent": "The paper has no number for this data set.",
         "layouts": {
             name: layouts.layout(make_summary(values, protocol=name), grid, protocol=name) for name in protocols
         },
