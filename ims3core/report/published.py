@@ -77,6 +77,16 @@ def results() -> pd.DataFrame:
     return frame.assign(**stated)
 
 
+@cache
+def _cells() -> dict[tuple[str, str, str, str, str], list[Any]]:
+    """The lines of every cell, by data set, resolution, model, method and IPC; full data has none."""
+    cells: dict[tuple[str, str, str, str, str], list[Any]] = {}
+    for row in results().itertuples():
+        ipc = "" if row.method == _PRINTED["full"] else str(row.ipc)
+        cells.setdefault((row.dataset, row.resolution, row.model, row.method, ipc), []).append(row)
+    return cells
+
+
 def find(*, dataset: str | None, resolution: int, network: str | None, ipc: int | str, method: str) -> tuple[str, str]:
     """The paper's number for one cell, as text, and a footnote; both empty where it has none.
 
@@ -86,21 +96,18 @@ def find(*, dataset: str | None, resolution: int, network: str | None, ipc: int 
         dataset: the name in ``data.classes``.
         network: of the student; None: what the paper prints without stating one.
     """
-    name, model = DATASETS.get(dataset or ""), _model(network)
+    name, model = DATASETS.get(dataset or "", ""), _model(network)
     printed = _PRINTED.get(method, label(method))
-    frame = results()
-    chosen = frame[
-        (frame["dataset"] == name) & (frame["resolution"] == str(resolution)) & (frame["method"] == printed)
-        & (frame["model"] == model) & ((frame["ipc"] == str(ipc)) | (method == "full"))
-    ]  # fmt: skip
-    if chosen.empty:
+    chosen = _cells().get((name, str(resolution), model, printed, "" if method == "full" else str(ipc)), [])
+    if not chosen:
         return "", ""
     notes = ["the paper does not state the network"] if network is None else []
-    values = chosen.drop_duplicates(["mean", "std"])
+    values = {_text(row): row for row in reversed(chosen)}
     if len(values) > 1:
-        notes.append(" and ".join(f"{_text(row)} in Table {row.table} ({_labels(row)})" for row in values.itertuples()))
-    notes += [note for note in [FOOTNOTES.get((name or "", model or "", ipc, printed))] if note]
-    return _text(next(chosen.itertuples())), "; ".join(notes)
+        said = [f"{text} in Table {row.table} ({_labels(row)})" for text, row in reversed(values.items())]
+        notes.append(" and ".join(said))
+    notes += [note for note in [FOOTNOTES.get((name, model, ipc, printed))] if note]
+    return _text(chosen[0]), "; ".join(notes)
 
 
 def absent(*, dataset: str | None, resolution: int) -> str:
@@ -118,11 +125,11 @@ def absent(*, dataset: str | None, resolution: int) -> str:
     return f"The paper's numbers for {name} at {resolution} px are of other cells: IPC {ipcs}, on {models}."
 
 
-def _model(network: str | None) -> str | None:
-    """The paper's name of a student's network; None for one that it does not use."""
+def _model(network: str | None) -> str:
+    """The paper's name of a student's network; empty for one that it does not use."""
     if network is None:
         return "unstated"
-    return next((paper for part, paper in reversed(MODELS.items()) if network.startswith(part)), None)
+    return next((paper for part, paper in reversed(MODELS.items()) if network.startswith(part)), "")
 
 
 def _text(row: Any) -> str:

@@ -57,7 +57,7 @@ def test_a_cell_of_the_paper_is_in_a_profile(number, grids):
 class TestEveryCellLandsWhereThePaperHasIt:
     """All cells that a table of ours can have, against a loop over the lines of the file."""
 
-    SIZES = (64, 256, 512)
+    SIZES = (256, 512)
     IPCS = (1, 3, 10, 20, 50, 70, 100)
     NETWORKS = (
         None, "convnet", "resnetap10", "resnet10", "resnet18", "resnet34", "resnet50", "resnet101",
