@@ -46,7 +46,7 @@ class ReportData:
 
     Attributes:
         dataset: the name of the data set.
-        featured: the method of the headline, the confusion matrix and the t-SNE plot.
+        featured: the method of the confusion matrix and the t-SNE plot.
         grid: what is compared, and how often.
         protocols: those of the grid, by name.
         method_rows: one per method of the grid.
@@ -84,6 +84,22 @@ class ReportData:
     def classes(self) -> list[str]:
         """The class names, in the order of class_index."""
         return self.results.cells[0].classes
+
+    @property
+    def best(self) -> str:
+        """The row whose mean over the IPCs is highest, for the first student and protocol; the first of equals."""
+        cells = self.summary[self.summary["method"] != FULL]
+        first = (cells["student"] == self.grid.students[0]) & (cells["protocol"] == self.grid.protocols[0])
+        means: dict[str, float] = cells[first].groupby("method", sort=False)["mean"].mean().to_dict()
+        return max(self.grid.methods, key=lambda name: means[name])
+
+    def folder(self, method: str) -> str:
+        """Where the first drawn set of a row lies, at the largest IPC."""
+        return SetKey(method, self.largest, 0).folder.as_posix()
+
+    def export(self, method: str) -> str:
+        """The command that takes that set away."""
+        return f"ims3 export set {method} {self.largest} {method}-{self.largest}"
 
     @property
     def largest(self) -> int:
