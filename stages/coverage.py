@@ -1,4 +1,7 @@
-"""coverage: how pools and distilled sets cover the real images (encoder), and how far from boundaries (teacher)."""
+"""coverage: how pools and distilled sets cover the real images (encoder), and how far from boundaries (teacher).
+
+Held-out real images are measured like a set: whatever a pool reaches says something only beside what they reach.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ MEASURES = ("precision", "recall", "density", "coverage", "boundary", "recognise
 
 @dataclass(frozen=True)
 class Item:
-    """A pool or a drawn set that is measured; ``ipc`` is empty for a pool that serves every IPC."""
+    """What is measured: a pool, a drawn set or held-out real images; ``ipc`` is empty for what serves every IPC."""
 
     kind: str
     name: str
@@ -39,11 +42,11 @@ class Item:
 
 
 class Coverage(Stage):
-    """Writes metrics/coverage.csv: one row per pool and draw, and per drawn set of eval.methods."""
+    """Writes metrics/coverage.csv: one row per pool and draw, per drawn set of eval.methods, and of held-out images."""
 
     name = "coverage"
     amounts = ("pools", "guides", "eval.methods", "eval.ipc", "eval.draws")
-    named = ("data/features", "data/distilled")
+    named = ("data/features", "data/distilled", "data/real/validation")
 
     @cached_property
     def real(self) -> torch.Tensor:
@@ -81,16 +84,30 @@ class Coverage(Stage):
             items += [
                 Item("set", name, k, d, folder / f"ipc-{k}/draw-{d}") for k in grid.ipc for d in range(grid.draws)
             ]
-        return items
+        return [*items, Item("real", "validation", "", 0, self.input("data/real/validation"))]
 
     def units(self) -> list[Unit]:
         """One item each, named by its content: a set's manifest, a pool's own features, so that more draws are new."""
         real = files.manifest_digest(self.input("data/features/real"))
-        return [Unit(f"{short_digest([*item.place, self._content(item), real])}.json", item) for item in self.items]
+        return [
+            Unit(f"{item.kind}-{short_digest([*item.place, self._content(item), real])}.json", item)
+            for item in self.items
+        ]
+
+    @cached_property
+    def held_out(self) -> data.ImageSet:
+        """Real validation images, evenly spaced: no more than the smallest pool has, which so cannot reach less."""
+        images = data.read_split(self.input("data/real/validation"))
+        pools_of = [len(self._of_pool(item)) for item in self.items if item.kind == "pool"]
+        count = min([len(images.images), self.params.coverage.real_images, *pools_of])
+        rows = torch.arange(count) * len(images.images) // count
+        return data.ImageSet(images.images[rows], images.class_index[rows])
 
     def _content(self, item: Item) -> str:
         if item.kind == "pool":
             return hashlib.sha256(self._of_pool(item).numpy().tobytes()).hexdigest()
+        if item.kind == "real":
+            return f"{len(self.held_out.images)} {files.manifest_digest(item.folder)}"
         return files.manifest_digest(item.folder)
 
     @cached_property
@@ -114,14 +131,14 @@ class Coverage(Stage):
         if item.kind == "pool":
             features = self._of_pool(item)
         else:
-            features, boundary = self._of_set(item)
+            chosen = self.held_out if item.kind == "real" else distilled.read_set(item.folder)
+            features, boundary = self._of_images(chosen)
         values = self.params.coverage.measure(self.real, features, self.radii) | boundary
         rounded = {name: round(value, 5) for name, value in values.items() if value == value}
         files.write_json(path, dict.fromkeys(MEASURES) | rounded)
 
-    def _of_set(self, item: Item) -> tuple[torch.Tensor, dict[str, float]]:
-        """The features of a drawn set, and how far its images are from the teacher's decision boundary."""
-        chosen = distilled.read_set(item.folder)
+    def _of_images(self, chosen: data.ImageSet) -> tuple[torch.Tensor, dict[str, float]]:
+        """The features of images, and how far they are from the teacher's decision boundary."""
         with torch.inference_mode():
             batches = [batch.to(self.machine.device) for batch in data.batches(chosen.images, 256)]
             features = torch.cat([self.encoder.features(batch).cpu() for batch in batches])

@@ -50,6 +50,8 @@ class Prepare(Stage):
         members = self._members(listing, readable, digests)
         for name, rows in members.items():
             if pixels is not None:
+                if listing.folder is not None:  # which file an image is stays known once it is decoded
+                    prepare.write_origins(output / name, listing, digests, rows, listing.labels)
                 prepare.write_pixels(output / name, pixels, rows, listing.labels)
             else:
                 prepare.write_index(output / name, listing, digests, rows, listing.labels, **size)

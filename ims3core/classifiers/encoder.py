@@ -112,6 +112,8 @@ def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> t
     """
     import timm
 
+    from ims3core.base.hub import cache_if_unreachable
+
     where = f"{section}.network: {name}"
     if name.startswith("local-dir:") and not Path(folder := name.removeprefix("local-dir:")).expanduser().is_dir():
         raise ParameterError(f"{where}: {folder}: no such folder")
@@ -123,7 +125,8 @@ def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> t
         _put(network, Path(weights).expanduser(), name, f"{section}.weights")
     else:
         try:
-            network = timm.create_model(name, pretrained=True)
+            with cache_if_unreachable():
+                network = timm.create_model(name, pretrained=True)
         except Exception as error:
             raise ParameterError(
                 f"{where}: its weights cannot be fetched ({reason(error)}); without a network, download them elsewhere "

@@ -28,18 +28,17 @@ class IndexedImages:
     """Images that stay in the files they are in: decoded on demand, each checked against the digest in the index.
 
     Behaves like the uint8 tensor (N, channels, side, side) it stands for: ``len``, ``shape``, and
-    indexing by a number, a slice or a tensor of row numbers, which returns a real tensor. ``names`` are the files,
-    relative to the folder they are in.
+    indexing by a number, a slice or a tensor of row numbers, which returns a real tensor.
     """
 
     def __init__(self, folder: Path, names: list[str], digests: list[str], side: int, channels: int) -> None:
         import torch
 
-        self._folder, self.names, self._digests = folder, names, digests
+        self._folder, self._names, self._digests = folder, names, digests
         self.shape = torch.Size((len(names), channels, side, side))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._names)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
         import torch
@@ -57,7 +56,7 @@ class IndexedImages:
 
         from ims3core.data.decode import decode, digest
 
-        path = self._folder / self.names[row]
+        path = self._folder / self._names[row]
         try:
             pixels = decode(path, side=self.shape[-1], channels=self.shape[1])
         except Exception as error:  # whatever Pillow raises on what is not an image
@@ -76,10 +75,12 @@ class ImageSet:
     Attributes:
         images: uint8 (N, channels, side, side), in memory, memory-mapped or decoded on demand.
         class_index: int64 (N,), 0 .. classes - 1, our numbering.
+        names: their files, relative to the folder of the source; None where images are no files.
     """
 
     images: torch.Tensor | IndexedImages
     class_index: torch.Tensor
+    names: list[str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.class_index):
@@ -168,14 +169,17 @@ def read_split(directory: Path) -> ImageSet:
 
     facts = files.read_manifest(directory, "split")
     class_index = files.read_tensors(directory / LABELS)["class_index"]
+    rows: list[list[str]] = []
+    if (directory / INDEX).is_file():
+        with (directory / INDEX).open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.reader(stream))[1:]
+    names = [row[1] for row in rows] or None
     if facts["storage"] == "pixels":
         # Copy-on-write: a tensor that could be written to, whose file cannot.
-        return ImageSet(torch.from_numpy(np.load(directory / PIXELS, mmap_mode="c")), class_index)
-    with (directory / INDEX).open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.reader(stream))[1:]
+        return ImageSet(torch.from_numpy(np.load(directory / PIXELS, mmap_mode="c")), class_index, names)
     folder = Path(files.read_json(directory.parent / LOCATION)["folder"])
-    images = IndexedImages(folder, [row[1] for row in rows], [row[2] for row in rows], facts["side"], facts["channels"])
-    return ImageSet(images, class_index)
+    images = IndexedImages(folder, names or [], [row[2] for row in rows], facts["side"], facts["channels"])
+    return ImageSet(images, class_index, names)
 
 
 def read_statistics(path: Path) -> tuple[list[float], list[float]]:

@@ -200,9 +200,12 @@ def _folder(name: str, revision: str | None, *, key: str) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from ims3core.base.hub import cache_if_unreachable
+
     patterns = ["*.json", "transformer/*", "vae/*", "scheduler/*", "diffusion_pytorch_model.*"]
     try:
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        with cache_if_unreachable():
+            snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         pinned = f" --revision {revision}" if revision else ""
         raise ParameterError(

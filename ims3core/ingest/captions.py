@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ims3core.base.library_errors import translate_errors
-from ims3core.data import IndexedImages, read_split
+from ims3core.data import read_split
 from ims3core.errors import ArtifactError, ParameterError
 
 QUESTION = "Describe the physical appearance of the main subject in one sentence."
@@ -24,14 +24,14 @@ def write(
         model: of the task image-text-to-text, for example ``llava-hf/llava-1.5-7b-hf``; a folder or a hub id.
 
     Raises:
-        ParameterError: where images are not files that stay where they are, or the package transformers is missing.
+        ParameterError: where images are no files, or the package transformers is missing.
         ArtifactError: if the model cannot be loaded.
     """
-    images = read_split(root / "data/real/train").images
-    if not isinstance(images, IndexedImages):
-        raise ParameterError("captions are by file, wanted data.storage: index")
+    train = read_split(root / "data/real/train")
+    if train.names is None:
+        raise ParameterError("captions are by file, wanted data.source: imagefolder")
     captioned = _captioned(target)
-    missing = [row for row, name in enumerate(images.names) if name not in captioned]
+    missing = [row for row, name in enumerate(train.names) if name not in captioned]
     if not missing:
         return 0
     describe = _captioner(model, question)
@@ -41,7 +41,7 @@ def write(
         if is_new:
             rows.writerow(("file", "caption"))
         for row in progress(missing):
-            rows.writerow((images.names[row], " ".join(describe(images[row]).split())))
+            rows.writerow((train.names[row], " ".join(describe(train.images[row]).split())))
             stream.flush()  # so that a run that is killed loses no caption
     return len(missing)
 

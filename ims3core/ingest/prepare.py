@@ -89,6 +89,12 @@ def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
     files.write_json(path, {"mean": (mean / 255).tolist(), "std": np.maximum(std / 255, 1e-6).tolist()})
 
 
+def write_origins(directory: Path, listing: Listing, digests: list[str], rows: np.ndarray, labels: np.ndarray) -> None:
+    """Writes which file every image of a split is, and the digest of its pixels, in the order of the split."""
+    lines = [(int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist()]
+    files.write_csv(directory / INDEX, ("class_index", "file", "sha256"), lines)
+
+
 def write_pixels(directory: Path, source: Path, rows: np.ndarray, labels: np.ndarray) -> None:
     """Writes one split whose pixels come from the array file ``source``, a few rows at a time."""
     shape = np.load(source, mmap_mode="r").shape[1:]
@@ -106,8 +112,7 @@ def write_index(
     """Writes one split as a list of files that stay where they are, with the digests of their pixels."""
     if listing.folder is None:
         raise DataError("data.storage: 'index' wants images in files (data.source imagefolder); allowed here: pixels")
-    lines = [(int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist()]
-    files.write_csv(directory / INDEX, ("class_index", "file", "sha256"), lines)
+    write_origins(directory, listing, digests, rows, labels)
     files.write_json(directory.parent / LOCATION, {"folder": str(listing.folder)})
     _finish(directory, rows, labels, storage="index", channels=channels, side=side)
 

@@ -135,7 +135,11 @@ class Rows:
         known = [*fixed.methods, *fixed.refinements]
         for name in fixed.eval.methods:
             _require("eval.methods", name, known)
-        _require("report.tsne_method", fixed.report.tsne_method, known)
+        featured = fixed.report.tsne_method
+        if featured not in fixed.eval.methods:
+            raise ParameterError(
+                f"report.tsne_method: found {featured!r}, wanted one of eval.methods {fixed.eval.methods}"
+            )
 
     def _check_pool(self, name: str) -> None:
         fixed, key = self._fixed, f"pools.{name}"
@@ -182,7 +186,8 @@ class Rows:
             return
         for ipc in sorted(fixed.eval.ipc, reverse=True):
             need = selection.candidates_needed(ipc) or ipc
-            have, which = (ipc, "eval.ipc") if pool.per_ipc else (pool.per_class, "candidates.per_class")
+            own = f"pools.{row.pool}.set.per_class" if "per_class" in pool.row.set else "candidates.per_class"
+            have, which = (ipc, "eval.ipc") if pool.per_ipc else (pool.per_class, own)
             if need > have:
                 raise ParameterError(
                     f"{which}: {have} images per class and draw are too few for {key}; "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ims3core.data.distilled import SetKey
-from ims3core.errors import ParameterError
 from ims3core.report import artifacts, costs, layouts, planes, published, statistics, tables
 from ims3core.report.artifacts import FULL
 
@@ -47,7 +46,7 @@ class ReportData:
 
     Attributes:
         dataset: the name of the data set.
-        featured: the method of the headline, the confusion matrix and the t-SNE plot.
+        featured: the method of the confusion matrix and the t-SNE plot.
         grid: what is compared, and how often.
         protocols: those of the grid, by name.
         method_rows: one per method of the grid.
@@ -56,6 +55,7 @@ class ReportData:
         runs, summary, selections, comparisons, coverage, costs, curves, plane: the numbers, as the functions of
             :mod:`ims3core.report.tables`, ``statistics``, ``costs`` and ``planes`` return them.
         layouts: the table of every protocol in the paper's shape, and ``higher`` where there are several.
+        absent: what is said where the paper has no number for any cell.
         images: per method, uint8 (classes, count, H, W, 3): the first images of each class in the first drawn set.
         grid_images: how many of them the sample grid shows; galleries show all.
     """
@@ -76,6 +76,7 @@ class ReportData:
     curves: pd.DataFrame
     plane: pd.DataFrame
     layouts: dict[str, Layout]
+    absent: str
     images: dict[str, np.ndarray]
     grid_images: int
 
@@ -83,6 +84,22 @@ class ReportData:
     def classes(self) -> list[str]:
         """The class names, in the order of class_index."""
         return self.results.cells[0].classes
+
+    @property
+    def best(self) -> str:
+        """The row whose mean over the IPCs is highest, for the first student and protocol; the first of equals."""
+        cells = self.summary[self.summary["method"] != FULL]
+        first = (cells["student"] == self.grid.students[0]) & (cells["protocol"] == self.grid.protocols[0])
+        means: dict[str, float] = cells[first].groupby("method", sort=False)["mean"].mean().to_dict()
+        return max(self.grid.methods, key=lambda name: means[name])
+
+    def folder(self, method: str) -> str:
+        """Where the first drawn set of a row lies, at the largest IPC."""
+        return SetKey(method, self.largest, 0).folder.as_posix()
+
+    def export(self, method: str) -> str:
+        """The command that takes that set away."""
+        return f"ims3 export set {method} {self.largest} {method}-{self.largest}"
 
     @property
     def largest(self) -> int:
@@ -94,12 +111,9 @@ def read(params: Params, root: Path) -> ReportData:
     """Reads every input of the report.
 
     Raises:
-        ParameterError: the featured method is not in the grid.
         ArtifactError: naming the first input that is missing, damaged or stale.
     """
     grid, featured = params.eval, params.report.tsne_method
-    if featured not in grid.methods:
-        raise ParameterError(f"report.tsne_method: found {featured!r}, wanted one of eval.methods {grid.methods}")
     results = read_results(params, root)
     classes = results.cells[0].classes
     sets = {name: artifacts.open_set(root, SetKey(name, max(grid.ipc), 0)) for name in grid.methods}
@@ -117,7 +131,9 @@ def read(params: Params, root: Path) -> ReportData:
         comparisons=statistics.comparisons(runs[runs["method"] != FULL], others=others, fixed=fixed),
         coverage=artifacts.read_coverage(root), costs=costs.frame(params, root, classes=len(classes)),
         curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
-        layouts=accuracy_layouts(params, summary), images=_images(params, sets, len(classes)),
+        layouts=accuracy_layouts(params, summary),
+        absent=published.absent(dataset=params.data.classes, resolution=params.data.side),
+        images=_images(params, sets, len(classes)),
         grid_images=params.report.grid_images,
     )  # fmt: skip
 
@@ -133,7 +149,8 @@ def accuracy_layouts(params: Params, summary: pd.DataFrame) -> dict[str, Layout]
     """The table of every protocol in the paper's shape, and ``higher`` where there are several."""
 
     def printed(student: str, ipc: int, method: str) -> tuple[str, str]:
-        network, side = params.network(student), params.data.side
+        network = None if student == published.UNSTATED else params.network(student)
+        side = params.data.side
         return published.find(dataset=params.data.classes, resolution=side, network=network, ipc=ipc, method=method)
 
     grid = params.eval

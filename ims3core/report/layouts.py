@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ims3core.report.artifacts import FULL
-from ims3core.report.published import label
+from ims3core.report.published import UNSTATED, label
 
 if TYPE_CHECKING:
     from ims3core.params.sections import Eval
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: our mean and spread, and what the paper prints for it (empty: nothing)."""
+    """One cell: our mean and spread (NaN: none), and what the paper prints for it (empty: nothing)."""
 
     mean: float
     std: float
@@ -28,13 +28,18 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Text like "91.3 ± 0.8"."""
+        """Text like "91.3 ± 0.8"; empty where there is no number of ours."""
+        if math.isnan(self.mean):
+            return ""
         return f"{self.mean:.1f}" if math.isnan(self.std) else f"{self.mean:.1f} ± {self.std:.1f}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One table: ``columns`` are (student, IPC), ``rows`` (method, its entries)."""
+    """One table: ``columns`` are (student, IPC), ``rows`` (method, its entries).
+
+    Columns of :data:`~ims3core.report.published.UNSTATED`, at the end, hold numbers of the paper alone.
+    """
 
     protocol: str
     columns: list[tuple[str, int]]
@@ -58,7 +63,7 @@ class Layout:
 
 
 Published = Callable[[str, int, str], tuple[str, str]]
-"""``(student, ipc, method) -> (number, footnote)`` of the paper."""
+"""``(student, ipc, method) -> (number, footnote)`` of the paper; ``student`` may be ``UNSTATED``."""
 
 
 def layout(
@@ -74,7 +79,15 @@ def layout(
         is_best = method != FULL and row.mean == best[student, ipc]
         return Entry(row.mean, row.std, is_best, *published(student, ipc, method))
 
-    return Layout(protocol, columns, [(m, [entry(m, s, k) for s, k in columns]) for m in (*grid.methods, FULL)])
+    methods = [*grid.methods, FULL]
+    table = [(m, [entry(m, s, k) for s, k in columns]) for m in methods]
+    for ipc in grid.ipc:
+        printed = [published(UNSTATED, ipc, m) for m in methods]
+        if any(number for number, _ in printed):
+            columns.append((UNSTATED, ipc))
+            for (_, entries), found in zip(table, printed, strict=True):
+                entries.append(Entry(math.nan, math.nan, False, *found))
+    return Layout(protocol, columns, table)
 
 
 def higher(layouts: Mapping[str, Layout]) -> Layout | None:
@@ -92,7 +105,7 @@ def higher(layouts: Mapping[str, Layout]) -> Layout | None:
 def _marked(entry: Entry, table: Layout, *, bold: Callable[[str], str]) -> str:
     text = bold(entry.text) if entry.best else entry.text
     mark = f" [{table.notes.index(entry.note) + 1}]" if entry.note else ""
-    return f"{text} ({entry.paper}){mark}" if entry.paper else text
+    return f"{text} ({entry.paper}){mark}".lstrip() if entry.paper else text
 
 
 def markdown(table: Layout) -> str:

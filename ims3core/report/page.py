@@ -15,7 +15,7 @@ import jinja2
 import pandas as pd
 
 from ims3core.report import tables
-from ims3core.report.artifacts import FULL
+from ims3core.report.artifacts import FULL, REAL
 from ims3core.report.data import COMPARED_WITH, HIGHER, NOTHING, ReportData
 from ims3core.report.pictures import Picture
 from ims3core.report.published import label
@@ -163,19 +163,35 @@ def _difference(row: Any) -> Line:
 
 
 def _coverage_rows(coverage: pd.DataFrame) -> list[Line]:
-    """One line per pool, and per set and IPC: means over the draws."""
+    """Held-out real images first, then a line per pool, and per set and IPC: means over the draws."""
     measures = ["precision", "recall", "density", "coverage", "boundary", "recognised"]
     means = coverage.groupby(["kind", "name", "ipc"], sort=False, dropna=False)[measures].mean().reset_index()
+    means = means.sort_values("kind", key=lambda kinds: kinds != REAL, kind="stable")
+    real = next(means[means["kind"] == REAL].itertuples(), None)
     return [
-        {"kind": row.kind, "name": row.name, "ipc": NOTHING if pd.isna(row.ipc) else f"{row.ipc:.0f}",
+        {"kind": row.kind, "name": row.name, "warning": _unlike_real(row, real) if row.kind == "pool" else "",
+         "ipc": NOTHING if pd.isna(row.ipc) else f"{row.ipc:.0f}",
          **{name: number(getattr(row, name), ".1f" if name == "recognised" else ".3f") for name in measures}}
         for row in means.itertuples(index=False)
     ]  # fmt: skip
 
 
+def _unlike_real(row: Any, real: Any) -> str:
+    """What a pool shows that real images do not, at less than half of what held-out ones reach; empty: nothing.
+
+    Held-out images are no more than the pool's, and coverage only grows with their number.
+    """
+    if real is None:
+        return ""
+    if 2 * row.precision < real.precision:
+        return "most images lie where no real ones are, as noise does"
+    if 2 * row.coverage < real.coverage:
+        return "lies in few places, as noise does: the precision says nothing"
+    return ""
+
+
 def _tiles(data: ReportData, block: Block) -> list[Line]:
-    """The headline: the featured method at each IPC for the first student and protocol, and the full-data bound."""
-    others = [name for name in COMPARED_WITH if name in data.grid.methods and name != data.featured]
+    """The headline: the highest row at each IPC for the first student and protocol, and the full-data bound."""
 
     def tile(head: str, row: Any, notes: list[str]) -> Line:
         std = "" if math.isnan(row.std) else f"± {row.std:.1f}"
@@ -183,9 +199,12 @@ def _tiles(data: ReportData, block: Block) -> list[Line]:
 
     tiles = []
     for ipc in data.grid.ipc:
-        row = block.cell(data.featured, ipc)
+        row = max((block.cell(method, ipc) for method in data.grid.methods), key=lambda cell: cell.mean)
+        others = [name for name in COMPARED_WITH if name in data.grid.methods and name != row.method]
         notes = [f"{with_sign(row.mean - block.cell(other, ipc).mean)} to {label(other)}" for other in others]
-        tiles.append(tile(f"{label(data.featured)}, {ipc} image{'' if ipc == 1 else 's'} per class", row, notes))
+        if len(data.grid.methods) > 1:
+            notes.append(f"the highest mean of {len(data.grid.methods)} rows")
+        tiles.append(tile(f"{label(row.method)}, {ipc} image{'' if ipc == 1 else 's'} per class", row, notes))
     return [*tiles, tile(label(FULL), block.full, ["trained on every real training image"])]
 
 

@@ -1,9 +1,13 @@
-"""The paper's own numbers beside ours: which of its cells speak of a row, student, IPC and data set of the grid."""
+"""The paper's own numbers beside ours: which of its cells speak of a row, student, IPC and data set of the grid.
+
+A number whose network the paper does not state speaks of no student: it has a column of its own, :data:`UNSTATED`.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
@@ -48,11 +52,12 @@ LABELS = {  # our row -> the name the paper prints, in the order of a table
     "ims3_plus": "IMS3+",
     "full": "Full data",
 }
+UNSTATED = "network not stated"  # heads the column of the numbers whose network the paper leaves open
 _PRINTED = {"im": "IMS3 (IM only)", "s3": "IMS3 (S3 only)", "full": "Full"}
 FOOTNOTES: dict[tuple[str, str, int | str, str], str] = {  # (data set, model, IPC, method): what is inconsistent
-    ("ImageWoof", "ResNetAP-10", 50, "IMS3"): "60.1 in Tables 1 and 7, 61.0 in Table 4, 57.3 in Table 13",
-    ("ImageNette", "ResNetAP-10", 50, "DiT"): "82.9 in Table 4, 73.3 in the papers of MGD3 and DMGD",
-    ("ImageWoof", "ResNet-18", 10, "Minimax"): "37.6 in Table 1, 40.1 in Table 6, under other labels",
+    ("ImageWoof", "ResNetAP-10", 50, "IMS3"): "60.1 in Table 1; without a network 60.1 in Table 7, 61.0 in Table 4; "
+    "57.3 in Table 13, called real centroids",
+    ("ImageNette", "unstated", 50, "DiT"): "73.3 in the papers of MGD3 and DMGD, on ResNetAP-10",
     ("ImageWoof", "ConvNet-6", 100, "IMS3"): "DDVLCP is higher in the same table (62.7), against the text",
     ("ImageNet-1K", "ResNet-18", 10, "IMS3"): "neither IPC nor network are stated; the values fit these",
 }
@@ -72,25 +77,64 @@ def results() -> pd.DataFrame:
     return frame.assign(**stated)
 
 
-def find(*, dataset: str | None, resolution: int, network: str, ipc: int | str, method: str) -> tuple[str, str]:
+@cache
+def _cells() -> dict[tuple[str, str, str, str, str], list[Any]]:
+    """The lines of every cell, by data set, resolution, model, method and IPC; full data has none."""
+    cells: dict[tuple[str, str, str, str, str], list[Any]] = {}
+    for row in results().itertuples():
+        ipc = "" if row.method == _PRINTED["full"] else str(row.ipc)
+        cells.setdefault((row.dataset, row.resolution, row.model, row.method, ipc), []).append(row)
+    return cells
+
+
+def find(*, dataset: str | None, resolution: int, network: str | None, ipc: int | str, method: str) -> tuple[str, str]:
     """The paper's number for one cell, as text, and a footnote; both empty where it has none.
 
-    Several tables may print one cell; the lowest table number is taken.
+    Where several tables print the cell, the lowest table number is taken; the footnote has what differs from it.
 
     Args:
         dataset: the name in ``data.classes``.
-        network: of the student.
+        network: of the student; None: what the paper prints without stating one.
     """
-    name = DATASETS.get(dataset or "")
-    model = next((paper for part, paper in reversed(MODELS.items()) if network.startswith(part)), None)
+    name, model = DATASETS.get(dataset or "", ""), _model(network)
     printed = _PRINTED.get(method, label(method))
-    frame = results()
-    chosen = frame[
-        (frame["dataset"] == name) & (frame["resolution"] == str(resolution)) & (frame["method"] == printed)
-        & frame["model"].isin([model, "unstated"]) & ((frame["ipc"] == str(ipc)) | (method == "full"))
-    ]  # fmt: skip
-    if chosen.empty:
+    chosen = _cells().get((name, str(resolution), model, printed, "" if method == "full" else str(ipc)), [])
+    if not chosen:
         return "", ""
-    first = chosen.iloc[0]
-    spread = "" if pd.isna(first["std"]) else f" ± {first['std']:.1f}"
-    return f"{first['mean']:.1f}{spread}", FOOTNOTES.get((name or "", model or "", ipc, printed), "")
+    notes = ["the paper does not state the network"] if network is None else []
+    values = {_text(row): row for row in reversed(chosen)}
+    if len(values) > 1:
+        said = [f"{text} in Table {row.table} ({_labels(row)})" for text, row in reversed(values.items())]
+        notes.append(" and ".join(said))
+    notes += [note for note in [FOOTNOTES.get((name, model, ipc, printed))] if note]
+    return _text(chosen[0]), "; ".join(notes)
+
+
+def absent(*, dataset: str | None, resolution: int) -> str:
+    """One sentence for a grid of which no cell is in the paper: whether its data set is there at all."""
+    frame = results()
+    of_set = frame[frame["dataset"] == DATASETS.get(dataset or "")]
+    if of_set.empty:
+        return "The paper has no number for this data set."
+    name, cells = of_set["dataset"].iloc[0], of_set[of_set["resolution"] == str(resolution)]
+    if cells.empty:
+        sizes = " and ".join(dict.fromkeys(of_set["resolution"]))
+        return f"The paper has numbers for {name} at {sizes} px, none at {resolution} px."
+    ipcs = ", ".join(sorted(set(cells["ipc"]), key=int))
+    models = ", ".join(model for model in dict.fromkeys(cells["model"]) if model != "unstated")
+    return f"The paper's numbers for {name} at {resolution} px are of other cells: IPC {ipcs}, on {models}."
+
+
+def _model(network: str | None) -> str:
+    """The paper's name of a student's network; empty for one that it does not use."""
+    if network is None:
+        return "unstated"
+    return next((paper for part, paper in reversed(MODELS.items()) if network.startswith(part)), "")
+
+
+def _text(row: Any) -> str:
+    return f"{row.mean:.1f}" if pd.isna(row.std) else f"{row.mean:.1f} ± {row.std:.1f}"
+
+
+def _labels(row: Any) -> str:
+    return str(row.protocol).replace(" (inferred)", ", inferred")

@@ -136,7 +136,7 @@ def _coverage(clone: Path, setting: Setting) -> list[tuple]:
     lines = []
     for line in pd.read_csv(clone / "metrics/coverage.csv", keep_default_na=False).to_dict("records"):
         for metric in COVERAGE:
-            if line[metric] != "":
+            if line["kind"] != "real" and line[metric] != "":
                 value = float(line[metric]) * (100 if metric in PERCENT else 1)
                 lines.append((line["name"], line["ipc"], line["draw"], 0, metric, round(value, 3)))
     return lines

@@ -3,7 +3,6 @@
 import csv
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -13,14 +12,14 @@ from ims3core.ingest import captions
 pipelines = pytest.importorskip("transformers.pipelines")
 
 
-@pytest.fixture
-def project(build, toy_text, tmp_path):
-    """Prepared pictures that stay where they are."""
+@pytest.fixture(params=["index", "pixels"])
+def project(request, build, toy_text, tmp_path):
+    """Prepared pictures, which stay where they are or are decoded once."""
     for n in range(24):
         (tmp_path / "photos" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), 10 * n).save(tmp_path / "photos" / "ab"[n % 2] / f"{n}.png")
     tree = yaml.safe_load(toy_text)
-    tree["data"] |= {"source": "imagefolder", "path": str(tmp_path / "photos"), "storage": "index"}
+    tree["data"] |= {"source": "imagefolder", "path": str(tmp_path / "photos"), "storage": request.param}
     return build(yaml.safe_dump(tree, sort_keys=False), "prepare")
 
 
@@ -47,16 +46,21 @@ def test_every_image_is_asked_once_even_when_killed(project, tmp_path, monkeypat
     monkeypatch.setattr(pipelines, "pipeline", lambda task, model: stand_in(asked))
     new = captions.write(project, "model", target)
     rows = list(csv.DictReader(target.read_text().splitlines()))
-    images = captions.read_split(project / "data/real/train").images
+    train = captions.read_split(project / "data/real/train")
+    images = train.images
     assert new == len(images) - 5
-    assert [row["file"] for row in rows] == images.names
+    assert [row["file"] for row in rows] == train.names
+    for name, image in zip(train.names, images, strict=True):
+        with Image.open(tmp_path / "photos" / name) as picture:
+            assert picture.getpixel((0, 0)) == int(image[0, 0, 0])
     assert [row["caption"] for row in rows] == [f"grey, {int(images[n][0, 0, 0])}" for n in range(len(images))]
     assert len(asked) == len(images)
     assert captions.write(project, "model", target) == 0
 
 
-def test_pixels_have_no_files_to_name(build, toy_text, tmp_path):
+def test_arrays_have_no_files_to_name(build, toy_text, tmp_path):
     root = build(toy_text, "prepare")
-    with pytest.raises(ParameterError, match=r"captions are by file, wanted data\.storage: index"):
+    with pytest.raises(ParameterError, match=r"captions are by file, wanted data\.source: imagefolder"):
         captions.write(root, "model", tmp_path / "captions.csv")
-    assert torch.is_tensor(captions.read_split(root / "data/real/train").images)
+    assert captions.read_split(root / "data/real/train").names is None
+    assert not list((root / "data/real").rglob("index.csv"))

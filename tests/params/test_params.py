@@ -114,7 +114,9 @@ def test_the_checked_out_params_are_a_profile():
         ({"eval__protocols": ["magic"]}, r"eval\.protocols: 'magic' is unknown; known: fkd, ims3_code, minimax, paper, rded, steps"),
         ({"eval__protocol": "paper"}, r"eval\.protocol: unknown key \(found value 'paper'\)"),
         ({"protocols__steps__epochs": 3}, r"exactly one of epochs \(3\) and steps"),
-        ({"report__tsne_method": "magic"}, r"report\.tsne_method"),
+        ({"report__tsne_method": "magic"}, r"report\.tsne_method: found 'magic', wanted one of eval\.methods"),
+        ({"report__tsne_method": "s3_image"}, r"report\.tsne_method: found 's3_image', wanted one of eval\.methods"),
+        ({"pools__im__set": {"per_class": 20}}, r"pools\.im\.set\.per_class: 20 images per class and draw are too few for methods\.(s3|ims3)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )  # fmt: skip
@@ -197,6 +199,10 @@ def test_dvc_reads_what_it_writes_of_a_profile(name):
 def test_the_lineage_of_a_row_leads_to_what_it_was_selected_by(toy):
     """Refined rows may start from refined rows; a selected row goes back to itself."""
     once = {"start": "ims3", "type": "distribution_matching"}
-    params = toy(refinements={"once": once, "twice": once | {"start": "once"}}, eval__methods=["twice"])
+    params = toy(
+        refinements={"once": once, "twice": once | {"start": "once"}},
+        eval__methods=["twice"],
+        report__tsne_method="twice",
+    )
     assert params.lineage("twice") == ("ims3", ["once", "twice"])
     assert params.lineage("ims3") == ("ims3", [])

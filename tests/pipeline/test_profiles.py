@@ -190,7 +190,8 @@ def test_a_profile_that_was_edited_and_used_again_is_no_foreign_edit(project):
 
 def test_values_can_be_given_on_the_command_line(project, capsys):
     """Each is YAML; what is no key or no value is refused and nothing is written."""
-    assert ims3("use", "digits", "s3.alpha=0.5", "eval.ipc=[1]", "eval.methods=[random, s3]") == 0
+    rows = ["eval.methods=[random, s3]", "report.tsne_method=s3"]
+    assert ims3("use", "digits", "s3.alpha=0.5", "eval.ipc=[1]", *rows) == 0
     params = load(project / "params.yaml")
     assert (params.tree["s3"]["alpha"], params.eval.ipc, params.eval.methods) == (0.5, [1], ["random", "s3"])
     assert ims3("use", "digits") == 0  # written by `ims3 use`: no edit
@@ -198,6 +199,7 @@ def test_values_can_be_given_on_the_command_line(project, capsys):
     for words, message in [
         (["s3.alpha"], "s3.alpha: found no '='"), (["s3.alhpa=1"], "params.yaml has no key 's3.alhpa'"),
         (["eval.ipc=x"], "eval.ipc: found 'x'"), (["s3.alpha=[1"], "s3.alpha=[1: not valid YAML"),
+        ([rows[0], "report.tsne_method=ims3"], "report.tsne_method: found 'ims3', wanted one of eval.methods"),
     ]:  # fmt: skip
         assert ims3("use", "digits", *words) == 2
         assert message in capsys.readouterr().err

@@ -98,6 +98,7 @@ def write_tree(root: Path, params: Params) -> None:
         for k in grid.ipc
         for d in range(grid.draws)
     ]
+    rows.append(("real", "validation", "", 0, 0.5, 0.25, 1, 0.75, 0.1, 90))
     with (root / "metrics/coverage.csv").open("w", newline="") as stream:
         names = ("kind", "name", "ipc", "draw", "precision", "recall", "density", "coverage", "boundary", "recognised")
         csv.writer(stream).writerows([names, *rows])

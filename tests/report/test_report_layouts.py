@@ -59,6 +59,24 @@ def test_published_numbers_stand_in_brackets_with_their_footnote():
     assert found.compared and not table().compared
 
 
+def test_a_number_without_a_network_has_a_column_of_its_own():
+    """After the students, only for the IPC that have one; no number of ours stands there."""
+
+    def paper(student, ipc, method):
+        return ("40.9", "not stated") if (student, ipc, method) == (published.UNSTATED, 10, "ims3") else ("", "")
+
+    found = table(published=paper)
+    lines = layouts.markdown(found).split("\n")
+
+    assert found.heads == ["convnet, IPC 1", "convnet, IPC 10", "network not stated, IPC 10"]
+    assert lines[2:4] == [
+        "| Random | 50.0 ± 1.0 | **80.0 ± 1.0** |  |", "| IMS3 | **60.0 ± 1.0** | 79.0 ± 1.0 | (40.9) [1] |"
+    ]  # fmt: skip
+    frame = layouts.csv_frame([found])
+    assert frame[frame["student"] == published.UNSTATED]["paper"].tolist() == ["", "40.9", ""]
+    assert frame[frame["student"] == published.UNSTATED]["mean"].isna().all()
+
+
 def test_latex_escapes_names_and_has_a_line_for_each_row():
     """Booktabs, one line per method."""
     text = layouts.latex(table(summary().replace("ims3", "my_row"), methods=["my_row"], ipc=[1]))
@@ -85,7 +103,7 @@ def test_a_name_cannot_break_the_markdown_table():
     [
         (("imagewoof", 256, "resnetap10", 10, "ims3"), "41.8 ± 0.3"), (("imagewoof", 256, "convnet", 50, "herding"), "40.3 ± 0.7"),
         (("imagewoof", 256, "resnet18", 10, "full"), "89.3 ± 1.2"), (("imagewoof", 256, "resnet101", 50, "sre2l"), "21.2 ± 0.2"),
-        (("imagewoof", 256, "timm:efficientnet_b0", 10, "mgd3"), "32.3 ± 0.3"), (("imagewoof", 512, "resnetap10", 50, "ims3"), "59.6 ± 0.3"),
+        (("imagewoof", 256, "timm:efficientnet_b0", 10, "mgd3"), "32.3 ± 0.3"), (("imagewoof", 512, None, 50, "ims3"), "59.6 ± 0.3"),
         (("imagenet1k", 256, "resnet18", 10, "rded"), "42.0 ± 0.1"), (("imagewoof", 256, "resnet18", 3, "ims3"), ""), ((None, 8, "convnet", 10, "ims3"), ""),
     ],
 )  # fmt: skip
@@ -99,3 +117,5 @@ def test_inconsistent_cells_have_a_footnote():
     """IMS3 at IPC 50 has three values in the paper."""
     found = published.find(dataset="imagewoof", resolution=256, network="resnetap10", ipc=50, method="ims3")
     assert found[0] == "60.1 ± 0.7" and "61.0 in Table 4" in found[1]
+    two = published.find(dataset="imagewoof", resolution=256, network="resnet18", ipc=10, method="ims3")
+    assert two[0] == "41.3 ± 1.1" and two[1].endswith(" and 45.9 ± 1.3 in Table 6 (soft label, inferred)")

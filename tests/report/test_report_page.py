@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import typer
 
+from ims3core import cli
 from ims3core.params.sections import Eval
-from ims3core.report import costs, data, layouts, page
+from ims3core.report import costs, data, layouts, page, published
 from ims3core.report.artifacts import COVERAGE_COLUMNS
 from ims3core.report.pictures import Picture
 from ims3core.students.settings import Protocol
@@ -77,6 +79,7 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
         "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
         "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
         "curves": None, "plane": None, "images": {}, "grid_images": 2,
+        "absent": "The paper has no number for this data set.",
         "layouts": {
             name: layouts.layout(make_summary(values, protocol=name), grid, protocol=name) for name in protocols
         },
@@ -176,6 +179,43 @@ class TestPage:
         rows = Rows(render()).rows
         assert ["pooldit", "–", "0.500", "0.250", "1.000", "0.750", "–", "–"] in rows
         assert ["IMS3", "10", "0.800", "0.100", "1.500", "0.750", "0.500", "85.0"] in rows
+
+    @pytest.mark.parametrize(
+        ("precision", "coverage", "said"),
+        [(0.9, 0.3, ""), (0.3, 0.3, "where no real ones are"), (0.91, 0.1, "lies in few places"), (0.46, 0.21, "")],
+    )
+    def test_a_pool_that_is_noise_is_said_so(self, precision, coverage, said):
+        """Less than half of the precision, or of the coverage, of held-out real images; a high precision alone is none."""
+        lines = [
+            ("pool", "dit", float("nan"), 0, precision, 0.25, 1.0, coverage, float("nan"), float("nan")),
+            ("set", "ims3", 10, 0, 0.1, 0.1, 0.1, 0.01, 0.5, 90.0),
+            ("real", "validation", float("nan"), 0, 0.9, 0.9, 1.0, 0.4, 0.5, 90.0),
+        ]
+        rows = Rows(render(coverage=pd.DataFrame(lines, columns=COVERAGE_COLUMNS))).rows
+        heads = [row[0] for row in rows[rows.index(next(row for row in rows if row[0] == "images")) + 1 :][:3]]
+        assert heads[0] == "real, held out" and heads[2] == "IMS3"
+        assert heads[1].startswith("pooldit") and (said in heads[1] if said else heads[1] == "pooldit")
+
+    def test_the_highest_row_is_the_headline(self):
+        """Whichever it is, at every IPC: title, tile and the tinted row; what loses to Random is no headline."""
+        for winner in METHODS:
+            text = render(VALUES | {(winner, "10"): (90.0, 0.5)})
+            tile = text[text.index('class="tile"') :][:400]
+
+            assert f"<h1>{published.label(winner)} on digits</h1>" in text
+            assert f"{published.label(winner)}, 10 images per class" in tile and "90.0" in tile
+            assert "the highest mean of 4 rows" in tile and f"to {published.label(winner)}" not in tile
+            assert f'class="featured"><th>{published.label(winner)}</th>' in text
+
+    def test_every_row_says_where_its_sets_are_and_how_to_take_one(self):
+        """The folder of its first set at the largest IPC, and a command that the command line knows."""
+        text, command = render(), typer.main.get_command(cli.app)
+        for method in METHODS:
+            line = f"ims3 export set {method} 10 {method}-10"
+            assert f"<code>data/distilled/{method}/ipc-10/draw-0</code>" in text
+            assert f"<code>{line}</code>" in text
+            name, sub, *arguments = line.split()[1:]
+            assert command.commands[name].commands[sub].make_context(sub, arguments).params["ipc"] == 10
 
     def test_costs_stand_beside_accuracies(self):
         """Network calls, steps and real images of every row."""

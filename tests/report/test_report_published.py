@@ -1,5 +1,7 @@
 """Every number of the paper has its place: a cell of a profile's grid, or one setting away from it."""
 
+import csv
+import itertools
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,69 @@ def test_a_cell_of_the_paper_is_in_a_profile(number, grids):
     if cell["method"] in SETTINGS:
         section, key = SETTINGS[cell["method"]].split("=")[0].rsplit(".", 1)
         assert f"  {key}: " in TEXT or section.startswith("methods")
+
+
+class TestEveryCellLandsWhereThePaperHasIt:
+    """All cells that a table of ours can have, against a loop over the lines of the file."""
+
+    SIZES = (256, 512)
+    IPCS = (1, 3, 10, 20, 50, 70, 100)
+    NETWORKS = (
+        None, "convnet", "resnetap10", "resnet10", "resnet18", "resnet34", "resnet50", "resnet101",
+        "timm:efficientnet_b0", "timm:vit_base_patch16_224", "timm:resnet18",
+    )  # fmt: skip
+    NAMES = {  # the paper's name of every network, written down once more
+        None: "unstated", "convnet": "ConvNet-6", "resnetap10": "ResNetAP-10", "resnet18": "ResNet-18",
+        "resnet50": "ResNet-50", "resnet101": "ResNet-101", "timm:efficientnet_b0": "EfficientNet",
+        "timm:vit_base_patch16_224": "ViT",
+    }  # fmt: skip
+
+    @pytest.fixture
+    def lines(self):
+        """The lines of the file, without "(inferred)"."""
+        with (REPOSITORY / "ims3core/report/paper_results.csv").open(newline="", encoding="utf-8") as stream:
+            return [{key: value.removesuffix(" (inferred)") for key, value in row.items()} for row in
+                    csv.DictReader(stream)]  # fmt: skip
+
+    def test_and_nowhere_else(self, lines):
+        """A cell shows its first line in the file, its note every other value; each line of a row is in some cell."""
+        cells = itertools.product(published.DATASETS.items(), self.SIZES, self.IPCS, self.NETWORKS, ROWS.items())
+        seen, shown = set(), 0
+        for (key, name), size, ipc, network, (printed, row) in cells:
+            wanted = [
+                number for number, line in enumerate(lines)
+                if (line["dataset"], line["resolution"], line["method"]) == (name, str(size), printed)
+                and line["model"] == self.NAMES.get(network) and (line["ipc"] == str(ipc) or row == "full")
+            ]  # fmt: skip
+            text, note = published.find(dataset=key, resolution=size, network=network, ipc=ipc, method=row)
+            assert bool(text) == bool(wanted), (name, size, ipc, network, row)
+            for number in wanted:
+                mean, std = (lines[number][part] for part in ("mean", "std"))
+                value = f"{mean} ± {std}" if std else mean
+                assert value in (text if number == wanted[0] else f"{text}; {note}")
+            seen.update(wanted)
+            shown += bool(text)
+        settings = {number for number, line in enumerate(lines) if line["method"] in {*SETTINGS, *UNKNOWN}}
+        assert shown > 250
+        assert seen == set(range(len(lines))) - settings
+
+    @pytest.mark.parametrize("network", [name for name in NETWORKS if name])
+    def test_what_has_no_network_stands_beside_no_student(self, network):
+        """S3's 40.9 at IPC 10 on ImageWoof, and ImageNette's 62.2, are in the column of unstated networks alone."""
+        for dataset, number in (("imagewoof", "40.9 ± 0.2"), ("imagenette", "62.2 ± 1.9")):
+            cell = {"dataset": dataset, "resolution": 256, "ipc": 10, "method": "s3"}
+            assert published.find(**cell, network=network) == ("", "")
+            assert published.find(**cell, network=None) == (number, "the paper does not state the network")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side", "said"),
+    [
+        (None, 8, "no number for this data set"), ("mine.csv", 256, "no number for this data set"),
+        ("imagenette", 64, "has numbers for ImageNette at 256 px, none at 64 px"),
+        ("imagewoof", 256, "are of other cells: IPC 10, 20, 50, 70, 100, on ConvNet-6"),
+    ],
+)  # fmt: skip
+def test_a_missing_number_is_said_of_what_is_missing(dataset, side, said):
+    """Of the data set only where the paper has none for it; else of its size, or of the cells."""
+    assert said in published.absent(dataset=dataset, resolution=side)

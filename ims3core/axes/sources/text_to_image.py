@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -174,23 +175,24 @@ def _encoded(pipeline: Any, images: Tensor | IndexedImages, rows: Tensor, side: 
 
 def _captions(path: Path, inputs: PoolInputs) -> list[str]:
     """The caption of every training image, in their order."""
-    from ims3core.data import IndexedImages
     from ims3core.data.spreadsheet import read_table
 
-    if not isinstance(inputs.train.images, IndexedImages):
-        raise ParameterError("text_to_image.captions: captions are by file, wanted data.storage: index")
+    names = inputs.train.names
+    if names is None:
+        raise ParameterError("text_to_image.captions: captions are by file, wanted data.source: imagefolder")
     table = {row["file"]: row["caption"] for row in read_table(path, CAPTIONS, needed="file")}
-    missing = [name for name in inputs.train.images.names if not table.get(name)]
+    missing = [name for name in names if not table.get(name)]
     if missing:
         raise DataError(
             f"text_to_image.captions: {path}: {len(missing)} of {len(inputs.train.images)} training images have no "
             f"caption, the first is {missing[0]}"
         )
-    return [table[name] for name in inputs.train.images.names]
+    return [table[name] for name in names]
 
 
 def _pipeline(model: str, revision: str | None, machine: Machine) -> Any:
     """The image-to-image pipeline of a Stable Diffusion model, without its safety checker."""
+    from ims3core.base.hub import cache_if_unreachable
     from ims3core.base.library_errors import translate_errors
     from ims3core.data import weights
 
@@ -211,7 +213,8 @@ def _pipeline(model: str, revision: str | None, machine: Machine) -> Any:
         what = "no model_index.json in it" if folder.is_dir() else "no such folder, and not a hub id"
         raise ArtifactError(f"{where}: {what}, wanted a {PIPELINES[0]}")
     advice = "" if folder.is_dir() else f"; where there is a network run `hf download {model}` and name its folder"
-    with translate_errors(where, ArtifactError, advice=advice):
+    reachable = contextlib.nullcontext() if folder.is_dir() else cache_if_unreachable()
+    with translate_errors(where, ArtifactError, advice=advice), reachable:
         pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
             model, revision=revision, torch_dtype=machine.dtype, safety_checker=None, requires_safety_checker=False,
             local_files_only=folder.is_dir(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ims3core.base.hub import cache_if_unreachable
 from ims3core.base.library_errors import disguised_as, reason, translate_errors
 from ims3core.errors import DataError
 from ims3core.ingest.listing import Listing, folder_names, roles, whole_labels
@@ -48,8 +50,10 @@ def _load(section: Any, place: str) -> Any:
         if not folder.exists():
             raise DataError(f"{place}: no such folder")
         _check_files(folder, place)
+    reachable = contextlib.nullcontext() if section.name is None else cache_if_unreachable()
     try:
-        return datasets.load_dataset(section.name or str(folder), name=section.config, revision=section.revision)
+        with reachable:
+            return datasets.load_dataset(section.name or str(folder), name=section.config, revision=section.revision)
     except Exception as error:
         text = reason(error)
         if "Config name is missing" in text or "onfigurations" in text or "BuilderConfig" in text:

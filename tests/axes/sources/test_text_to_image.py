@@ -79,7 +79,7 @@ def inputs(tmp_path):
     ]
     (tmp_path / "captions.csv").write_text("file,caption\n" + "\n".join(map(",".join, zip(names, said, strict=True))))
     train = SimpleNamespace(
-        images=IndexedImages(tmp_path, names, digests, 12, 3), class_index=torch.arange(len(names)) % 2
+        images=IndexedImages(tmp_path, names, digests, 12, 3), class_index=torch.arange(len(names)) % 2, names=names
     )
     return SimpleNamespace(train=train, classes=[SimpleNamespace(name=name, human_name=name) for name in NAMES])
 
@@ -198,8 +198,8 @@ def test_what_is_missing_or_something_else_is_one_line(inputs, tmp_path, pipelin
     (tmp_path / "dit/model_index.json").write_text('{"_class_name": "DiTPipeline"}')
     with pytest.raises(ArtifactError, match=r"a DiTPipeline, wanted a StableDiffusionPipeline"):
         build(inputs, tmp_path, tmp_path / "dit")
-    inputs.train.images = torch.zeros(18, 3, 12, 12, dtype=torch.uint8)
-    with pytest.raises(ParameterError, match=r"captions are by file, wanted data\.storage: index"):
+    inputs.train.names = None
+    with pytest.raises(ParameterError, match=r"captions are by file, wanted data\.source: imagefolder"):
         build(inputs, tmp_path, pipeline)
 
 
