@@ -1,6 +1,7 @@
 """One iteration of every refinement on a set of 10 x IPC images of 224 px in 10 classes: seconds and peak memory.
 
     python benchmarks/refinements.py
+    python benchmarks/refinements.py --row ims3_plus --side 256 --ipc 10 --classes 2
 
 Settings of the profile imagenette, except for what it does before the first iteration (gradient matching's 1,500
 training steps). Random weights: ConvNet and ResNetAP-10 of the profile, a ResNet-18 with batch norm as teacher,
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 
 from ims3core import params
 from ims3core.axes.refinements import Start
@@ -29,7 +31,6 @@ from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.students.networks import build_student
 
-SIDE, CLASSES = 224, 10
 ONE = {  # rows of the profile, and what makes one iteration of them
     "dm": {"iterations": {1: 1}},
     "idc": {"outer": 1, "inner": 1, "pretrain_steps": 0},
@@ -40,53 +41,61 @@ ONE = {  # rows of the profile, and what makes one iteration of them
 IPC = {"ims3_plus": 1}  # else 10
 
 
-def images_of(per_class: int) -> ImageSet:
+def images_of(classes: int, per_class: int, side: int) -> ImageSet:
     noise = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (CLASSES * per_class, 3, SIDE, SIDE), generator=noise, dtype=torch.uint8)
-    return ImageSet(pixels, torch.arange(CLASSES).repeat_interleave(per_class))
+    pixels = torch.randint(256, (classes * per_class, 3, side, side), generator=noise, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(classes).repeat_interleave(per_class))
 
 
-def start_for(profile: params.Params, machine: compute.Machine, ipc: int) -> Start:
+def start_for(profile: params.Params, machine: compute.Machine, *, classes: int, ipc: int, side: int) -> Start:
     statistics = ([0.5] * 3, [0.25] * 3)
 
     def teacher() -> Teacher:
-        network = build_student("resnet18", classes=CLASSES, channels=3, side=SIDE, seed=0, norm="batch")
+        network = build_student("resnet18", classes=classes, channels=3, side=side, seed=0, norm="batch")
         return Teacher(Encoder(network.eval().requires_grad_(False), *statistics)).to(machine.device)
 
     def generator() -> tuple:
-        config = DitConfig(side=SIDE // 8, channels=4, patch=2, width=384, depth=12, heads=6, classes=CLASSES)
+        config = DitConfig(side=side // 8, channels=4, patch=2, width=384, depth=12, heads=6, classes=classes)
         network = DiT(config).eval().requires_grad_(False).to(machine.device)
-        return network, linear_schedule(), stable_diffusion_autoencoder().to(machine.device).eval()
+        return network, linear_schedule(), autoencoder()
+
+    def autoencoder() -> AutoencoderKL:
+        return stable_diffusion_autoencoder().to(machine.device).eval()
 
     return Start(
-        chosen=images_of(ipc), latents=torch.randn(CLASSES * ipc, 4, SIDE // 8, SIDE // 8), real=images_of(64),
-        statistics=statistics, augment=profile.augment, seed=0, machine=machine, teacher=teacher,
-        generator=generator, labels=torch.arange(CLASSES),
+        chosen=images_of(classes, ipc, side), latents=torch.randn(classes * ipc, 4, side // 8, side // 8),
+        real=images_of(classes, 64, side), statistics=statistics, augment=profile.augment, seed=0, machine=machine,
+        teacher=teacher, generator=generator, autoencoder=autoencoder, labels=torch.arange(classes),
     )  # fmt: skip
 
 
-def iteration(row: str) -> None:
+def iteration(row: str, precision: str, **size: int) -> None:
     """Runs one iteration of the row's refinement and prints what it took."""
     profile = params.load(Path(__file__).parents[1] / "profiles/imagenette.yaml")
-    machine = compute.machine(device="auto", precision="auto", compile=False, threads=0)
-    ipc = IPC.get(row, 10)
-    entry, start = profile.refinement(row), start_for(profile, machine, ipc)
+    machine = compute.machine(device="auto", precision=precision, compile=False, threads=0)
+    entry, start = profile.refinement(row), start_for(profile, machine, **size)
     one = entry.overridden(ONE[row], row)
     began = time.perf_counter()
     one.refine(start)
     took, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{row:10s} {entry.entry_name():24s} IPC {ipc:2d} {took:6.1f} s, peak {peak:.2f} GiB ({machine})", flush=True)
+    what = f"{size['classes']} classes x {size['ipc']} images of {size['side']} px"
+    print(f"{row:10s} {entry.entry_name():24s} {what}: {took:6.1f} s, peak {peak:.2f} GiB ({machine})", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", choices=ONE, help=argparse.SUPPRESS)
-    row = parser.parse_args().row
-    if row:
-        iteration(row)
+    parser.add_argument("--row", choices=ONE, help="this one alone, in this process")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--ipc", type=int, help="images per class; 10, for ims3_plus 1")
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    asked = parser.parse_args()
+    if asked.row:
+        ipc = asked.ipc or IPC.get(asked.row, 10)
+        iteration(asked.row, asked.precision, classes=asked.classes, ipc=ipc, side=asked.side)
         return
     for row in ONE:
-        subprocess.run([sys.executable, __file__, "--row", row], check=True)
+        subprocess.run([sys.executable, __file__, "--row", row, *sys.argv[1:]], check=True)
 
 
 if __name__ == "__main__":

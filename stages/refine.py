@@ -85,7 +85,7 @@ class Refine(Stage):
             chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
             real=data.read_split(real / "train"), statistics=data.read_statistics(real / data.STATISTICS),
             augment=self.params.augment, seed=derive_seed(seed, "refine", draw, ipc), machine=self.machine,
-            teacher=self._teacher, generator=self._generator,
+            teacher=self._teacher, generator=self._generator, autoencoder=self._autoencoder,
             labels=torch.tensor([row.generator_label for row in self.classes]),
             names=tuple(row.name for row in self.classes), row_seed=derive_seed(seed, "refine"), shared=self.shared,
             progress=partial(progress.track, label=label),
@@ -100,14 +100,19 @@ class Refine(Stage):
 
     def _generator(self) -> tuple[DiT, Schedule, AutoencoderKL]:
         """Network, schedule and autoencoder."""
-        from ims3core.diffusion import autoencoder, dit_layout
+        from ims3core.diffusion import dit_layout
         from ims3core.diffusion.generator import read_schedule
+
+        vae, folder = self._autoencoder(), self.input("data/generator")
+        network = dit_layout.read_transformer(folder / "transformer").float().to(self.machine.device)
+        return network.eval().requires_grad_(False), read_schedule(folder), vae
+
+    def _autoencoder(self) -> AutoencoderKL:
+        from ims3core.diffusion.autoencoder import read_autoencoder
 
         folder = self.input("data/generator")
         files.read_manifest(folder, "generator")
-        network = dit_layout.read_transformer(folder / "transformer").float().to(self.machine.device)
-        vae = autoencoder.read_autoencoder(folder / "vae").to(self.machine.device)
-        return network.eval().requires_grad_(False), read_schedule(folder), vae
+        return read_autoencoder(folder / "vae").to(self.machine.device)
 
     def assemble(self, units: list[Unit]) -> None:
         """All sets under ipc-<K>/draw-<d>."""

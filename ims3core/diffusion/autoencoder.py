@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FULL_PRECISION = ("safetensors", "bin", "safetensors.index.json", "bin.index.json")  # endings of its weights
 SCALED_ON = 10_000  # images whose latents decide the scaling factor
+AT_ONCE = 2**26  # values of a full-size feature map of images that are coded at once; 1.3 GiB and more beside them
 
 
 def build_autoencoder(
@@ -92,25 +93,44 @@ def fit_autoencoder(
     vae.register_to_config(scaling_factor=1 / torch.cat(means).std().item())
 
 
+def images_at_once(vae: AutoencoderKL, side: int, values: int = AT_ONCE) -> int:
+    """How many images of ``side`` px have about ``values`` values in one full-size feature map; 1 at least.
+
+    Eight by default with Stable Diffusion's VAE at 256 px. A constant, not the memory that is free: which images share
+    a call must not depend on the machine.
+    """
+    return max(1, values // (vae.config.block_out_channels[0] * side**2))
+
+
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, images: torch.Tensor, *, scaled: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and std of the VAE posterior of one batch of uint8 ``images`` (N, C, H, W), times the scaling factor.
+
+    Large images go through the VAE in slices (:func:`images_at_once`).
 
     Returns:
         Two float32 tensors (N, latent channels, latent side, latent side); a latent is mean + std * noise.
     """
     factor = vae.config.scaling_factor if scaled else 1.0
     weight = next(vae.parameters())
-    posterior = vae.encode(signed(images).to(weight.device, weight.dtype)).latent_dist
-    return posterior.mean.float().cpu() * factor, posterior.std.float().cpu() * factor
+    parts = []
+    for part in batches(images, images_at_once(vae, images.shape[-1])):
+        posterior = vae.encode(signed(part).to(weight.device, weight.dtype)).latent_dist
+        parts.append((posterior.mean.float().cpu() * factor, posterior.std.float().cpu() * factor))
+    means, stds = zip(*parts, strict=True)
+    return torch.cat(means), torch.cat(stds)
 
 
 @torch.inference_mode()
 def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """The uint8 images (N, C, H, W) of scaled latents, rounded to the nearest of 256 values."""
+    """The uint8 images (N, C, H, W) of scaled latents, rounded to the nearest of 256 values; large ones in slices."""
     weight = next(vae.parameters())
-    images = vae.decode((latents / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    side = latents.shape[-1] * 2 ** (len(vae.config.block_out_channels) - 1)
+    parts = []
+    for part in batches(latents, images_at_once(vae, side)):
+        images = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+        parts.append(images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+    return torch.cat(parts)
 
 
 def read_autoencoder(directory: Path) -> AutoencoderKL:

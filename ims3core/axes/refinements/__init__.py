@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ims3core.base.schema import Entry
 from ims3core.errors import NumericsError
@@ -55,7 +55,7 @@ def _no_teacher() -> Teacher:
     raise LookupError("the teacher was not read: the refinement has to name it in needs()")
 
 
-def _no_generator() -> Generator:
+def _no_generator() -> NoReturn:
     raise LookupError("the generator was not read: the refinement has to name it in needs()")
 
 
@@ -74,6 +74,7 @@ class Start:
         shared: what the sets of a row have in common, such as trained networks; the first one fills it.
         teacher: opens the teacher, if the refinement needs it.
         generator: opens network, schedule and autoencoder, if the refinement needs it.
+        autoencoder: opens the last of these alone.
         labels: generator label of every class.
         names: of the classes.
         progress: wraps the iterations.
@@ -89,6 +90,7 @@ class Start:
     labels: Tensor
     teacher: Callable[[], Teacher] = _no_teacher
     generator: Callable[[], Generator] = _no_generator
+    autoencoder: Callable[[], AutoencoderKL] = _no_generator
     names: tuple[str, ...] = ()
     row_seed: int = 0
     shared: dict[Any, Any] = field(default_factory=dict)

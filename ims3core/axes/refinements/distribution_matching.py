@@ -15,12 +15,13 @@ from ims3core.axes.refinements import Needed, Refinement, Start, check_finite
 from ims3core.base.schema import Count, Index, NonNegative, Positive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
-    from ims3core.students.augment import Alike
-
 PIXELS = 2**20  # of all images in one call of the network: many small classes together, large ones one by one
-BATCH = 64  # images that the VAE encodes or decodes at once, and that networks are trained on in a step
+BATCH = 64  # images that the VAE is given at once, and that networks are trained on in a step
+MOVED = 2**24  # values of a full-size feature map of the VAE, of images through which gradients go to latents at once
 Value = TypeVar("Value")
 
 
@@ -157,15 +158,13 @@ class _Matching:
         import torch
 
         from ims3core.base.seeds import derive_seed
-        from ims3core.students.augment import Alike
 
         views = [derive_seed(seed, "augment", c) for c in group]
-        rows = [self.rows[c] for c in group]
         with self.machine.autocast():
-            images = self.canvas.images(torch.cat(rows))
-            chosen = self._features(features, images, Alike(views, [len(positions) for positions in rows]))
+            rows = [self.rows[c] for c in group]
+            chosen = self._features(features, self.canvas.images, rows, views, self.canvas.moved)
             batches = [self.real(c, self.spec.real_batch, seed) for c in group]
-            real = self._features(features, torch.cat(batches), Alike(views, [len(batch) for batch in batches]))
+            real = self._features(features, lambda images: images, batches, views, self.canvas.compared)
         losses = [distance(one, other, directions) for one, other in zip(real, chosen, strict=True)]
         if self.spec.cross_entropy:
             for n, c in enumerate(group):
@@ -175,16 +174,48 @@ class _Matching:
                 losses[n] = losses[n] + self.spec.cross_entropy * entropy
         return losses
 
-    def _features(self, network: nn.Module, images: Tensor, views: Alike) -> tuple[Tensor, ...]:
-        """The features of classes that follow one another, each under a view of its own."""
-        import torch
+    def _features(
+        self, network: nn.Module, images: Callable[[Tensor], Tensor], parts: list[Tensor], views: list[int],
+        at_once: int | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """The features (n, dim) of each class, under a view of its own.
 
-        features: Tensor = network(self.task.normalise(self.task.augmentation(images, views))).float()
-        return torch.split(features, views.sizes)
+        Args:
+            images: what to see (n, channels, side, side) of a part of a class, in [0, 1].
+            parts: of each class what ``images`` makes them of.
+            at_once: images in one call; None: all. If they are more, each class goes in slices, which are computed
+                again in the backward pass: memory holds what one of them leaves for it.
+        """
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        from ims3core.students.augment import Alike
+
+        def seen(part: Tensor, views: Alike) -> Tensor:
+            features: Tensor = network(self.task.normalise(self.task.augmentation(images(part), views))).float()
+            return features
+
+        sizes = [len(part) for part in parts]
+        if at_once is None or sum(sizes) <= at_once:
+            return torch.split(seen(torch.cat(parts), Alike(views, sizes)), sizes)
+        return tuple(
+            torch.cat([
+                checkpoint(seen, some, Alike([view], [len(some)]), use_reentrant=False, preserve_rng_state=False)
+                for some in part.tensor_split(-(-len(part) // at_once))
+            ])
+            for part, view in zip(parts, views, strict=True)
+        )  # fmt: skip
 
 
 class _Pixels:
-    """The images themselves, in [0, 1]."""
+    """The images themselves, in [0, 1].
+
+    Attributes:
+        moved, compared: images of the set, and real ones, in one call of the network; None: all of some classes.
+    """
+
+    moved: int | None = None
+    compared: int | None = None
 
     def __init__(self, start: Start) -> None:
         from ims3core.students import pixels
@@ -206,14 +237,18 @@ class _Pixels:
 
 
 class _Latents:
-    """Scaled latents, of which the VAE draws the images."""
+    """Scaled latents, of which the VAE draws the images; large images in slices, each with its pass of the VAE."""
 
     def __init__(self, start: Start) -> None:
         import torch
 
-        self.vae = start.generator()[2]
+        from ims3core.diffusion.autoencoder import images_at_once
+
+        self.vae = start.autoencoder()
         self.vae.requires_grad_(False)
         self.values = torch.nn.Parameter(start.encoded(self.vae, BATCH).clone().to(start.machine.device))
+        side = start.images.shape[-1]
+        self.moved, self.compared = images_at_once(self.vae, side, MOVED), max(1, PIXELS // side**2)
 
     def images(self, rows: Tensor) -> Tensor:
         """In [0, 1]; gradients pass through the decoder."""
