@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from ims3core import params
 from ims3core.axes.refinements import Start
 from ims3core.base import compute
 from ims3core.classifiers.encoder import Encoder
@@ -29,6 +28,8 @@ from ims3core.data import ImageSet
 from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
+from ims3core.params import Params
+from ims3core.pipeline import profiles
 from ims3core.students.networks import build_student
 
 ONE = {  # rows of the profile, and what makes one iteration of them
@@ -47,7 +48,7 @@ def images_of(classes: int, per_class: int, side: int) -> ImageSet:
     return ImageSet(pixels, torch.arange(classes).repeat_interleave(per_class))
 
 
-def start_for(profile: params.Params, machine: compute.Machine, *, classes: int, ipc: int, side: int) -> Start:
+def start_for(profile: Params, machine: compute.Machine, *, classes: int, ipc: int, side: int) -> Start:
     statistics = ([0.5] * 3, [0.25] * 3)
 
     def teacher() -> Teacher:
@@ -71,7 +72,7 @@ def start_for(profile: params.Params, machine: compute.Machine, *, classes: int,
 
 def iteration(row: str, precision: str, **size: int) -> None:
     """Runs one iteration of the row's refinement and prints what it took."""
-    profile = params.load(Path(__file__).parents[1] / "profiles/imagenette.yaml")
+    profile = profiles.read(Path(__file__).parents[1], "imagenette")
     machine = compute.machine(device="auto", precision=precision, compile=False, threads=0)
     entry, start = profile.refinement(row), start_for(profile, machine, **size)
     one = entry.overridden(ONE[row], row)

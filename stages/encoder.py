@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ims3core.base import files
 from ims3core.base.seeds import derive_seed
-from ims3core.classifiers.encoder import timm_encoder, write_encoder
-from ims3core.classifiers.training import ClassifierSpec, train_on_real_images
+from ims3core.classifiers import encoder, training
+from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
 
-log = logging.getLogger(__name__)
+NETWORK = Unit("network")
 
 
 class Encoder(Stage):
@@ -19,23 +20,34 @@ class Encoder(Stage):
 
     name = "encoder"
     artifact = "encoder"
+    keeps_units = False
+    silent = True
 
     def unread(self) -> list[str]:
         """A timm model sees no image."""
         return ["data/real/*"] if self.params.encoder.source == "timm" else []
 
+    def units(self) -> list[Unit]:
+        """The training; nothing to train of a timm model."""
+        return [NETWORK] if self.params.encoder.source == "train" else []
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """The trained network; an interrupted training goes on from its checkpoint."""
+        training.write_trained(
+            path, training.ClassifierSpec(**self.params.encoder.model_dump(exclude={"source"})),
+            self.root / "data/real", augment=self.params.augment, machine=self.machine,
+            seed=derive_seed(self.params.seed, self.name), begun=self.workspace.path / "begun",
+            progress=partial(progress.track, label=self.label),
+        )  # fmt: skip
+
     def assemble(self, units: list[Unit]) -> dict[str, Any]:
-        """Trains or fetches the network."""
+        """The network that was trained, or a timm model."""
         section, facts = self.params.encoder, {}
         if section.source == "timm":
-            network, config = timm_encoder(section.network, Path(section.weights) if section.weights else None)
+            network, config = encoder.timm_encoder(section.network, Path(section.weights) if section.weights else None)
+            encoder.write_encoder(self.workspace.output, network, config)
         else:
-            spec = ClassifierSpec(**section.model_dump(exclude={"source"}))
-            network, config, top1 = train_on_real_images(
-                spec, self.root / "data/real", augment=self.params.augment, machine=self.machine,
-                seed=derive_seed(self.params.seed, self.name),
-            )  # fmt: skip
-            log.info("%s: %.2f %% on the validation split", section.network, top1)
-            facts = {"validation_top1": top1}
-        write_encoder(self.workspace.output, network, config)
+            for name in (encoder.CONFIG, encoder.WEIGHTS):
+                self.workspace.link(f"{NETWORK.name}/{name}", name)
+            facts = files.read_json(self.unit_path(NETWORK) / training.SCORE)
         return {"network": section.network, **facts}

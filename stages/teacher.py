@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ims3core import data
 from ims3core.base import files
 from ims3core.base.seeds import derive_seed
-from ims3core.classifiers import encoder, teacher
-from ims3core.classifiers.training import ClassifierSpec, train_on_real_images
+from ims3core.classifiers import encoder, teacher, training
+from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
 
 log = logging.getLogger(__name__)
+NETWORK = Unit("network")
 
 
 class Teacher(Stage):
@@ -22,13 +24,28 @@ class Teacher(Stage):
 
     name = "teacher"
     artifact = "teacher"
+    keeps_units = False
+    silent = True
 
     def unread(self) -> list[str]:
         """Only one that is the encoder opens it."""
         return [] if self.params.teacher.source == "encoder" else ["data/encoder"]
 
+    def units(self) -> list[Unit]:
+        """The training; nothing to train of the encoder or of a timm model."""
+        return [NETWORK] if self.params.teacher.source == "train" else []
+
+    def make(self, unit: Unit, path: Path) -> None:
+        """The trained network; an interrupted training goes on from its checkpoint."""
+        training.write_trained(
+            path, training.ClassifierSpec(**self.params.teacher.model_dump(exclude={"source"})),
+            self.root / "data/real", augment=self.params.augment, machine=self.machine,
+            seed=derive_seed(self.params.seed, self.name), begun=self.workspace.path / "begun",
+            progress=partial(progress.track, label=self.label),
+        )  # fmt: skip
+
     def assemble(self, units: list[Unit]) -> dict[str, Any]:
-        """Trains, fetches or copies the network, and scores it on the validation split."""
+        """Takes the trained network, fetches or copies one, and scores it on the validation split."""
         output, real, section = self.workspace.output, self.root / "data/real", self.params.teacher
         config = self._write_network(output)
         names = [row.name for row in data.read_classes(real / "classes.json")]
@@ -45,21 +62,16 @@ class Teacher(Stage):
     def _write_network(self, output: Path) -> dict[str, Any]:
         """Writes weights and configuration; returns the configuration."""
         section = self.params.teacher
-        if section.source == "encoder":
-            folder = self.input("data/encoder")
-            files.read_manifest(folder, "encoder")
-            for name in (encoder.CONFIG, encoder.WEIGHTS):
-                shutil.copyfile(folder / name, output / name)
-            config: dict[str, Any] = files.read_json(folder / encoder.CONFIG)
-            return config
         if section.source == "timm":
             weights = Path(section.weights) if section.weights else None
             network, config = encoder.timm_encoder(section.network, weights, "teacher")
+            encoder.write_encoder(output, network, config)
         else:
-            spec = ClassifierSpec(**section.model_dump(exclude={"source"}))
-            network, config, _ = train_on_real_images(
-                spec, self.root / "data/real", augment=self.params.augment, machine=self.machine,
-                seed=derive_seed(self.params.seed, self.name),
-            )  # fmt: skip
-        encoder.write_encoder(output, network, config)
+            folder = self.unit_path(NETWORK)
+            if section.source == "encoder":
+                folder = self.input("data/encoder")
+                files.read_manifest(folder, "encoder")
+            for name in (encoder.CONFIG, encoder.WEIGHTS):
+                shutil.copyfile(folder / name, output / name)
+            config = files.read_json(folder / encoder.CONFIG)
         return config

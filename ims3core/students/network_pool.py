@@ -16,7 +16,7 @@ from ims3core.errors import ParameterError
 from ims3core.students import pixels
 from ims3core.students.augment import Augmentation
 from ims3core.students.networks import FeatureNetwork, build_student
-from ims3core.students.optimisers import optimiser
+from ims3core.students.optimisers import Optimiser
 from ims3core.students.plans import OptimiserSpec
 from ims3core.students.settings import Augment
 
@@ -65,7 +65,7 @@ class RealTask:
         """A network after ``steps`` SGD steps on the real images, compiled if asked; 0 steps: as initialised."""
         network = self.build(derive_seed(seed, "network"))
         self.machine.for_training(network, parts=[network], pays=compiled, convolves=True)
-        descend, count = optimiser(network, OptimiserSpec(lr)), len(self.real.images)
+        descend, count = Optimiser(network, OptimiserSpec(lr)), len(self.real.images)
         for step in range(steps):
             rows = torch.randint(count, (min(BATCH, count),), generator=generator(seed, "rows", step))
             self.backward(network, rows, derive_seed(seed, "augment", step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ims3core.errors import NumericsError, ParameterError
 from ims3core.students import pixels
 from ims3core.students.augment import Augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
-from ims3core.students.optimisers import optimiser
+from ims3core.students.optimisers import Optimiser
 from ims3core.students.plans import Plan
 
 # Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
@@ -88,62 +88,105 @@ class TrainingSetup:
             raise ParameterError("soft labels take a temperature and a teacher, found one of them only")
 
 
+class State:
+    """What a training changes: the network, what its optimiser remembers, and the record.
+
+    Attributes:
+        step: steps done.
+        curve, confusion: as in :class:`StudentRun`.
+        losses: since the last evaluation.
+    """
+
+    def __init__(self, network: nn.Module, setup: TrainingSetup) -> None:
+        self.network = network.to(setup.machine.device)
+        self.optimiser = Optimiser(network, setup.plan.optimiser)
+        self.step = 0
+        self.curve: list[Evaluation] = []
+        self.losses: list[float] = []
+        self.confusion = torch.zeros(0, 0, dtype=torch.int64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors; numbers as float64 and int64, so that none is rounded."""
+        record = {
+            "step": torch.tensor(self.step), "curve": torch.tensor(self.curve, dtype=torch.float64).view(-1, 3),
+            "losses": torch.tensor(self.losses, dtype=torch.float64), "confusion": self.confusion,
+        }  # fmt: skip
+        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return record | network | {f"optimiser.{name}": value for name, value in self.optimiser.state().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes what :meth:`tensors` returned."""
+        self.step, self.losses, self.confusion = int(tensors["step"]), tensors["losses"].tolist(), tensors["confusion"]
+        self.curve = [Evaluation(int(step), loss, top1) for step, loss, top1 in tensors["curve"].tolist()]
+        for place, load in (("network.", self.network.load_state_dict), ("optimiser.", self.optimiser.load)):
+            load({name.removeprefix(place): value for name, value in tensors.items() if name.startswith(place)})
+
+
 def train_student(
     network: nn.Module, images: ImageSet, held_out: ImageSet, setup: TrainingSetup, *, seed: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> StudentRun:  # fmt: skip
-    """The training curve and last confusion matrix of ``network``, trained in place on ``images``.
-
-    The order of the images is drawn per epoch, CutMix per step, augmentation per chunk of steps, each from its own
-    stream of ``seed``. The network is left on its device in eval mode.
+    """The training curve and last confusion matrix of ``network``, trained in place as :func:`train` does.
 
     Args:
         held_out: what it is scored on.
         on_progress: called after each step with the number of steps done.
+    """
+    state = State(network, setup)
+    for current in train(state, images, held_out, setup, seed=seed):
+        if on_progress is not None:
+            on_progress(current.step)
+    return StudentRun(curve=state.curve, confusion=state.confusion)
+
+
+def train(state: State, images: ImageSet, held_out: ImageSet, setup: TrainingSetup, *, seed: int) -> Iterator[State]:
+    """Trains the network of ``state`` on ``images``, from its step to the last of the plan; yields it after every step.
+
+    The order of the images is drawn per epoch, CutMix per step, augmentation per chunk of steps, each from its own
+    stream of ``seed``: a training that goes on from a step ends with the bytes of one that was never interrupted. The
+    network is left on its device in eval mode.
+
+    Args:
+        held_out: what it is scored on.
 
     Raises:
         NumericsError: at the first step whose loss is not finite.
     """
-    plan, device = setup.plan, setup.machine.device
-    network.to(device).train()
+    plan, network, device = setup.plan, state.network, setup.machine.device
+    network.train()
     normalise = pixels.Normaliser(*setup.statistics).to(device)
     images, held_out = _resident(images, device), _resident(held_out, device)
-    descend = optimiser(network, plan.optimiser)
-    curve: list[Evaluation] = []
-    losses: list[float] = []
 
     def logits(batch: Tensor) -> Tensor:
         normalised = normalise(batch)
         with setup.machine.autocast():
             return network(normalised).float()
 
-    for step, (batch, labels) in enumerate(_batches(images, setup, seed)):
+    for step, (batch, labels) in enumerate(_batches(images, setup, seed, state.step), state.step):
         mixed = _mixed(batch, labels, plan.cutmix, generator(seed, "cutmix", step))
         if plan.batchnorm_warmup:
             with torch.no_grad():
                 logits(mixed.images)
         loss = _loss(logits, mixed, setup)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
+        state.losses.append(loss.item())
+        if not math.isfinite(state.losses[-1]):
             raise NumericsError(
-                f"student: loss {losses[-1]} at step {step} of {plan.total_steps}, wanted a finite number "
+                f"student: loss {state.losses[-1]} at step {step} of {plan.total_steps}, wanted a finite number "
                 f"(lr {plan.lr_at(step):g}, seed {seed})"
             )
         loss.backward()
-        descend(plan.lr_at(step))
+        state.optimiser(plan.lr_at(step))
 
-        done = step + 1
-        if done in plan.evaluation_steps:
+        state.step = step + 1
+        if state.step in plan.evaluation_steps:
             network.eval()
-            confusion = _confusion(logits, held_out, setup)
+            state.confusion = _confusion(logits, held_out, setup)
             network.train()
-            top1 = 100 * confusion.trace().item() / len(held_out.images)
-            curve.append(Evaluation(done, sum(losses) / len(losses), top1))
-            losses.clear()
-        if on_progress is not None:
-            on_progress(done)
+            top1 = 100 * state.confusion.trace().item() / len(held_out.images)
+            state.curve.append(Evaluation(state.step, sum(state.losses) / len(state.losses), top1))
+            state.losses.clear()
+        yield state
     network.eval()
-    return StudentRun(curve=curve, confusion=confusion)
 
 
 class _Mixed(NamedTuple):
@@ -180,12 +223,13 @@ def _loss(logits: Logits, batch: _Mixed, setup: TrainingSetup) -> Tensor:
     return (1 - batch.share) * first + batch.share * other
 
 
-def _batches(images: ImageSet, setup: TrainingSetup, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The augmented batch in [0, 1] and its classes for each step of the plan."""
+def _batches(images: ImageSet, setup: TrainingSetup, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The augmented batch in [0, 1] and its classes for each step of the plan from ``first`` on."""
     plan, side, device = setup.plan, setup.side, images.class_index.device
-    orders = islice(_orders(plan, seed), plan.total_steps)
     steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.images.shape[1] * side**2))
-    for chunk_index in count():
+    first_chunk, done = divmod(first, steps_per_chunk)  # a chunk that was begun is augmented whole once more
+    orders = islice(_orders(plan, seed, first - done), plan.total_steps - (first - done))
+    for chunk_index in count(first_chunk):
         chunk = list(islice(orders, steps_per_chunk))
         if not chunk:
             return
@@ -194,13 +238,20 @@ def _batches(images: ImageSet, setup: TrainingSetup, seed: int) -> Iterator[tupl
         augmented = setup.augmentation(batch, derive_seed(seed, "augment", chunk_index))
         sizes = [len(part) for part in chunk]
         labels = images.class_index[rows.to(device)]
-        yield from zip(augmented.split(sizes), labels.split(sizes), strict=True)
+        yield from islice(zip(augmented.split(sizes), labels.split(sizes), strict=True), done, None)
+        done = 0
 
 
-def _orders(plan: Plan, seed: int) -> Iterator[Tensor]:
-    """Row numbers of one batch after another: each epoch is one permutation, its last batch may be smaller."""
-    for epoch in count():
-        yield from torch.randperm(plan.images, generator=generator(seed, "order", epoch)).split(plan.batch_size)
+def _orders(plan: Plan, seed: int, first: int = 0) -> Iterator[Tensor]:
+    """Row numbers of one batch after another from step ``first`` on: each epoch is one permutation.
+
+    The last batch of an epoch may be smaller.
+    """
+    first_epoch, done = divmod(first, plan.steps_per_epoch)
+    for epoch in count(first_epoch):
+        order = torch.randperm(plan.images, generator=generator(seed, "order", epoch))
+        yield from order.split(plan.batch_size)[done:]
+        done = 0
 
 
 @torch.no_grad()

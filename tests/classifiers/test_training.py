@@ -7,7 +7,7 @@ import torch
 
 from ims3core.base import compute, distributed, files
 from ims3core.classifiers import encoder, teacher
-from ims3core.classifiers.training import ClassifierSpec, train_classifier
+from ims3core.classifiers.training import ClassifierSpec, RealImages, train_classifier
 from ims3core.data import ImageSet
 from ims3core.students.settings import Augment
 
@@ -30,9 +30,8 @@ def bars(per_class, seed):
 def train(norm="instance", steps=40):
     """A small classifier of them."""
     spec = ClassifierSpec("convnet", steps, 16, 0.05, 0.9, 5e-4, 0.0, norm)
-    return train_classifier(
-        spec, bars(20, 1), bars(15, 2), classes=3, statistics=STATISTICS, augment=AUGMENT, machine=MACHINE, seed=0
-    )
+    real = RealImages(bars(20, 1), bars(15, 2), classes=3, statistics=STATISTICS)
+    return train_classifier(spec, real, augment=AUGMENT, machine=MACHINE, seed=0)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

@@ -12,6 +12,7 @@ import yaml
 
 from ims3core import cli
 from ims3core.base import files
+from ims3core.classifiers import training
 from ims3core.errors import ArtifactError, DataError, NumericsError, ParameterError
 from ims3core.params import load
 
@@ -171,14 +172,18 @@ def test_a_compiled_network_sees_one_batch_size(project, monkeypatch, stage):
         assert (shard["images"].int() - plain[name]["images"].int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", ["generator", "finetune", "candidates", "students"])
+@pytest.mark.parametrize("name", ["generator", "encoder", "teacher", "finetune", "candidates", "students"])
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monkeypatch, stage):
     """Killed half-way by an exception between two writes, the next run reuses the work; the output is identical."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["teacher"] = tree["encoder"] | {"norm": "batch"}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     if name == "students":
         stage("select", "dit")
     row = {"finetune": ["im"], "candidates": ["dit"], "students": ["dit", 1, "convnet", "steps"]}.get(name, [])
-    output = {"generator": "data/generator", "finetune": "data/adapted/im", "candidates": "data/candidates/dit",
-              "students": "metrics/cells"}[name]  # fmt: skip
+    output = {"finetune": "data/adapted/im", "candidates": "data/candidates/dit",
+              "students": "metrics/cells"}.get(name, f"data/{name}")  # fmt: skip
     stage(name, *row)
     expected = digest(output)
     shutil.rmtree(output)
@@ -201,6 +206,35 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monk
     stage(name, *row)
 
     assert digest(output) == expected
+
+
+@pytest.mark.parametrize("name", ["encoder", "teacher"])
+@pytest.mark.parametrize("taken", [1, 3, 4])
+def test_a_classifier_is_trained_on_from_its_checkpoint(project, name, taken, monkeypatch, stage):
+    """Killed after ``taken`` of its 4 steps it takes the others only, also where the last one is all that is there."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["teacher"] = tree["encoder"] | {"norm": "batch"}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    stage(name)
+    expected, steps, train = digest(f"data/{name}"), [], training.train
+    shutil.rmtree("scratch")
+    shutil.rmtree(f"data/{name}")
+
+    def killed(*arguments, **options):
+        for state in train(*arguments, **options):
+            steps.append(state.step)
+            yield state
+            if len(steps) == taken:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage(name)
+    stage(name)
+
+    assert steps == [1, 2, 3, 4]
+    assert digest(f"data/{name}") == expected
 
 
 @pytest.mark.parametrize(

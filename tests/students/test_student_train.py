@@ -17,7 +17,7 @@ from ims3core.students import train
 from ims3core.students.augment import build_augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.networks import build_student
-from ims3core.students.optimisers import optimiser
+from ims3core.students.optimisers import Optimiser
 from ims3core.students.plans import OptimiserSpec, Plan
 from ims3core.students.settings import Augment
 from ims3core.students.train import TrainingSetup, train_student
@@ -160,6 +160,33 @@ def test_training_is_bit_reproducible_and_ignores_the_global_stream():
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_training_goes_on_from_any_step_with_the_same_bytes(kind, monkeypatch):
+    """Inside a chunk of augmentation or an epoch, before and after an evaluation, from the start and from the end."""
+    monkeypatch.setattr(train, "CHUNK_VALUES", 3 * 8 * 64)  # chunks of 3 steps; epochs of 4, the last batch smaller
+    data, held_out = ImageSet(*bars(9, seed=1)), ImageSet(*bars(20, seed=99))
+    plan = make_plan(27, steps=11, evaluations=2, cutmix=0.5, optimiser=OptimiserSpec(0.05, kind, schedule="cosine"))
+    how = setup(plan, augment=augmentation(rotate=20.0, translate=0.1))
+
+    def network(seed):
+        return nn.Sequential(small(seed), nn.BatchNorm1d(3))  # which remembers what it has seen
+
+    whole = train.State(network(0), how)
+    saved = [{name: value.clone() for name, value in whole.tensors().items()}]
+    for state in train.train(whole, data, held_out, how, seed=5):
+        saved.append({name: value.clone() for name, value in state.tensors().items()})
+    assert len(saved) == 12 and len(whole.curve) == 2
+    for step in range(12):
+        state = train.State(network(1), how)
+        state.load(saved[step])
+        assert state.step == step
+        assert sum(1 for _ in train.train(state, data, held_out, how, seed=5)) == 11 - step
+        found = state.tensors()
+        assert found.keys() == saved[-1].keys()
+        assert all(torch.equal(found[name], value) for name, value in saved[-1].items())
+        assert state.curve == whole.curve and not state.network.training
+
+
 def test_another_seed_trains_differently():
     """The seed reaches order and CutMix."""
     assert run(*bars(5, seed=0), seed=1).curve != run(*bars(5, seed=0), seed=2).curve
@@ -298,7 +325,7 @@ def test_a_step_is_that_of_torchs_optimiser(kind, matrices_only):
     images, labels = bars(2, seed=0)
     ours, reference, unused = small(), small(), nn.Parameter(torch.ones(3))
     ours.register_parameter("unused", unused)
-    descend = optimiser(ours, OptimiserSpec(0.05, kind, weight_decay=0.05, decay_matrices_only=matrices_only))
+    descend = Optimiser(ours, OptimiserSpec(0.05, kind, weight_decay=0.05, decay_matrices_only=matrices_only))
     groups = [
         {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0 if matrices_only else 0.05},

@@ -48,7 +48,7 @@ class GradientMatching(Refinement):
         from ims3core.base.seeds import derive_seed, generator
         from ims3core.students import pixels
         from ims3core.students.network_pool import BATCH
-        from ims3core.students.optimisers import optimiser
+        from ims3core.students.optimisers import Optimiser
         from ims3core.students.plans import OptimiserSpec
 
         task, rows = start.real_task(self.network), start.rows()
@@ -60,7 +60,7 @@ class GradientMatching(Refinement):
             seed = derive_seed(start.seed, "iteration", iteration)
             if iteration % self.inner == 0:
                 network = task.trained(self.pretrain_steps, lr=self.network_lr, seed=seed)
-                train = optimiser(network, OptimiserSpec(self.network_lr))
+                train = Optimiser(network, OptimiserSpec(self.network_lr))
             loss = torch.zeros((), device=images.device)
             for c, positions in enumerate(rows):
                 order = torch.randperm(len(positions), generator=generator(seed, "chosen", c))
