@@ -43,7 +43,7 @@ from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
-from ims3core.planning.image_costs import DIT_XL
+from ims3core.planning.sizes import DIT_XL
 from ims3core.students.settings import Augment
 
 SHAPE = (4, 32, 32)

@@ -40,6 +40,22 @@ def read(path: Path, like: Collection[str], *, where: str) -> dict[str, torch.Te
     return state
 
 
+def read_sizes(path: Path, like: Collection[str], *, where: str) -> dict[str, torch.Tensor]:
+    """As :func:`read`, but names and shapes alone: tensors on the meta device, and no value is read into memory."""
+    place = f"{where}: {path}"
+    if path.suffix == ".safetensors" and path.is_file():
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, "pt") as content:
+                sizes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise ArtifactError(f"{place}: not a complete safetensors file ({reason(error)})") from error
+        return _unprefixed({name: torch.empty(size, device="meta") for name, size in sizes.items()}, like)
+    with_sizes = torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: value.to("meta"), _loaded(path, place))
+    return _unprefixed(_unwrapped(with_sizes, place), like)
+
+
 def read_folder(folder: Path, like: Collection[str], *, where: str) -> dict[str, torch.Tensor]:
     """The weights in a folder of diffusers' layout: whole or in shards, safetensors or older, also fp16 alone."""
     for half in ("", ".fp16"):

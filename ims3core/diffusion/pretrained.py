@@ -124,9 +124,19 @@ def read_original(path: Path, *, heads: int | None, time_features: str = "origin
     Raises:
         ArtifactError: if it is truncated, a pickle with code, or keys are missing, left over or of another shape.
     """
-    where = "generator.model"
-    state = weights.read(path, ["x_embedder.proj.weight"], where=where)
-    rest = dict(state)
+    state = weights.read(path, ["x_embedder.proj.weight"], where="generator.model")
+    return _from_original(state, path, heads, time_features)
+
+
+def original_config(path: Path, *, heads: int | None) -> DitConfig:
+    """The sizes of the DiT that :func:`read_original` reads, off names and shapes; no weight is loaded."""
+    state = weights.read_sizes(path, ["x_embedder.proj.weight"], where="generator.model")
+    return _from_original(state, path, heads, "original").config
+
+
+def _from_original(state: dict[str, torch.Tensor], path: Path, heads: int | None, time_features: str) -> DiT:
+    """The DiT of weights under the names of its authors, which come from ``path``."""
+    where, rest = "generator.model", dict(state)
 
     def take(key: str, dimensions: int | None = None) -> torch.Tensor:
         if key not in rest:

@@ -15,15 +15,17 @@ from ims3core.base import files
 
 
 def cached(
-    name: str, facts: Any, compute: Callable[[], dict[str, float]], *, fields: Collection[str], refresh: bool = False
-) -> dict[str, float]:
+    name: str, facts: Any, compute: Callable[[], dict[str, float]], *, fields: Collection[str], refresh: bool = False,
+    keep: Callable[[], bool] = lambda: True,
+) -> dict[str, float]:  # fmt: skip
     """The ``fields`` that ``compute`` returns for ``facts``, computed once and stored in the file ``name``.
 
     A file that is missing or damaged is written anew; one that cannot be written is no reason to fail.
 
     Args:
         facts: what the values depend on, with a complete ``repr``.
-        refresh: computes them again, for example after a measurement beside other work.
+        refresh: computes them again.
+        keep: asked after computing, whether the values are worth being stored.
     """
     path = Path(platformdirs.user_cache_dir("ims3"), f"{name}.json")
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -34,6 +36,8 @@ def cached(
     except (OSError, ValueError, AttributeError, TypeError):
         stored = {}
     values = compute()
+    if not keep():
+        return values
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, stored | {key: values})

@@ -1,14 +1,18 @@
-"""How many images and classes a data set has, before and after it was prepared."""
+"""How many images and classes a data set has, before and after it was prepared; how large the generator is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ims3core.base import files
+from ims3core.diffusion import pretrained
+from ims3core.diffusion.dit import DitConfig
+from ims3core.diffusion.dit_layout import read_config
 from ims3core.errors import ParameterError
 from ims3core.ingest.classes import benchmark_lists
+from ims3core.params.sections import Dit, PretrainedGenerator, TrainedGenerator, Vae
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
 PER_IMAGENET_CLASS = 1281  # training images, on average
+DIT_XL = DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,33 @@ def _estimated(section: Data) -> DatasetSize:
         )
     validation = round(section.validation_fraction * (train + (test if section.source == "digits" else 0)))
     return DatasetSize(classes, train - validation, validation, test, counted=False)
+
+
+def with_generator(params: Params) -> Params:
+    """``params`` for counting: where there is no generator the smallest stands in; its stages cost nothing."""
+    if params.generator.source != "none":
+        return params
+    vae = Vae(latent_channels=1, widths=[16], steps=1, batch_size=1, lr=0.1, kl_weight=0.0)
+    smallest = TrainedGenerator(
+        source="train", vae=vae, dit=Dit(width=4, depth=1, heads=1, patch=1), steps=1, batch_size=1, lr=0.1,
+        warmup_steps=0, label_dropout=0.0, ema_decay=0.0, checkpoint_every=1,
+    )  # fmt: skip
+    return params.model_copy(update={"generator": smallest})
+
+
+def generator_config(params: Params, classes: int) -> DitConfig:
+    """The sizes of the generator: those of the parameters, of its folder or checkpoint, else those of DiT-XL/2.
+
+    Of a checkpoint names and shapes are read, no weights.
+    """
+    section = params.generator
+    if isinstance(section, TrainedGenerator):
+        side = params.data.side // 2 ** (len(section.vae.widths) - 1)
+        return DitConfig(channels=section.vae.latent_channels, side=side, classes=classes, **section.dit.model_dump())
+    assert isinstance(section, PretrainedGenerator), "with_generator() comes first"
+    path = Path(section.model).expanduser()
+    if (path / "transformer").is_dir():
+        return read_config(path / "transformer")
+    if path.is_file():
+        return pretrained.original_config(path, heads=section.heads)
+    return replace(DIT_XL, side=params.data.side // 8)

@@ -16,7 +16,8 @@ from ims3core.planning.rates import assumed_rates, machine_rates, seconds
 if TYPE_CHECKING:
     from ims3core.params import Params
 
-COLUMNS = ("stage", "calls", "TFLOP", "images", "memory GB", "disk GB", "time")
+COLUMNS = ("stage", "steps", "TFLOP", "images", "memory GB", "disk GB", "time")
+CELLS = "students"
 
 
 def show(params: Params, root: Path, *, tflops: float | None, memory: float | None, measure: bool) -> None:
@@ -35,16 +36,14 @@ def show(params: Params, root: Path, *, tflops: float | None, memory: float | No
     def add(row: Cost, time_s: float) -> None:
         mark = " !" if memory is not None and row.memory > memory * 1e9 else ""
         table.add_row(
-            row.stage, f"{row.calls:,}", f"{row.flops / 1e12:,.1f}", f"{row.images:,}",
+            row.stage, "" if row.calls is None else f"{row.calls:,}", f"{row.flops / 1e12:,.1f}", f"{row.images:,}",
             f"{row.memory / 1e9:.1f}{mark}", f"{row.disk / 1e9:.2f}", duration(time_s),
         )  # fmt: skip
 
-    times = [seconds(row, rates) for row in rows]
-    for row, time_s in zip(rows, times, strict=True):
-        add(row, time_s)
+    for title, group in grouped(rows):
+        add(total(title, group), sum(seconds(row, rates) for row in group))
     table.add_section()
-    sums = {name: sum(getattr(row, name) for row in rows) for name in ("calls", "flops", "images", "disk")}
-    add(Cost("all", "none", **sums, memory=max(row.memory for row in rows)), sum(times))
+    add(total("all", rows), sum(seconds(row, rates) for row in rows))
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     if memory is not None and any(row.memory > memory * 1e9 for row in rows):
@@ -52,6 +51,24 @@ def show(params: Params, root: Path, *, tflops: float | None, memory: float | No
             f"! needs more than {memory:g} GB: raise finetune.accumulate, set finetune.gradient_checkpointing, "
             "or lower batch sizes"
         )
+
+
+def grouped(rows: list[Cost]) -> list[tuple[str, list[Cost]]]:
+    """The lines of the table: a stage each, but all cells of one student and protocol together."""
+    groups: dict[str, list[Cost]] = {}
+    for row in rows:
+        stage, _, place = row.stage.partition("@")
+        title = f"{stage} ({', '.join(place.split('-', 2)[2].rsplit('-', 1))})" if stage == CELLS else row.stage
+        groups.setdefault(title, []).append(row)
+    return [(f"{title} x {len(group)}" if len(group) > 1 else title, group) for title, group in groups.items()]
+
+
+def total(title: str, rows: list[Cost]) -> Cost:
+    """The sums of several rows, and the most memory of one; steps of stages that count none are left out."""
+    work = {"": sum(row.flops for row in rows)}
+    images, disk = sum(row.images for row in rows), sum(row.disk for row in rows)
+    calls = [row.calls for row in rows if row.calls is not None]
+    return Cost(title, work, sum(calls) if calls else None, images, max(row.memory for row in rows), disk)
 
 
 def duration(time_s: float) -> str:

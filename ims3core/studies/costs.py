@@ -28,8 +28,8 @@ def seconds(root: Path, params: Params, study: Study, settings: list[Setting]) -
     for setting in settings:
         outdated = _outdated(params, study, setting)
         for row in costs(setting.params.model_copy(update={"compute": section}), root)[0]:
-            name = row.stage.split(" ")[0]
-            changed = tuple(sorted(change for change, names in outdated.items() if name in names))
+            name = row.stage.split("@")[0]
+            changed = tuple(sorted(change for change, names in outdated.items() if row.stage in names))
             runs = name not in SKIPPED and (name != "full_data" or "gap" in study.measures)
             runs &= bool(changed) or name in ("students", "full_data")
             if runs and (row.stage, changed) not in made:

@@ -1,5 +1,7 @@
 """The plan: FLOPs against closed forms, sizes that are known or estimated, a table on one screen."""
 
+import contextlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,18 +13,25 @@ from ims3core.diffusion.dit import DiT
 from ims3core.errors import ParameterError
 from ims3core.params import parse
 from ims3core.pipeline import harness, profiles
-from ims3core.planning import cache, image_costs, rates, sizes, table
+from ims3core.pipeline.graph import Graph
+from ims3core.planning import cache, image_costs, memory, rates, sizes, table
 from ims3core.planning import costs as plan
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.conftest import REPOSITORY
+from tests.diffusion.test_pretrained import CONFIG, original_state
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
+def one_cache(tmp_path_factory, monkeypatch):
+    """A cache folder of these tests' own, so that every network is counted once."""
+    folder = tmp_path_factory.getbasetemp() / "plan-cache"
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(folder))
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch, one_cache):
     """A cache folder of the test's own."""
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
-    monkeypatch.setattr(image_costs, "_COUNTED", {})
-    image_costs.student_flops.cache_clear()
+    monkeypatch.setattr(image_costs, "_STORED", {})
 
 
 def profile(name, **changes):
@@ -37,7 +46,7 @@ def test_flops_of_dit_xl_2_are_the_published_ones():
     """119 G multiply-adds per image at 256 px (DiT paper, Table 1: 118.6 Gflops)."""
     with torch.device("meta"):
         label = torch.zeros(1, dtype=torch.int64)
-        found = image_costs.flops(DiT(image_costs.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
+        found = image_costs.flops(DiT(sizes.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
     assert found / 2 == pytest.approx(118.6e9, rel=0.01)
 
 
@@ -67,9 +76,10 @@ def test_a_prepared_data_set_is_counted(toy, tmp_path):
 
 @pytest.mark.parametrize("name", profiles.names(REPOSITORY))
 def test_every_profile_can_be_planned(name, tmp_path):
-    """One row per stage of the graph, each with finite numbers."""
-    rows, _ = plan.costs(profiles.read(REPOSITORY, name), tmp_path)
-    assert [row.stage.split("@")[0] for row in rows][:4] == ["prepare", "generator", "encoder", "latents"]
+    """One row per stage of dvc.yaml and row of params.yaml, in its order, each with finite numbers."""
+    params = profiles.read(REPOSITORY, name)
+    rows, _ = plan.costs(params, tmp_path)
+    assert [row.stage for row in rows] == [node.address for node in Graph(params.tree).nodes]
     assert all(row.flops >= 0 and row.memory > 0 for row in rows)
     assert sum(row.flops for row in rows) > 1e12
 
@@ -91,7 +101,7 @@ def test_a_student_is_counted_with_its_options(toy, tmp_path):
     options = {"img_size": 8, "patch_size": 2}
     params = toy(students={"vit": {"network": "timm:vit_tiny_patch16_224", "options": options}}, eval__students=["vit"])
     rows, _ = plan.costs(params, tmp_path)
-    (row,) = [row for row in rows if row.stage == "students (vit)"]
+    row = next(row for row in rows if row.stage == "students@ims3-1-vit-steps")
     assert row.flops > 1e9
 
 
@@ -101,7 +111,7 @@ def test_the_command_prints_a_table(toy, capsys, monkeypatch):
     monkeypatch.setattr(table, "machine_rates", None)
     cli.app(["plan", "--tflops", "400", "--memory", "0.5"], standalone_mode=False)
     out = capsys.readouterr().out
-    assert "finetune@im" in out
+    assert "finetune@im" in out and "students (convnet, steps) x 16" in out
     assert "0.6 !" in out
     with pytest.raises(ParameterError, match="--tflops: found -1"):
         cli.app(["plan", "--tflops", "-1"], standalone_mode=False)
@@ -114,47 +124,41 @@ def test_calibration_measures_every_kind(toy):
     params = toy()
     size = sizes.dataset_size(params, Path())
     found = rates.calibrate(params, Path(), size, budget=0.04)
-    assert set(found) == {"dit_train", "dit_sample", "student_train", "student_eval", "vae", "decode"}
+    assert set(found) == {*rates.KINDS}
     assert min(found.values()) > 0
-    row = plan.Cost("x", "vae", flops=10 * found["vae"], processes=2)
-    assert rates.seconds(row, found) == pytest.approx(10 + 2 * rates.START_UP)
+    row = plan.Cost("x", {"vae": 10 * found["vae"], "decode": 5 * found["decode"]})
+    assert rates.seconds(row, found) == pytest.approx(10 + 5 + plan.START_UP)
 
 
-def test_networks_are_counted_once(tmp_path, monkeypatch):
+def test_networks_are_counted_once(empty_cache, tmp_path, monkeypatch):
     """The next process builds none, and says the same; other sizes or other code are counted."""
-    params = profile("digits")
+    params, counted = profile("digits"), []
     first = plan.costs(params, tmp_path)
-    counted = []
-
-    def count(params, config, classes):
-        counted.append(config)
-        return stored
-
-    stored, config = next(iter(image_costs._COUNTED.values())), image_costs.generator_config(params, 10)
-    monkeypatch.setattr(image_costs, "_count", count)
-    monkeypatch.setattr(image_costs, "student_network", lambda *facts: pytest.fail("built"))
+    costs = next(iter(image_costs._STORED.values()))
+    monkeypatch.setattr(image_costs, "count", lambda *facts, **asked: counted.append(facts) or costs)
     for _ in range(2):
-        image_costs._COUNTED.clear()
-        image_costs.student_flops.cache_clear()
+        image_costs._STORED.clear()
         assert plan.costs(params, tmp_path) == first and not counted
-    image_costs.image_costs(params, image_costs.replace(config, depth=7), 10)
-    assert len(counted) == 1
-    image_costs._COUNTED.clear()
+    config = sizes.generator_config(params, 10)
+    image_costs.networks(params, sizes.replace(config, depth=7), 10)
+    assert len(counted) == 2  # the DiT, and the decoder at its latents
+    image_costs._STORED.clear()
     monkeypatch.setattr(image_costs, "_code", lambda: "other")
-    image_costs.image_costs(params, config, 10)
-    assert len(counted) == 2
+    image_costs.networks(params, config, 10)
+    assert len(counted) == 2 + 4  # DiT, encoder and decoder of the VAE, feature encoder
 
 
-def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
+def test_a_machine_is_measured_once(empty_cache, toy, tmp_path, monkeypatch):
     """Rates come back from the cache for the same networks; a damaged or unwritable cache is measured over."""
     params = toy()
     size, asked = sizes.dataset_size(params, Path()), []
 
     def calibrate(params, root, size):
         asked.append(params.compute.threads)
-        return dict.fromkeys((*rates.WORK, "decode"), 1e9 + len(asked))
+        return dict.fromkeys(rates.KINDS, 1e9 + len(asked))
 
     monkeypatch.setattr(rates, "calibrate", calibrate)
+    monkeypatch.setattr(rates, "_share", lambda budget: 1.0)
     first = rates.machine_rates(params, Path(), size)
     assert rates.machine_rates(params, Path(), size) == first and len(asked) == 1
     wider = params.model_copy(update={"candidates": params.candidates.model_copy(update={"batch_size": 7})})
@@ -170,3 +174,117 @@ def test_a_machine_is_measured_once(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
     rates.machine_rates(params, Path(), size)
     assert len(asked) == 7
+
+
+def test_what_a_busy_machine_showed_is_not_kept(empty_cache, toy, monkeypatch, caplog):
+    """It is used, with one line; the next plan measures again, and keeps what an idle machine shows."""
+    params = toy()
+    size, asked = sizes.dataset_size(params, Path()), []
+    shares = iter([0.97, 0.62, 0.99, 0.98])
+    monkeypatch.setattr(rates, "_share", lambda budget: next(shares))
+    monkeypatch.setattr(
+        rates, "calibrate", lambda *facts: asked.append(1) or dict.fromkeys(rates.KINDS, 1e9 * len(asked))
+    )
+    assert rates.machine_rates(params, Path(), size)["vae"] == 1e9
+    (line,) = caplog.messages
+    assert "busy machine, which gave this process 62 % of its processors' time: not kept" in line
+    for _ in range(2):
+        assert rates.machine_rates(params, Path(), size)["vae"] == 2e9
+    assert len(asked) == 2 and len(caplog.messages) == 1
+
+
+def test_the_share_of_the_processor_is_that_of_its_time(monkeypatch):
+    """A second of a processor in two seconds on one thread is a half."""
+    clock, used = itertools.count(), iter([5.0, 6.0])
+    monkeypatch.setattr(rates.compute, "one_thread_each", lambda: contextlib.nullcontext(1))
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(clock) / 4)
+    monkeypatch.setattr(rates.time, "process_time", lambda: next(used))
+    assert rates._share(1.75) == pytest.approx(0.5)  # asked at 0.25, 0.5, ..., 1.75 after the start, and at 2
+
+
+class TestMemory:
+    """What networks hold while they run, by tensors that come and go."""
+
+    @staticmethod
+    def layers():
+        return torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+
+    def counted(self, precision="fp32"):
+        return image_costs.count(lambda: (self.layers(), lambda batch: (torch.zeros(batch, 8),)), precision)
+
+    def test_by_hand(self):
+        """Two layers of 32 and 4 values: without gradients the two inputs of the ReLU are alive at once, with them
+        also what the backward pass needs."""
+        found = self.counted()
+        assert found.flops == 2 * (8 * 32 + 32 * 4) and found.weights == 8 * 32 + 32 + 32 * 4 + 4
+        assert found.forward == 4 * (32 + 32)
+        assert found.forward < found.through <= found.backward <= 4 * 3 * (8 + 32 + 32 + 4)
+
+    def test_bf16_takes_less(self):
+        """Under autocast activations are half as large."""
+        assert self.counted("bf16").backward < self.counted().backward
+
+    def test_the_decoder_of_stable_diffusion(self):
+        """Measured at 256 px: 1.39 GiB an image with gradients in fp32, 0.79 under bf16."""
+        from ims3core.diffusion.autoencoder import stable_diffusion_autoencoder
+
+        def build():
+            return stable_diffusion_autoencoder().decoder, lambda batch: (torch.zeros(batch, 4, 32, 32),)
+
+        assert image_costs.count(build, "fp32").through / 2**30 == pytest.approx(1.39, rel=0.1)
+        assert image_costs.count(build, "bf16").through / 2**30 == pytest.approx(0.79, rel=0.1)
+
+    def test_grows_with_what_is_in_it(self):
+        """Latents with their batch, students with theirs, a refinement with its images."""
+        small, large = (
+            {r.stage: r.memory for r in plan.costs(profile("digits", **changes), Path("/nowhere"))[0]}
+            for changes in ({"latents__batch_size": 64}, {"latents__batch_size": 640, "data__side": 32})
+        )
+        for stage in ("latents", "students@ims3-10-convnet-steps", "refine@ims3_plus"):
+            assert large[stage] > 1.2 * small[stage]
+        assert small["labels@steps"] == memory.PYTHON < small["teacher"]
+
+
+class TestGenerator:
+    """A generator that exists is counted by its own size."""
+
+    def planned(self, tmp_path, model, **changes):
+        section = {"source": "pretrained", "model": str(model), "revision": None, "sha256": None, "heads": 4,
+                   "vae": "mse", "time_features": "auto"} | changes  # fmt: skip
+        tree = profiles.read(REPOSITORY, "digits").tree | {"generator": section}
+        params = parse(yaml.safe_dump(tree))
+        return sizes.generator_config(params, 10), params
+
+    @pytest.mark.parametrize("ending", ["pt", "safetensors"])
+    def test_a_checkpoint(self, tmp_path, ending, monkeypatch):
+        """Names and shapes are read, whatever wraps them, and no weights."""
+        from safetensors.torch import save_file
+
+        path, state = tmp_path / f"tiny.{ending}", original_state()
+        torch.save({"model": original_state(seed=1), "ema": state}, path) if ending == "pt" else save_file(state, path)
+        widened = torch.Tensor.float
+
+        def refusing(tensor):
+            assert tensor.is_meta or tensor.dtype == torch.float64, "a weight was read"
+            return widened(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "float", refusing)
+        config, _ = self.planned(tmp_path, path)
+        assert sizes.replace(config, norm_eps=CONFIG.norm_eps, time_features=CONFIG.time_features) == CONFIG
+
+    def test_what_is_not_here_yet_counts_as_dit_xl(self, tmp_path):
+        """A hub id, or a file that will be there; its latents have the size of the images."""
+        config, _ = self.planned(tmp_path, "facebook/DiT-XL-2-256")
+        assert config == sizes.replace(sizes.DIT_XL, side=1)
+
+    def test_a_vae_in_a_folder(self, tmp_path):
+        """By its configuration; else Stable Diffusion's, which has 83.7 million weights."""
+        from ims3core.diffusion.autoencoder import build_autoencoder
+
+        build_autoencoder(image_channels=1, side=8, latent_channels=4, widths=[8, 8], seed=0).save_config(tmp_path)
+        with torch.device("meta"):
+            own, theirs = (
+                image_costs._vae(self.planned(tmp_path, "a/b", vae=vae)[1]) for vae in (str(tmp_path), "mse")
+            )
+        assert sum(p.numel() for p in own.parameters()) < 1e5
+        assert sum(p.numel() for p in theirs.parameters()) / 1e6 == pytest.approx(83.7, abs=0.1)

@@ -380,7 +380,7 @@ def test_the_shipped_studies_are_settings_that_params_allow():
         ("data.side", 16, "prepare"), ("generator.lr", 0.5, "generator"), ("encoder.steps", 5, "encoder"),
         ("im.lambda_im", 0.5, "finetune@im"), ("dpm_solver.steps", 5, "candidates@im"),
         ("crops.scale", [0.1, 1], "candidates@crops"), ("candidates.per_class", 60, "candidates@real"),
-        ("s3.alpha", 0.5, "select"), ("distribution_matching.lr", 0.5, "refine@dm"),
+        ("s3.alpha", 0.5, "select@ims3"), ("distribution_matching.lr", 0.5, "refine@dm"),
     ],
 )  # fmt: skip
 def test_what_a_setting_outdates_is_planned_for_it(key, value, first, tmp_path, monkeypatch):

@@ -45,6 +45,10 @@ class Instability(GeneratorDiagnostic):
             "dimension": [float(dimension)] * len(totals),
         }
 
+    def passes(self, values: int) -> float:
+        """Every step goes forward twice, and back once for every row of its Jacobian."""
+        return float(self.images * self.steps * (2 + values))
+
     def log_determinant(self, network: Network, schedule: Schedule, z0: Tensor, label: Tensor) -> float:
         """The log-determinant of the inversion of one latent (1, C, H, W).
 

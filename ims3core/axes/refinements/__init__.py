@@ -42,6 +42,14 @@ class Refinement(Entry):
         ``generator``, ``decoder``.
         """
 
+    def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
+        """How many images of ``side`` px are in memory at once, for ``ims3 plan``, by the names of :meth:`passes`.
+
+        The first number is of images that gradients go through, the second of those without. As it stands: one image
+        of every class through every network.
+        """
+        return dict.fromkeys(self.passes([ipc], classes), (classes, 0))
+
     @abstractmethod
     def refine(self, start: Start) -> Tensor:
         """New uint8 images (N, channels, side, side) in the order of the set; random only by ``start.seed``.

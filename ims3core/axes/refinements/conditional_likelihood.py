@@ -46,8 +46,14 @@ class ConditionalLikelihood(Refinement):
         return ("generator",)
 
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
-        """Every latent goes forward and back through the frozen generator."""
-        return {"generator": 2.0 * self.iterations * classes * sum(sets)}
+        """Every latent goes forward and back through the frozen generator, and is decoded in the end."""
+        images = float(classes * sum(sets))
+        return {"generator": 2 * self.iterations * images, "decoder": images}
+
+    def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
+        """A batch of latents."""
+        batch = min(self.batch_size, ipc * classes)
+        return {"generator": (batch, 0), "decoder": (0, batch)}
 
     def refine(self, start: Start) -> Tensor:
         import torch

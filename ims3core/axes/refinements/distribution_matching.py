@@ -92,6 +92,16 @@ class DistributionMatching(Refinement):
             passes["decoder"] = 2.0 * sum(count * classes * ipc for count, ipc in rounds)
         return passes
 
+    def together(self, ipc: int, side: int) -> int:
+        """How many classes go through the network in one call."""
+        return max(1, PIXELS // ((self.real_batch + ipc) * side**2))
+
+    def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
+        """The classes of one call: their images, and real ones without gradients."""
+        count = min(classes, self.together(ipc, side))
+        images = {self.network: (count * ipc, count * self.real_batch)}
+        return images | ({"decoder": (count * ipc, 0)} if self.space == "latents" else {})
+
     def refine(self, start: Start) -> Tensor:
         import torch
 
@@ -133,7 +143,7 @@ class _Matching:
             self.task, count=spec.networks, steps=spec.steps_for(start.ipc), interpolate=spec.interpolate,
             compiled=pixels.compiling_pays(start.machine, compared, side), seed=start.row_seed, shared=start.shared,
         )  # fmt: skip
-        together = max(1, PIXELS // ((spec.real_batch + start.ipc) * side**2))  # classes in one call
+        together = spec.together(start.ipc, side)
         classes = range(start.classes)
         self.groups = [classes[first : first + together] for first in classes[::together]]
 

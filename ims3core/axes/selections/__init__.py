@@ -33,6 +33,14 @@ class Selection(Entry):
         """How many candidates of each class and draw it looks at; None: all there are."""
         return None
 
+    def flops(self, *, real: int, candidates: int, dim: int) -> float:
+        """FLOPs of one set beyond a few seconds' worth, for ``ims3 plan``.
+
+        Args:
+            real, candidates: features of all classes that it sees, of length ``dim``.
+        """
+        return 0.0
+
     @abstractmethod
     def select(self, candidates: Candidates, *, ipc: int, seed: int, draw: int) -> Choice:
         """``ipc`` candidates of each class; random only by ``ims3core.base.seeds.generator(seed, purpose, draw, ...)``.

@@ -34,6 +34,10 @@ class S3Image(Selection):
     frequencies: Count = Field(description="random Fourier features of the Gaussian kernel")
     max_sweeps: Count = Field(description="passes of swaps over the classes")
 
+    def flops(self, *, real: int, candidates: int, dim: int) -> float:
+        """Every feature is projected on every frequency."""
+        return 2.0 * dim * self.frequencies * (real + candidates) if self.kernel == "gaussian" else 0.0
+
     def select(self, candidates: Candidates, *, ipc: int, seed: int, draw: int) -> Choice:
         from ims3core.s3 import images
 

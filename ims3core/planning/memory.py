@@ -1,0 +1,32 @@
+"""How much memory a process takes: what it imports, its networks, and the images that are in them at once."""
+
+from __future__ import annotations
+
+from ims3core.planning.image_costs import NetworkCosts
+
+MIB = 2.0**20
+PYTHON = 90 * MIB  # of a process that imports no torch
+TORCH = 540 * MIB  # of one that does (measured: 530 to 570)
+DIFFUSERS = 270 * MIB  # more, of one that opens a generator
+COMPILER = 210 * MIB  # more, of one that compiles networks
+VIEWS = 60 * MIB  # more, of one that trains classifiers: the images that are augmented in one call
+READERS = 150 * MIB  # more, of the processes that decode images
+FIGURES = 300 * MIB  # more, of the report
+DIFFFIT_SHARE = 0.003  # of a generator's weights that DiffFit trains
+GUIDE_BATCH = 256  # latents that guides invert at once
+BLOCK = 2048  # features whose distances to all others are computed at once
+
+
+def trained(network: NetworkCosts, batch: int, *, optimiser: int) -> float:
+    """Bytes of training a network: weights, gradients, ``optimiser`` copies (moments, averages), and a batch."""
+    return 4 * (2 + optimiser) * network.weights + batch * network.backward
+
+
+def asked(network: NetworkCosts, batch: int, number: int = 4) -> float:
+    """Bytes of a network of numbers of so many bytes that is asked about a batch, without gradients."""
+    return number * network.weights + batch * network.forward
+
+
+def moved(network: NetworkCosts, through: int, forward: int) -> float:
+    """Bytes of a frozen network that images are moved by: some with gradients, some without."""
+    return 4 * network.weights + through * network.through + forward * network.forward
