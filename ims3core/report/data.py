@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ims3core.base.records import stale
+from ims3core.data import read_classes
 from ims3core.data.distilled import SetKey
 from ims3core.report import artifacts, costs, layouts, planes, published, statistics, tables
 from ims3core.report.artifacts import FULL
@@ -55,6 +57,7 @@ class ReportData:
         runs, summary, selections, comparisons, coverage, costs, curves, plane: the numbers, as the functions of
             :mod:`ims3core.report.tables`, ``statistics``, ``costs`` and ``planes`` return them.
         layouts: the table of every protocol in the paper's shape, and ``higher`` where there are several.
+        names: what people call the classes, in the order of class_index.
         absent: what is said where the paper has no number for any cell.
         images: per method, uint8 (classes, count, H, W, 3): the first images of each class in the first drawn set.
         grid_images: how many of them the sample grid shows; galleries show all.
@@ -76,13 +79,14 @@ class ReportData:
     curves: pd.DataFrame
     plane: pd.DataFrame
     layouts: dict[str, Layout]
+    names: list[str]
     absent: str
     images: dict[str, np.ndarray]
     grid_images: int
 
     @property
     def classes(self) -> list[str]:
-        """The class names, in the order of class_index."""
+        """The folders of the classes, in the order of class_index."""
         return self.results.cells[0].classes
 
     @property
@@ -132,6 +136,7 @@ def read(params: Params, root: Path) -> ReportData:
         coverage=artifacts.read_coverage(root), costs=costs.frame(params, root, classes=len(classes)),
         curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
         layouts=accuracy_layouts(params, summary),
+        names=class_names(root, classes),
         absent=published.absent(dataset=params.data.classes, resolution=params.data.side),
         images=_images(params, sets, len(classes)),
         grid_images=params.report.grid_images,
@@ -143,6 +148,20 @@ def read_results(params: Params, root: Path) -> Results:
     made_of = {name: (row.pool, row.type) for name, row in params.methods.items()}
     made_of |= {name: (row.start, row.type) for name, row in params.refinements.items()}
     return artifacts.read_results(root, made_of, params.eval)
+
+
+def class_names(root: Path, classes: list[str]) -> list[str]:
+    """One short name for each class: what people call it up to the first comma, and its folder where two are called so.
+
+    Raises:
+        ArtifactError: the class table has other classes than the results, ``classes``.
+    """
+    path = root / "data/real/classes.json"
+    table = read_classes(path)
+    if [row.name for row in table] != classes:
+        raise stale(path, f"classes {[row.name for row in table]}, the results have {classes}")
+    short = [row.human_name.split(",")[0].strip() or row.name for row in table]
+    return [name if short.count(name) == 1 else f"{name} ({row.name})" for name, row in zip(short, table, strict=True)]
 
 
 def accuracy_layouts(params: Params, summary: pd.DataFrame) -> dict[str, Layout]:

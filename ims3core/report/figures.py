@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -29,11 +30,14 @@ from ims3core.report.published import label
 DPI = 160
 WIDTH = 10.0  # inches
 LONGEST_NAME = 24  # characters of a class name in a figure
+MOST_ACROSS = 8  # methods in one line of the sample grid
+CHARACTERS = 9  # of a title, on an inch
 MAX_POINT_IPCS = 3  # beyond, lines over IPC read better than one panel per IPC
 SURFACE, INK, MUTED, GRID, ACCENT = "#ffffff", "#1d2430", "#667085", "#e4e7ec", "#2563c9"
 CATEGORIES = (
     "#2563c9", "#d1495b", "#2e8b57", "#b7791f", "#7a5bc0", "#0f8b8d", "#b5527f", "#6b7f2a", "#8a5a3c", "#5b6778",
 )  # fmt: skip
+DASHES = ("-", "--", ":")  # of lines beyond the colours
 
 
 @contextmanager
@@ -102,14 +106,21 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame) -> bytes:
 
 
 def _accuracy_lines(summary: pd.DataFrame, *, students: Sequence[str]) -> bytes:
-    with canvas(height=4.2) as (figure, target):
-        panels = figure.subplots(1, len(students), squeeze=False, sharey=True)[0]
-        for axes, student in zip(panels, students, strict=True):
+    across = min(3, len(students))
+    down = -(-len(students) // across)
+    with canvas(height=max(4.2 * down, 0.4 + 0.24 * (1 + summary["method"].nunique()))) as (figure, target):
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        panels = list(grid.flat)
+        for axes in panels[len(students) :]:
+            axes.set_visible(False)
+        for axes, student in zip(panels, students, strict=False):
             lines = summary[(summary["student"] == student) & (summary["method"] != FULL)]
             for number, (method, rows) in enumerate(lines.groupby("method", sort=False)):
-                colour = CATEGORIES[number % len(CATEGORIES)]
+                colour, dash = CATEGORIES[number % len(CATEGORIES)], DASHES[number // len(CATEGORIES) % len(DASHES)]
                 x, spread = rows["ipc"].astype(int), rows["std"].fillna(0)
-                axes.errorbar(x, rows["mean"], spread, color=colour, marker="o", ms=4, lw=1.6, label=label(method))
+                axes.errorbar(
+                    x, rows["mean"], spread, color=colour, ls=dash, marker="o", ms=4, lw=1.6, label=label(method)
+                )
             for mean in summary.loc[(summary["student"] == student) & (summary["method"] == FULL), "mean"]:
                 axes.axhline(mean, color=MUTED, lw=1, ls=(0, (4, 3)), label=label(FULL))
             axes.set_xscale("log")
@@ -118,8 +129,12 @@ def _accuracy_lines(summary: pd.DataFrame, *, students: Sequence[str]) -> bytes:
             axes.grid(axis="y")
             axes.set_title(student)
             axes.set_xlabel("images per class")
-        panels[0].set_ylabel("top-1 accuracy of the last epoch (%)")
-        panels[-1].legend(loc="lower right")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("top-1 accuracy of the last epoch (%)")
+        if summary["method"].nunique() <= len(CATEGORIES):
+            panels[len(students) - 1].legend(loc="lower right")
+        else:  # beside the panels: as many lines would hide them
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return target.getvalue()
 
 
@@ -226,7 +241,7 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], across:
     """
     names = legible(classes[:MAX_CLASSES])
     count = max(stack.shape[1] for stack in images.values())
-    rows = -(-len(images) // max(1, across // count))
+    rows = -(-len(images) // min(MOST_ACROSS, max(1, across // count)))
     columns = -(-len(images) // rows)
     tile = min(1.1, (WIDTH - 0.5) / (columns * count))
     width = columns * count * tile + 0.8
@@ -236,7 +251,7 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], across:
             cell = stack.shape[2] + gap(stack)
             interpolation = "nearest" if stack.shape[2] <= 64 else "auto"
             axes.imshow(montage(stack[: len(names)], background=_rgb(SURFACE)), interpolation=interpolation)
-            axes.set_title(label(method))
+            axes.set_title(fill(label(method), round(CHARACTERS * (WIDTH - 0.8) / columns)))
             first = axes.get_subplotspec().is_first_col()
             middles = np.arange(len(names)) * cell + stack.shape[2] / 2 - 0.5
             axes.set_yticks(middles if first else [], labels=names if first else [])

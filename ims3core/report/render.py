@@ -45,11 +45,11 @@ def _charts(data: ReportData) -> dict[str, Callable[[], bytes]]:
     samples = {name: stack[:, : data.grid_images] for name, stack in data.images.items()}
     return {
         "accuracy": lambda: figures.accuracy(data.runs, data.summary),
-        "samples": lambda: figures.samples(samples, classes=data.classes),
-        "tsne": lambda: figures.tsne(data.plane),
+        "samples": lambda: figures.samples(samples, classes=data.names),
+        "tsne": lambda: figures.tsne(data.plane.replace({"class": dict(zip(data.classes, data.names, strict=True))})),
         "selection": lambda: figures.selection(data.selections),
         "training": lambda: figures.training(data.curves),
-        "confusion": lambda: figures.confusion(featured_cell(data).confusion, classes=data.classes),
+        "confusion": lambda: figures.confusion(featured_cell(data).confusion, classes=data.names),
     }
 
 
@@ -80,7 +80,7 @@ def _photographs(data: ReportData) -> tuple[Sheets, dict[str, Sheets]]:
     There are no galleries where there are many classes.
     """
     stacks: dict[str, np.ndarray] = {name: stack[:MAX_CLASSES] for name, stack in data.images.items()}
-    names = data.classes if len(data.classes) <= MAX_CLASSES else []
+    names = data.names if len(data.names) <= MAX_CLASSES else []
     count = sum(len(s) * (min(data.grid_images, s.shape[1]) + (s.shape[1] if names else 0)) for s in stacks.values())
     photographs = pictures.Photographs.for_page(count, next(iter(stacks.values())).shape[2])
     samples = {name: photographs.sheet(stack[:, : data.grid_images]) for name, stack in stacks.items()}

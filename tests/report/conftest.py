@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ims3core.base import files
+from ims3core.data import ClassRow, write_classes
 from ims3core.params import Params, parse
 from ims3core.pipeline import profiles
 
@@ -90,6 +91,8 @@ def write_tree(root: Path, params: Params) -> None:
     for name, pool in params.pools.items():
         write_features(root / "data/features" / name, rng, draws=1 if pool.source == "real" else grid.draws)
     write_set(root, rng, method="dit", ipc=max(grid.ipc), draw=grid.draws - 1)
+    table = [ClassRow(number, name, number, name) for number, name in enumerate(CLASSES)]
+    write_classes(root / "data/real/classes.json", table)
     write_json(root / "data/real/train/manifest.json", {"facts": {"images": 24}})
     rows = [("pool", "dit", "", 0, 0.5, 0.25, 1, 0.75, "", "")]
     rows += [

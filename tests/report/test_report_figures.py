@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
-from ims3core.report import figures
+from ims3core.report import figures, published
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +181,56 @@ class TestSamples:
         first, second = (figures.samples({"dit": s}, classes=[str(i) for i in range(len(s))]) for s in stacks)
 
         assert first == second
+
+
+class TestTwentyRows:
+    """Every row that the published profiles have."""
+
+    ROWS = [row for row in published.LABELS if row != "full"][:20]
+
+    @pytest.fixture
+    def drawn(self, monkeypatch):
+        """Figures as they were laid out; a layout that gives up warns, and a warning is an error here."""
+        kept, savefig = [], figures.Figure.savefig
+
+        def save(figure, *args, **kwargs):
+            kept.append(figure)
+            savefig(figure, *args, **kwargs)
+            figure.set_layout_engine("none")  # places stay those of the picture
+
+        monkeypatch.setattr(figures.Figure, "savefig", save)
+        return kept
+
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    def test_titles_of_samples_do_not_overlap(self, count, drawn):
+        """However few images a row has, its name ends before the next one's begins."""
+        stacks = dict.fromkeys(self.ROWS, np.zeros((3, count, 8, 8, 3), np.uint8))
+        figures.samples(stacks, classes=["tench", "English springer", "cassette player"])
+
+        renderer = FigureCanvasAgg(drawn[0]).get_renderer()
+        titles = [part for axes in drawn[0].axes for part in axes.get_children() if isinstance(part, Text)]
+        boxes = [title.get_window_extent(renderer) for title in titles if title.get_text()]
+        assert len(boxes) == len(self.ROWS) == 20
+        assert not [(one, other) for n, one in enumerate(boxes) for other in boxes[:n] if one.overlaps(other)]
+        assert max(box.x1 for box in boxes) <= drawn[0].bbox.width
+
+    @pytest.mark.parametrize("students", [1, 6])
+    def test_lines_over_ipc_can_be_told_apart(self, students, drawn):
+        """No two rows of a panel have colour and dash in common, panels have room, the legend hides none of them."""
+        names = [f"student {n}" for n in range(students)]
+        keys = [(m, k, s) for s in names for m in self.ROWS for k in ("1", "10", "20", "50")]
+        keys += [("full", "full", s) for s in names]
+        summary = pd.DataFrame(keys, columns=["method", "ipc", "student"]).assign(mean=50.0, std=1.0, protocol="steps")
+        figures.accuracy(summary, summary)
+
+        figure, renderer = drawn[0], FigureCanvasAgg(drawn[0]).get_renderer()
+        panels = [axes for axes in figure.axes if axes.get_visible()]
+        assert len(panels) == students
+        for axes in panels:
+            forms = {(bars[0].get_color(), bars[0].get_linestyle()) for bars in axes.containers}
+            assert len(forms) == len(self.ROWS)
+            assert axes.get_window_extent(renderer).width > figure.dpi
+            assert not axes.get_window_extent(renderer).overlaps(figure.legends[0].get_window_extent(renderer))
 
 
 @pytest.mark.parametrize("classes", [3, 25], ids=["few", "many"])

@@ -70,7 +70,7 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
     entries = {"pool": "im", "source": "generated", "adaptation": "im", "guide": "none", "sampler": "ddpm"}
     sets = [("s3", "10", d, -1.0 - d, -2.0, -3.0 - d, -3.5 - d, "dual", 0.25 * (d + 1), 3.0) for d in (0, 1)]
     columns = ["method", "ipc", "draw", "closeness", "separation", "objective", "bound", "bound_kind", "gap", "sweeps"]
-    cell = SimpleNamespace(classes=["ant", "bee"])
+    cell = SimpleNamespace(classes=["ant", "n02206856"])
     arguments = {
         "dataset": "digits", "featured": "ims3", "grid": grid, "protocols": dict.fromkeys(protocols, PROTOCOL),
         "method_rows": [data.MethodRow(method=m, **entries, selection="s3", refined="–") for m in methods],
@@ -79,7 +79,7 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
         "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
         "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
         "curves": None, "plane": None, "images": {}, "grid_images": 2,
-        "absent": "The paper has no number for this data set.",
+        "names": ["ant", "honey bee"], "absent": "The paper has no number for this data set.",
         "layouts": {
             name: layouts.layout(make_summary(values, protocol=name), grid, protocol=name) for name in protocols
         },
@@ -257,6 +257,11 @@ class TestPage:
         text = render(studies=[part])
         assert "<h2>Studies</h2>" in text and "a&lt;b" in text and "<li>higher by 1</li>" in text
         assert 'alt="Study lambda_im"' in text and "<h2>Studies</h2>" not in render()
+
+    def test_a_class_stands_with_its_folder_where_that_is_another_name(self):
+        """A WordNet id is behind what people call it."""
+        text = render()
+        assert '<li>honey bee <code class="faint">n02206856</code></li>' in text and "<li>ant</li>" in text
 
     def test_text_is_escaped(self):
         """A name cannot become markup."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ims3core.data import ClassRow, write_classes
 from ims3core.errors import ArtifactError, ParameterError
 from ims3core.pipeline import harness
 from ims3core.report import data, figures, pictures
@@ -168,6 +169,21 @@ def test_missing_input_is_named_before_anything_is_written(tree, make_params, mi
         run(make_params())
 
     assert snapshot(tree) == before
+
+
+def test_classes_are_called_as_people_call_them(tree, make_params):
+    """Up to the first comma, with the folder where two are called so; other classes than the results' are refused."""
+    table = [("ant", "emmet, pismire"), ("bee", "crane, bird"), ("cat", "crane, machine")]
+    path = tree / "data/real/classes.json"
+    write_classes(path, [ClassRow(n, name, n, human) for n, (name, human) in enumerate(table)])
+
+    found = data.read(make_params(), tree)
+    assert found.names == ["emmet", "crane (bee)", "crane (cat)"]
+    assert found.classes == ["ant", "bee", "cat"]
+
+    write_classes(path, [ClassRow(n, name, n, name) for n, name in enumerate(("ant", "bee", "dog"))])
+    with pytest.raises(ArtifactError, match=r"classes\.json.*'dog'.*the results have"):
+        data.read(make_params(), tree)
 
 
 def test_featured_method_must_be_in_the_grid(make_params):
