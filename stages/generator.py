@@ -21,11 +21,13 @@ from ims3core.diffusion.dit import DiT, DitConfig, initialise
 from ims3core.diffusion.generator import write_generator
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.errors import ArtifactError
+from ims3core.params.sections import TrainedGenerator
 from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
+from ims3core.pipeline.workspace import short_digest
 
 log = logging.getLogger(__name__)
-VAE, DIT = Unit("vae"), Unit("dit")
+VAE = Unit("vae")
 WEIGHTS, CURVE = "ema.safetensors", "curve.json"
 
 
@@ -34,7 +36,7 @@ class Generator(Stage):
 
     name = "generator"
     artifact = "generator"
-    keeps_units = False
+    amounts = tuple(f"generator.{key}" for key in TrainedGenerator.model_fields if key not in ("source", "vae"))
     silent = True
 
     @property
@@ -60,8 +62,14 @@ class Generator(Stage):
         return ["data/real/train"] if source == "pretrained" else []
 
     def units(self) -> list[Unit]:
-        """The VAE, then the DiT on its latents; nothing to train of a generator that exists."""
-        return [VAE, DIT] if self.params.generator.source == "train" else []
+        """The VAE, then the DiT on its latents; nothing to train of a generator that exists.
+
+        What the VAE does not know is in the name of the DiT: other steps of the DiT keep the VAE.
+        """
+        if self.params.generator.source != "train":
+            return []
+        own = self.section.model_dump(mode="json", exclude={"source", "vae", "checkpoint_every"})
+        return [VAE, Unit(f"dit-{short_digest(own)}")]
 
     def make(self, unit: Unit, path: Path) -> None:
         """One trained network; an interrupted training goes on from its checkpoint."""
@@ -151,11 +159,11 @@ class Generator(Stage):
             return {"source": "none"}
         if not units:
             return self._fetch()
-        vae = self._vae()
+        vae, dit = self._vae(), self.unit_path(units[1])
         network = DiT(self._dit_config(self.params.data.side // 2 ** (len(self.section.vae.widths) - 1)))
-        network.load_state_dict(files.read_tensors(self.unit_path(DIT) / WEIGHTS))
+        network.load_state_dict(files.read_tensors(dit / WEIGHTS))
         write_generator(self.workspace.output, network, vae)
-        checkpoints.write_curve(self.workspace.output / "curve.csv", files.read_json(self.unit_path(DIT) / CURVE))
+        checkpoints.write_curve(self.workspace.output / "curve.csv", files.read_json(dit / CURVE))
         weights = sum(p.numel() for p in network.parameters())
         return {"source": "train", "weights": weights, "precision": self.machine.precision}
 

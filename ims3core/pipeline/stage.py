@@ -41,7 +41,8 @@ class Stage(ABC):
 
     Attributes:
         name: of the stage in dvc.yaml.
-        amounts: declared parameters (patterns of dotted keys) that only say how many units there are.
+        amounts: declared parameters (patterns of dotted keys) that only say how many units there are, or that units
+            are named by.
         named: declared dependencies (patterns of paths) whose content is in the names of the units.
         artifact: the kind in the manifest of the output; None: the output is no folder with a manifest.
         keeps_units: whether units stay after the output is there, for a larger grid or a cut that grows again.

@@ -1,5 +1,6 @@
 """The stages in process on the toy profile: every output, its promises, and bad input."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ import yaml
 from ims3core import cli
 from ims3core.base import files
 from ims3core.classifiers import training
+from ims3core.diffusion import autoencoder
+from ims3core.diffusion import training as diffusion_training
 from ims3core.errors import ArtifactError, DataError, NumericsError, ParameterError
 from ims3core.params import load
 
@@ -206,6 +209,33 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(project, name, monk
     stage(name, *row)
 
     assert digest(output) == expected
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed in the DiT"])
+@pytest.mark.parametrize(("key", "value"), [("steps", 5), ("batch_size", 16), ("lr", 0.01), ("vae", None)])
+def test_another_dit_keeps_the_vae(project, key, value, killed, monkeypatch, stage):
+    """Only keys of the VAE train it again; the generator is, byte for byte, that of a training from scratch."""
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    if key == "vae":
+        tree["generator"]["vae"]["steps"] += 1
+    else:
+        assert tree["generator"][key] != value
+        tree["generator"][key] = value
+    shutil.rmtree("scratch")
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr(diffusion_training, "train", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt) if killed else contextlib.nullcontext():
+            stage("generator")
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    trained, fit = [], autoencoder.fit_autoencoder
+    monkeypatch.setattr(autoencoder, "fit_autoencoder", lambda *a, **k: trained.append(1) or fit(*a, **k))
+    stage("generator")
+    assert len(trained) == (key == "vae")
+    found = digest("data/generator")
+    shutil.rmtree("scratch")
+    stage("generator")
+    assert digest("data/generator") == found
 
 
 @pytest.mark.parametrize("name", ["encoder", "teacher"])
