@@ -50,7 +50,7 @@ def show_plan(
         float | None, typer.Option(help="Sustained TFLOP/s of the machine to plan for; measured here without it.")
     ] = None,
     memory: Annotated[float | None, typer.Option(help="GB of memory there: stages that need more are marked.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine again; kept from then on.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine again; kept if it is idle.")] = False,
 ) -> None:
     """Print what every stage will cost with the current parameters; loads no weights."""
     params = parameters()

@@ -341,8 +341,9 @@ class _Planner:
             forward += self.networks.teacher.flops * trained
             held += memory.asked(self.networks.teacher, batch)
         loaded = tested * self.pixels * (params.data.storage == "pixels") + images * self.pixels * sets
-        base = memory.TORCH + memory.VIEWS + self._compiler(alone and plan.total_steps >= cell.COMPILING_PAYS)
-        work = {"train" if alone else "students": runs * forward}
+        pays = alone and plan.total_steps >= cell.COMPILING_PAYS and params.compute.compile
+        base = memory.TORCH + memory.VIEWS + self._compiler(pays)
+        work = {("compiled" if pays else "train") if alone else "students": runs * forward}
         return Cost(node.stage, work, runs * plan.total_steps, images * sets, base + loaded + at_once * held)
 
     def _side(self, protocol: str) -> int:
@@ -374,7 +375,9 @@ class _Planner:
         images, network = sum(sets), self.networks.embed.flops + self.networks.teacher.flops
         calls = 2 * sum(-(-count // TEACHER_BATCH) for count in sets)
         largest = max(memory.BLOCK, *parts, *sets)
-        held = memory.TORCH + 2 * 8.0 * real * largest + memory.asked(self.networks.embed, TEACHER_BATCH)
+        held = (
+            memory.TORCH + 2 * 8.0 * real * largest + memory.asked(self.networks.embed, min(TEACHER_BATCH, max(sets)))
+        )
         work = {"distance": 2 * dim * pairs, "embed": images * network}
         return Cost(node.stage, work, calls, images + sum(parts), held + 8.0 * real * dim)
 

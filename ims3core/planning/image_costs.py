@@ -85,7 +85,7 @@ def networks(params: Params, config: DitConfig, classes: int) -> Networks:
     facts = [_generator(params).vae, data.channels, data.side, _folder_facts(params)]
     images, latents = partial(_images, data.channels, data.side), partial(_images, config.channels, config.side)
     own = isinstance(params.generator, sections.TrainedGenerator)
-    embed = classifier_costs(encoder, classes, data.channels, data.side)
+    embed = classifier_costs(encoder, classes, data.channels, data.side, precision)
     return Networks(
         dit=stored(
             ["dit", config, fine.gamma_fraction, fine.gradient_checkpointing, precision],
@@ -96,22 +96,24 @@ def networks(params: Params, config: DitConfig, classes: int) -> Networks:
         ),
         decode=stored(
             ["decode", *facts, config, precision],
-            lambda: count(lambda: (_vae(params).decoder, latents), precision, trained=own),
+            lambda: count_decoder(lambda: (_vae(params).decoder, latents), precision, trained=own),
         ),
         embed=embed,
         teacher=embed if isinstance(teacher, sections.OwnTeacher)
-        else classifier_costs(teacher, classes, data.channels, data.side),
+        else classifier_costs(teacher, classes, data.channels, data.side, precision),
         dim=feature_length(encoder, classes, data.channels, data.side),
     )  # fmt: skip
 
 
-def classifier_costs(section: Any, classes: int, channels: int, side: int) -> NetworkCosts:
+def classifier_costs(section: Any, classes: int, channels: int, side: int, precision: str) -> NetworkCosts:
     """Encoder or teacher: a network of our own at the side of the images, or one of timm at its own."""
     if section.source != "timm":
-        return student_costs(section.network, classes, channels, side, "fp32", norm=getattr(section, "norm", ""))
+        return student_costs(
+            section.network, classes, channels, side, precision, norm=getattr(section, "norm", ""), frozen=True
+        )
     side = _timm_facts(section.network)["side"]
     build = partial(_timm_with_inputs, section.network, side)
-    return stored(["timm", section.network, side], lambda: count(build, "fp32", trained=False))
+    return stored(["timm", section.network, side, precision], lambda: count_classifier(build, precision, trained=False))
 
 
 def feature_length(section: Any, classes: int, channels: int, side: int) -> int:
@@ -125,9 +127,10 @@ def feature_length(section: Any, classes: int, channels: int, side: int) -> int:
 
 
 def student_costs(
-    name: str, classes: int, channels: int, side: int, precision: str, *, options: Options = (), norm: str = ""
-) -> NetworkCosts:
-    """A student's, or another network of our own."""
+    name: str, classes: int, channels: int, side: int, precision: str, *, options: Options = (), norm: str = "",
+    frozen: bool = False,
+) -> NetworkCosts:  # fmt: skip
+    """A student's, or another network of our own; one that is asked ``frozen``, as encoders are, in fp32."""
 
     def build() -> tuple[nn.Module, Inputs]:
         network = build_student(
@@ -135,8 +138,8 @@ def student_costs(
         )
         return network, partial(_images, channels, side)
 
-    facts = ["student", name, classes, channels, side, options, norm, precision]
-    return stored(facts, lambda: count(build, precision))
+    facts = ["student", name, classes, channels, side, options, norm, precision, frozen]
+    return stored(facts, lambda: (count_classifier if frozen else count)(build, precision))
 
 
 _STORED: dict[str, NetworkCosts] = {}  # in this process, for the many settings of studies
@@ -187,6 +190,22 @@ def count(build: Callable[[], tuple[nn.Module, Inputs]], precision: str, *, trai
         backward = slope(every, back=True) if trained else through
     weights = sum(weight.numel() for weight in network.parameters())
     return NetworkCosts(work, weights, forward, backward, through)
+
+
+def count_classifier(
+    build: Callable[[], tuple[nn.Module, Inputs]], precision: str, *, trained: bool = True
+) -> NetworkCosts:  # fmt: skip
+    """The costs of an encoder or a teacher, which is asked in fp32, and trained or looked through in ``precision``."""
+    costs = count(build, precision, trained=trained)
+    return costs if precision == "fp32" else replace(costs, forward=count(build, "fp32", trained=False).forward)
+
+
+def count_decoder(
+    build: Callable[[], tuple[nn.Module, Inputs]], precision: str, *, trained: bool
+) -> NetworkCosts:  # fmt: skip
+    """The costs of a VAE's decoder, which is asked and trained in fp32, and looked through in ``precision``."""
+    costs = count(build, "fp32", trained=trained)
+    return costs if precision == "fp32" else replace(costs, through=count(build, precision, trained=False).through)
 
 
 def count_dit(config: DitConfig, gamma_fraction: float, recompute: bool, precision: str) -> NetworkCosts:
