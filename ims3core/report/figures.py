@@ -251,7 +251,7 @@ def samples(images: Mapping[str, np.ndarray], *, classes: Sequence[str], across:
             cell = stack.shape[2] + gap(stack)
             interpolation = "nearest" if stack.shape[2] <= 64 else "auto"
             axes.imshow(montage(stack[: len(names)], background=_rgb(SURFACE)), interpolation=interpolation)
-            axes.set_title(fill(label(method), round(CHARACTERS * (WIDTH - 0.8) / columns)))
+            axes.set_title(fill(label(method), round(CHARACTERS * count * tile)))
             first = axes.get_subplotspec().is_first_col()
             middles = np.arange(len(names)) * cell + stack.shape[2] / 2 - 0.5
             axes.set_yticks(middles if first else [], labels=names if first else [])
