@@ -22,7 +22,7 @@ FREE = (
     "ims3core/errors.py", "ims3core/params/", "ims3core/pipeline/", "ims3core/planning/", "ims3core/cli/",
     "ims3core/export.py", "ims3core/__main__.py", "ims3core/__init__.py", "stages/__init__.py",
 )  # fmt: skip
-OF_REPORT = {f"ims3core/studies/{name}.py" for name in ("figures", "results", "sentences")}
+OF_REPORT = {f"ims3core/studies/{name}.py" for name in ("definitions", "figures", "results", "sentences")}
 # Where the schema of params.yaml comes from; a stage that uses more of these than names and ranges declares them.
 SCHEMA = {
     "ims3core/students/settings.py", "ims3core/students/plans.py", "ims3core/data/keys.py", "ims3core/data/__init__.py",
