@@ -365,12 +365,13 @@ class _Planner:
         return Cost(node.stage, {"dit_train": passes * dit.flops}, None, memory=held)
 
     def _coverage(self, node: Node) -> Cost:
-        """Every pool and set against the real images; sets go through encoder and teacher before."""
+        """Every pool and set, and held-out images, against the real images; sets go through encoder and teacher."""
         grid, size, dim = self.params.eval, self.size, self.networks.dim
         real, k = min(size.train, self.params.coverage.real_images), grid.draws
         pools = [name for name in self.params.pools if not self.params.pool(name).source.indexed]
         parts = [count for name in pools for count in self._pool_parts(name)]
         sets = [ipc * size.classes for ipc in grid.ipc for _ in range(k * len(grid.methods))]
+        sets.append(min([size.validation, self.params.coverage.real_images, *parts]))
         pairs = float(real**2) + sum(count * real + (count**2 if count > 1 else 0) for count in (*parts, *sets))
         images, network = sum(sets), self.networks.embed.flops + self.networks.teacher.flops
         calls = 2 * sum(-(-count // TEACHER_BATCH) for count in sets)
