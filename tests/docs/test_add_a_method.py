@@ -66,6 +66,7 @@ def project(tmp_path_factory, toy_text):
             else:
                 (root / path).write_text(text)
     tree["eval"]["methods"] = ["random", "dit", *ROWS.values()]
+    tree["report"]["tsne_method"] = "dit"
     for name in ("tempered", "prototype"):
         tree[name]["steps"] = 2
     (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))

@@ -99,6 +99,7 @@ def test_guides_and_refined_sets_of_two_processes_are_those_of_one(build, toy_te
     tree["guides"]["statistics"] = {"type": "statistics", "adaptation": "none"}
     tree["refinements"] = {"dm": {"start": "random", "type": "distribution_matching"}}
     tree["eval"]["methods"] = ["random", "dm"]
+    tree["report"]["tsne_method"] = "random"
     tree["compute"] |= {"threads": 1, "device": "cpu"}
     lines = ("prepare", "generator", "encoder", "latents", "finetune none", "guides none", "candidates real",
              "features real", "centroids real", "select random")  # fmt: skip
