@@ -19,6 +19,13 @@ def test_nothing_is_out_of_date(generate):
     assert [str(path.relative_to(REPOSITORY)) for path, _ in generate.stale(REPOSITORY)] == []
 
 
+@pytest.mark.parametrize("name", ["accuracy.csv", "comparisons.csv", "cost.csv", "coverage.csv", "plots/samples.png"])
+def test_the_default_grid_is_published_once(name):
+    """README takes the digits from metrics, the table of three data sets from metrics/profiles: the same run."""
+    here, published = REPOSITORY / "metrics" / name, REPOSITORY / "metrics/profiles/digits" / Path(name).name
+    assert here.read_bytes() == published.read_bytes()
+
+
 def test_a_number_that_was_changed_by_hand_is_noticed(generate, tmp_path):
     """The page is named, and what is written is the page as it was."""
     shutil.copytree(REPOSITORY / "docs/images", tmp_path / "docs/images")
