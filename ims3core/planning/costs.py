@@ -15,7 +15,14 @@ from ims3core.diffusion.training import epochs_to_steps
 from ims3core.params import sections
 from ims3core.pipeline.graph import Graph, Node
 from ims3core.planning import memory
-from ims3core.planning.image_costs import NetworkCosts, networks, number_bytes, precision_of, student_costs
+from ims3core.planning.image_costs import (
+    NetworkCosts,
+    networks,
+    number_bytes,
+    precision_of,
+    student_costs,
+    vae_slice,
+)
 from ims3core.planning.sizes import DatasetSize, dataset_size, generator_config, with_generator
 from ims3core.students import cell
 from ims3core.students.plans import OptimiserSpec, Plan
@@ -292,12 +299,22 @@ class _Planner:
             work[kind] = work.get(kind, 0.0) + count * network.flops
         held = 0.0
         for ipc in grid.ipc:
-            parts = refinement.in_flight(ipc, classes, self.params.data.side)
+            parts = self._in_slices(refinement.in_flight(ipc, classes, self.params.data.side))
             held = max(held, sum(memory.moved(self._refining(name)[1], *images) for name, images in parts.items()))
         base = memory.TORCH + (memory.DIFFUSERS if "generator" in refinement.needs() else 0.0) + self.real_bytes
         base += memory.VIEWS + self._compiler(True)
         images = self._set_images()
         return Cost(node.stage, work, None, images, base + held, images * self.pixels)
+
+    def _in_slices(self, parts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """Images that go through networks at once where gradients reach latents: a slice, however many a class has."""
+        from ims3core.axes.refinements.distribution_matching import MOVED, PIXELS
+
+        if not parts.get("decoder", (0, 0))[0]:
+            return parts
+        side = self.params.data.side
+        moved, compared = vae_slice(self.params, MOVED), max(1, PIXELS // side**2)
+        return {name: (min(through, moved), min(forward, compared)) for name, (through, forward) in parts.items()}
 
     def _refining(self, name: str) -> tuple[str, NetworkCosts]:
         """The kind of work, and the costs, of a network that a refinement names."""

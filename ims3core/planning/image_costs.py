@@ -327,6 +327,14 @@ def _vae(params: Params) -> AutoencoderKL:
     return network
 
 
+def vae_slice(params: Params, values: int) -> int:
+    """Images that the VAE is given at once where a full-size feature map may have ``values`` values."""
+    from ims3core.diffusion.autoencoder import images_at_once
+
+    with torch.device("meta"):
+        return images_at_once(_vae(params), params.data.side, values)
+
+
 def _vae_config(section: sections.PretrainedGenerator) -> Path | None:
     """The configuration of a pretrained generator's VAE, where it is in a folder."""
     path = Path(section.vae or Path(section.model, "vae")).expanduser() / "config.json"
