@@ -17,6 +17,8 @@ from ims3core.pipeline.stage import Stage, Unit
 if TYPE_CHECKING:
     from ims3core.diffusion.sampling import Denoiser
 
+AT_ONCE = 32  # latents in one call of a compiled network
+
 
 class Guides(Stage):
     """Writes data/guides/<row>: tensors of every class; the folder is empty for ``none``."""
@@ -75,7 +77,7 @@ class AdaptedGenerator:
     """The adapted generator as a denoiser, with the weights of the phase that a class belongs to."""
 
     def __init__(self, folder: Path, adapted: Path, classes: list[data.ClassRow], machine: Any) -> None:
-        from ims3core.diffusion.sampling import Denoiser
+        from ims3core.diffusion.sampling import Denoiser, in_equal_calls
 
         self.adapted = adapted
         files.read_manifest(folder, "generator")
@@ -84,6 +86,8 @@ class AdaptedGenerator:
         null_label = self.network.config.classes
         with torch.inference_mode():
             call = machine.for_inference(self.network, parts=self.network.compiled_parts, constant=self.phase is None)
+        if call is not self.network:  # compiled, for one size of batch; classes have any
+            call = in_equal_calls(call, AT_ONCE)
         self.denoiser = Denoiser(call, schedule, null_label, machine.device, machine.dtype)
 
     def of_class(self, class_index: int) -> Denoiser:

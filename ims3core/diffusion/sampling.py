@@ -14,6 +14,19 @@ from ims3core.errors import NumericsError
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def in_equal_calls(network: Network, size: int) -> Network:
+    """``network`` asked for exactly ``size`` latents at a time, the last ones repeated: one compiled code for all."""
+
+    def call(*inputs: torch.Tensor) -> torch.Tensor:
+        outputs = []
+        for part in zip(*(tensor.split(size) for tensor in inputs), strict=True):
+            filled = [torch.cat([one, one[-1:].expand(size - len(one), *one.shape[1:])]) for one in part]
+            outputs.append(network(*filled)[: len(part[0])])
+        return torch.cat(outputs)
+
+    return call
+
+
 class NoiseStreams:
     """Standard normal noise for a batch, each image from its own generator.
 

@@ -139,8 +139,12 @@ def _accuracy_lines(summary: pd.DataFrame, *, students: Sequence[str]) -> bytes:
 
 
 def selection(selections: pd.DataFrame) -> bytes:
-    """The two terms of Eq. 10 for every drawn set: one row of panels per IPC."""
+    """The two terms of Eq. 10 for every drawn set: one row of panels per IPC; a sentence where no row has them."""
     methods, ipcs = list(selections["method"].unique()), list(selections["ipc"].unique())
+    if not ipcs:
+        with canvas(height=0.8) as (figure, target):
+            figure.suptitle("no row measures its sets by their features", fontsize=9, color=MUTED)
+        return target.getvalue()
     terms = {"closeness": "closeness to the real centroids", "separation": "separation of the classes"}
     with canvas(height=len(ipcs) * (1.0 + 0.3 * len(methods))) as (figure, target):
         panels = figure.subplots(len(ipcs), len(terms), squeeze=False, sharey=True)

@@ -104,6 +104,12 @@ def test_selection_leaves_out_what_was_not_reported():
     assert both.shape[0] > one.shape[0]
 
 
+def test_selection_without_any_row_that_measures_features_is_a_sentence():
+    none = pd.DataFrame([], columns=["method", "ipc", "draw", "closeness", "separation"])
+
+    assert pixels(figures.selection(none)).std() > 0
+
+
 class TestTraining:
     def curves(self, *, scale: float) -> pd.DataFrame:
         """Five series of ten steps falling from ``scale`` to 1."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SKEWNESS_WEIGHT = 0.1
 CHUNK_VALUES = 2**24  # drawn values that are scored at once
-BATCH = 256  # latents inverted at once
+BATCH_VALUES = 2**18  # values of the latents that are inverted at once
 
 
 class Statistics(Guide):
@@ -42,9 +42,9 @@ class Statistics(Guide):
         import torch
 
         assert denoiser is not None, "needs_network"
+        batch = max(1, BATCH_VALUES // latents[0].numel())
         with torch.inference_mode():
-            parts = [self.invert_guided(denoiser, part, label) for part in latents.split(BATCH)]
-            inverted = torch.cat(parts).double()
+            inverted = torch.cat([self.invert_guided(denoiser, part, label) for part in latents.split(batch)]).double()
         return {"mean": inverted.mean(0).float(), "std": inverted.std(0, correction=0).float()}
 
     def invert_guided(self, denoiser: Denoiser, z0: Tensor, label: int) -> Tensor:

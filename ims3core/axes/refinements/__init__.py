@@ -110,6 +110,11 @@ class Start:
         return self.chosen.images[:]
 
     @property
+    def side(self) -> int:
+        """Of the images, in pixels; loads none of them."""
+        return int(self.chosen.images.shape[-1])
+
+    @property
     def classes(self) -> int:
         """Number of classes."""
         return int(self.labels.numel())

@@ -137,7 +137,7 @@ class _Matching:
         self.task, self.rows = start.real_task(spec.network), start.rows()
         self.real = pixels.RealBatches(start.real, start.classes, start.machine.device)
         self.statistic = by_ipc(spec.statistic, start.ipc)
-        side, rounds = start.images.shape[-1], by_ipc(spec.iterations, start.ipc)
+        side, rounds = start.side, by_ipc(spec.iterations, start.ipc)
         compared = rounds * start.classes * (spec.real_batch + 2 * start.ipc)
         self.networks = NetworkPool(
             self.task, count=spec.networks, steps=spec.steps_for(start.ipc), interpolate=spec.interpolate,
@@ -257,7 +257,7 @@ class _Latents:
         self.vae = start.autoencoder()
         self.vae.requires_grad_(False)
         self.values = torch.nn.Parameter(start.encoded(self.vae, BATCH).clone().to(start.machine.device))
-        side = start.images.shape[-1]
+        side = start.side
         self.moved, self.compared = images_at_once(self.vae, side, MOVED), max(1, PIXELS // side**2)
 
     def images(self, rows: Tensor) -> Tensor:

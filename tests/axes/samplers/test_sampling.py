@@ -35,6 +35,23 @@ def test_an_image_does_not_depend_on_its_batch_companions(tiny_dit, sampler, bat
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 4, 5, 11])
+def test_calls_of_one_size_answer_as_one_call_does(count):
+    """Whatever the number of latents, the network sees four at a time; what fills the last call is dropped."""
+    sizes = []
+
+    def network(z, t, label):
+        sizes.append((len(z), len(t), len(label)))
+        return torch.cat([z * t.view(-1, 1, 1, 1), z + label.view(-1, 1, 1, 1)], 1)
+
+    inputs = torch.randn(count, 4, 2, 2), torch.arange(count), torch.arange(count) % 3
+    together = network(*inputs)
+    sizes.clear()
+
+    assert torch.equal(sampling.in_equal_calls(network, 4)(*inputs), together)
+    assert set(sizes) == {(4, 4, 4)}
+
+
 def test_noise_is_bit_identical_for_any_batch_size():
     """The stream of an image is its seed's alone."""
     seeds = [3, 14, 15]
