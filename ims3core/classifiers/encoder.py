@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def timm_encoder(name: str, weights: Path | None, section: str = "encoder") -> t
     if name.startswith("local-dir:") and not Path(folder := name.removeprefix("local-dir:")).expanduser().is_dir():
         raise ParameterError(f"{where}: {folder}: no such folder")
     try:
-        network = timm.create_model(name, pretrained=False)
+        with cache_if_unreachable() if ":" in name else contextlib.nullcontext():  # its configuration is on the hub
+            network = timm.create_model(name, pretrained=False)
     except Exception as error:
         raise ParameterError(f"{where}: {_unknown(name, error, section)}") from error
     if weights is not None:
@@ -149,7 +151,7 @@ def _unknown(name: str, error: Exception, section: str) -> str:
     import timm
 
     fault = reason(error)
-    if ":" in name and "Unknown model" not in fault:  # its configuration is on the hub
+    if ":" in name and "Unknown model" not in fault:
         return (
             f"its configuration cannot be fetched ({fault}); without a network, download the repository elsewhere and "
             f"name it as {section}.network: local-dir:FOLDER"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ims3core.axes.guides.statistics import BATCH_VALUES
 from ims3core.base import compute
 from ims3core.diffusion.training import epochs_to_steps
 from ims3core.params import sections
@@ -206,8 +207,9 @@ class _Planner:
         passes = guide.network_calls(of_class) * size.classes
         if not passes:
             return Cost(node.stage, images=size.train, memory=memory.TORCH + 4.0 * size.train * self.latent)
-        calls = size.classes * -(-of_class // memory.GUIDE_BATCH) * guide.network_calls(1)
-        held = memory.asked(dit, min(memory.GUIDE_BATCH, of_class), number_bytes(self.params))
+        batch = max(1, BATCH_VALUES // self.latent)
+        calls = size.classes * -(-of_class // batch) * guide.network_calls(1)
+        held = memory.asked(dit, min(batch, of_class), number_bytes(self.params))
         return Cost(
             node.stage, {"dit_sample": passes * dit.flops}, calls, size.train, memory.TORCH + memory.DIFFUSERS + held
         )

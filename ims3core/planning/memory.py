@@ -13,7 +13,6 @@ VIEWS = 60 * MIB  # more, of one that trains classifiers: the images that are au
 READERS = 150 * MIB  # more, of the processes that decode images
 FIGURES = 300 * MIB  # more, of the report
 DIFFFIT_SHARE = 0.003  # of a generator's weights that DiffFit trains
-GUIDE_BATCH = 256  # latents that guides invert at once
 BLOCK = 2048  # features whose distances to all others are computed at once
 
 

@@ -8,6 +8,8 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ims3core.base import hub
+from ims3core.classifiers.encoder import timm_encoder
+from ims3core.errors import ParameterError
 
 
 @pytest.fixture
@@ -29,6 +31,14 @@ def test_nothing_is_tried_twice_where_nobody_answers(nobody, tmp_path, caplog):
         assert constants.is_offline_mode()
         snapshot_download("a/b", cache_dir=tmp_path)
     assert not constants.HF_HUB_OFFLINE
+    assert "Retry" not in caplog.text
+
+
+def test_a_network_of_timm_whose_configuration_is_on_the_hub_is_refused_at_once(nobody, caplog):
+    """``hf-hub:`` names ask the hub before any weights do."""
+    caplog.set_level(logging.WARNING)
+    with pytest.raises(ParameterError, match=r"encoder.network: hf-hub:nobody/nothing: .*local-dir:FOLDER"):
+        timm_encoder("hf-hub:nobody/nothing", None)
     assert "Retry" not in caplog.text
 
 
