@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ims3core.planning.image_costs import NetworkCosts
+from ims3core.planning.counting import NetworkCosts
 
 MIB = 2.0**20
 PYTHON = 90 * MIB  # of a process that imports no torch

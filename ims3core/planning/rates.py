@@ -29,8 +29,9 @@ from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.params.sections import TrainedGenerator
 from ims3core.planning.cache import cached
-from ims3core.planning.costs import Cost
-from ims3core.planning.image_costs import flops, student_costs
+from ims3core.planning.counting import flops
+from ims3core.planning.facts import Cost
+from ims3core.planning.image_costs import student_costs
 from ims3core.planning.sizes import DatasetSize, generator_config, with_generator
 from ims3core.students import cell
 from ims3core.students.augment import build_augmentation

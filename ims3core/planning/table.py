@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ims3core.base import compute
-from ims3core.planning.costs import Cost, costs
+from ims3core.planning.costs import costs
+from ims3core.planning.facts import Cost
 from ims3core.planning.rates import assumed_rates, machine_rates, seconds
 
 if TYPE_CHECKING:

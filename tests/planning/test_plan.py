@@ -14,7 +14,7 @@ from ims3core.errors import ParameterError
 from ims3core.params import parse
 from ims3core.pipeline import harness, profiles
 from ims3core.pipeline.graph import Graph
-from ims3core.planning import cache, image_costs, memory, rates, sizes, table
+from ims3core.planning import cache, counting, facts, image_costs, memory, rates, sizes, table
 from ims3core.planning import costs as plan
 from tests.conftest import REPOSITORY
 from tests.diffusion.test_pretrained import CONFIG, original_state
@@ -46,7 +46,7 @@ def test_flops_of_dit_xl_2_are_the_published_ones():
     """119 G multiply-adds per image at 256 px (DiT paper, Table 1: 118.6 Gflops)."""
     with torch.device("meta"):
         label = torch.zeros(1, dtype=torch.int64)
-        found = image_costs.flops(DiT(sizes.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
+        found = counting.flops(DiT(sizes.DIT_XL), torch.zeros(1, 4, 32, 32), label, label)
     assert found / 2 == pytest.approx(118.6e9, rel=0.01)
 
 
@@ -126,8 +126,8 @@ def test_calibration_measures_every_kind(toy):
     found = rates.calibrate(params, Path(), size, budget=0.04)
     assert set(found) == {*rates.KINDS}
     assert min(found.values()) > 0
-    row = plan.Cost("x", {"vae": 10 * found["vae"], "decode": 5 * found["decode"]})
-    assert rates.seconds(row, found) == pytest.approx(10 + 5 + plan.START_UP)
+    row = facts.Cost("x", {"vae": 10 * found["vae"], "decode": 5 * found["decode"]})
+    assert rates.seconds(row, found) == pytest.approx(10 + 5 + facts.START_UP)
 
 
 def test_networks_are_counted_once(empty_cache, tmp_path, monkeypatch):
@@ -135,7 +135,8 @@ def test_networks_are_counted_once(empty_cache, tmp_path, monkeypatch):
     params, counted = profile("digits", compute__precision="fp32"), []  # in bf16 some are counted in fp32 too
     first = plan.costs(params, tmp_path)
     costs = next(iter(image_costs._STORED.values()))
-    monkeypatch.setattr(image_costs, "count", lambda *facts, **asked: counted.append(facts) or costs)
+    for module in (counting, image_costs):
+        monkeypatch.setattr(module, "count", lambda *facts, **asked: counted.append(facts) or costs)
     for _ in range(2):
         image_costs._STORED.clear()
         assert plan.costs(params, tmp_path) == first and not counted
@@ -210,7 +211,7 @@ class TestMemory:
         return torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
 
     def counted(self, precision="fp32"):
-        return image_costs.count(lambda: (self.layers(), lambda batch: (torch.zeros(batch, 8),)), precision)
+        return counting.count(lambda: (self.layers(), lambda batch: (torch.zeros(batch, 8),)), precision)
 
     def test_by_hand(self):
         """Two layers of 32 and 4 values: without gradients the two inputs of the ReLU are alive at once, with them
@@ -231,8 +232,8 @@ class TestMemory:
         def build():
             return stable_diffusion_autoencoder().decoder, lambda batch: (torch.zeros(batch, 4, 32, 32),)
 
-        assert image_costs.count(build, "fp32").through / 2**30 == pytest.approx(1.39, rel=0.1)
-        assert image_costs.count(build, "bf16").through / 2**30 == pytest.approx(0.79, rel=0.1)
+        assert counting.count(build, "fp32").through / 2**30 == pytest.approx(1.39, rel=0.1)
+        assert counting.count(build, "bf16").through / 2**30 == pytest.approx(0.79, rel=0.1)
 
     def test_grows_with_what_is_in_it(self):
         """Latents with their batch, students with theirs, a refinement with its images."""
