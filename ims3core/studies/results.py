@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -65,6 +66,8 @@ def _read(path: Path, columns: list[str], *, always: list[str], numbers: list[st
             return pd.DataFrame(columns=columns)
         for name in numbers:
             pd.to_numeric(frame[name])
+        if odd := [key for key in frame["key"] if not re.fullmatch("[0-9a-f]{16}", key)]:
+            raise ArtifactError(f"{path}: key: found {odd[0]!r}, wanted 16 hexadecimal digits")
     except (ArtifactError, ValueError) as error:
         problem = str(error).removesuffix(f"; {REMEDY}").removeprefix(f"{path}: ")
         raise ArtifactError(
