@@ -174,7 +174,7 @@ def _coverage(clone: Path, setting: Setting) -> list[tuple]:
         for metric in COVERAGE:
             if line.kind != "real" and (value := getattr(line, metric)) is not None:
                 value = round(value * (100 if metric in PERCENT else 1), 3)
-                lines.append((line.name, line.ipc or "", line.draw, 0, metric, value))
+                lines.append((line.name, str(line.ipc or ""), line.draw, 0, metric, value))
     return lines
 
 
