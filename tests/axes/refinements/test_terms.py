@@ -10,6 +10,7 @@ from ims3core.axes.refinements.conditional_likelihood import ConditionalLikeliho
 from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.data import ImageSet
 from ims3core.diffusion.schedule import add_noise, linear_schedule, respace
+from ims3core.students.network_pool import NetworkPool, RealTask
 from tests.axes.refinements.test_refinements import AUGMENT, CAO2, IDC, SRE2L, Judge, bars, dm, start
 
 STILL = AUGMENT.model_copy(update={"rotate": 0.0, "translate": 0.0})
@@ -143,3 +144,21 @@ def test_the_label_under_which_latents_are_denoised(tiny_dit):
         told.clear()
         ConditionalLikelihood(**CAO2 | {"label": label, "iterations": 2, "batch_size": 4}).refine(begin)
         assert told == [wanted] * 2
+
+
+def test_trained_networks_take_turns(monkeypatch):
+    """Their steps are spread evenly from the fewest to the most, both included; each has its turn, in order."""
+    begin, lengths = start(), []
+
+    def counted(task, steps, *, lr, seed, compiled=False):
+        lengths.append(steps)
+        return task.build(seed)
+
+    monkeypatch.setattr(RealTask, "trained", counted)
+    pool = NetworkPool(
+        begin.real_task("convnet"), count=4, steps=(2, 11), interpolate=False, compiled=False, seed=1, shared={}
+    )
+    assert lengths == [2, 5, 8, 11]
+    turns = [pool(iteration, seed=7)[1] for iteration in range(9)]
+    assert len(set(map(id, turns[:4]))) == 4
+    assert [turns.index(head) for head in turns] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
