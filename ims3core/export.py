@@ -68,7 +68,7 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     from ims3core.diffusion import autoencoder, difffit, generator
 
     _refuse_existing(target)
-    facts = files.read_manifest(root / "data/generator", "generator")
+    facts = files.read_manifest(root / "data/generator", "generator", generator.GeneratorFacts)
     adapted = root / "data/adapted" / adaptation
     _check_phase(adapted, phase)
     network = generator.read_adapted(root / "data/generator", adapted, phase or 0)
@@ -78,7 +78,7 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     classes, channels = network.config.classes, network.config.channels
     rows = read_classes(root / "data/real/classes.json")
     card = GENERATOR_CARD.format(
-        source=facts["source"], adaptation=adaptation, classes=classes,
+        source=facts.source, adaptation=adaptation, classes=classes,
         null_note="That is this model's, too." if classes == 1000 else (
             f"This model's is {classes}, so guidance does not work in it: "
             "call it with `guidance_scale=1`, or sample here."
@@ -95,7 +95,9 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
 
 def _check_phase(adapted: Path, phase: int | None) -> None:
     """Raises a ParameterError unless ``phase`` is one of the row's phases, or None where it has none."""
-    size = files.read_manifest(adapted, "adapted").get("phase")
+    from ims3core.diffusion.generator import AdaptedFacts
+
+    size = files.read_manifest(adapted, "adapted", AdaptedFacts).phase
     count = len(list(adapted.glob("phase-*.safetensors")))
     if (size is None) != (phase is None) or (phase is not None and phase >= count):
         phases = f"one of {count} generators of {size} classes each: --phase 0 to {count - 1}" if size else "no --phase"

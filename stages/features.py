@@ -46,8 +46,8 @@ class Features(Stage):
             starts = range(0, len(pool.images), size)
             return [Unit(f"real-{train}-{first}.safetensors", slice(first, first + size)) for first in starts]
         ends = pools.shard_ends(self.folder)
-        digests = files.read_json(self.folder / files.MANIFEST)["files"]
-        names = [f"{digests[path.name]['sha256'][:32]}.safetensors" for path in shards]
+        listed = files.read_json(self.folder / files.MANIFEST, files.Manifest).files
+        names = [f"{listed[path.name].sha256[:32]}.safetensors" for path in shards]
         rows = [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
         return [Unit(name, part) for name, part in zip(names, rows, strict=True)]
 

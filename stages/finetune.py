@@ -116,7 +116,8 @@ class Finetune(Stage):
         for unit in units:
             self.workspace.link(f"{unit.name}/{difffit.DELTA}", delta_name(unit.task))
             done = len(curve)
-            curve += [row | {"step": done + row["step"]} for row in files.read_json(self.unit_path(unit) / CURVE)]
+            rows = files.read_json(self.unit_path(unit) / CURVE, checkpoints.Curve)
+            curve += [row | {"step": done + row["step"]} for row in rows]
         facts: dict[str, Any] = {"loss": self.params.adaptations[self.node.row].type}
         if units:
             checkpoints.write_curve(self.workspace.output / "curve.csv", curve)

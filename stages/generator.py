@@ -163,7 +163,7 @@ class Generator(Stage):
         network = DiT(self._dit_config(self.params.data.side // 2 ** (len(self.section.vae.widths) - 1)))
         network.load_state_dict(files.read_tensors(dit / WEIGHTS))
         write_generator(self.workspace.output, network, vae)
-        checkpoints.write_curve(self.workspace.output / "curve.csv", files.read_json(dit / CURVE))
+        checkpoints.write_curve(self.workspace.output / "curve.csv", files.read_json(dit / CURVE, checkpoints.Curve))
         weights = sum(p.numel() for p in network.parameters())
         return {"source": "train", "weights": weights, "precision": self.machine.precision}
 

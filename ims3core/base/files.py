@@ -15,10 +15,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from ims3core.base.library_errors import reason
+from ims3core.base.records import ListedFile, Record, malformed, stale
 from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -26,6 +30,16 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+R = TypeVar("R", bound=Record)
+
+
+class Manifest(Record):
+    """The manifest of an artifact: what it is, facts about it, and its files."""
+
+    format: Literal[1]
+    kind: str
+    facts: dict[str, Any]
+    files: dict[str, ListedFile]
 
 
 @contextlib.contextmanager
@@ -67,12 +81,21 @@ def read_bytes(path: Path) -> bytes:
         raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in ``path``; an ArtifactError names a missing or broken file."""
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
+def read_json(path: Path, schema: Any = Any) -> Any:
+    """The JSON value in ``path``, checked against ``schema``: a :class:`Record` or any other annotation.
+
+    Raises:
+        ArtifactError: naming the file that is missing or malformed, its first offending key and what was found.
+    """
     try:
-        return json.loads(read_bytes(path).decode())
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error})") from error
+        return _adapter(schema).validate_json(read_bytes(path), strict=True)
+    except ValidationError as error:
+        raise malformed(path, error) from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -82,6 +105,44 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     writer.writerow(columns)
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The lines of a table, its head first, all as long as that.
+
+    Raises:
+        ArtifactError: naming the file and line: missing, cut short, no text, or other numbers of cells.
+    """
+    try:
+        text = read_bytes(path).decode()
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise stale(path, f"not a table ({error})") from error
+    if not text.endswith("\n"):
+        raise stale(path, "not a table, or cut short: its last line has no end")
+    for number, cells in enumerate(lines, start=1):
+        if len(cells) != len(lines[0]):
+            raise stale(path, f"line {number}: found {len(cells)} cells, wanted {len(lines[0])}")
+    return lines
+
+
+def read_table(path: Path, schema: type[R]) -> list[R]:
+    """The rows of a table whose columns are the fields of ``schema``; an empty cell is None.
+
+    Raises:
+        ArtifactError: as :func:`read_csv`, and naming the line and column of a value of another type or range.
+    """
+    head, *lines = read_csv(path)
+    if head != (columns := list(schema.model_fields)):
+        raise stale(path, f"columns {head}, wanted {columns}")
+    rows = []
+    for number, cells in enumerate(lines, start=2):
+        filled = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+        try:
+            rows.append(schema.model_validate_strings(filled, strict=True))
+        except ValidationError as error:
+            raise malformed(path, error, f"line {number}") from error
+    return rows
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -129,26 +190,50 @@ def write_manifest(directory: Path, kind: str, **facts: Any) -> None:
     write_json(directory / MANIFEST, {"format": 1, "kind": kind, "facts": facts, "files": files})
 
 
-def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
-    """The facts of the complete artifact ``directory``.
+def read_manifest(directory: Path, kind: str, schema: Any = dict[str, Any]) -> Any:
+    """The facts of the complete artifact ``directory``, as ``schema`` describes them.
 
     Raises:
         ArtifactError: naming the file if it is missing, has another size or other content than the
             manifest says, or if the artifact is of another kind.
     """
-    manifest = read_json(directory / MANIFEST)
-    if manifest.get("kind") != kind:
-        raise ArtifactError(f"{directory}: found a {manifest.get('kind')!r} artifact, wanted {kind!r}")
-    for name, entry in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise ArtifactError(f"{path}: listed in the manifest but missing; `dvc repro` makes it")
-        if (size := path.stat().st_size) != entry["size"]:
-            raise ArtifactError(f"{path}: found {size} bytes, the manifest says {entry['size']}; truncated?")
-        if sha256(path) != entry["sha256"]:
-            raise ArtifactError(f"{path}: content differs from the SHA-256 in the manifest")
-    facts: dict[str, Any] = manifest["facts"]
+    facts = read_facts(directory, kind, schema)
+    for name, entry in read_json(directory / MANIFEST, Manifest).files.items():
+        _check(directory / name, entry)
     return facts
+
+
+def read_facts(directory: Path, kind: str, schema: Any) -> Any:
+    """As :func:`read_manifest`, for those who open no other file of the artifact: none is compared."""
+    path = directory / MANIFEST
+    manifest = read_json(path, Manifest)
+    if manifest.kind != kind:
+        raise ArtifactError(f"{path}: found a {manifest.kind!r} artifact, wanted {kind!r}")
+    try:
+        return _adapter(schema).validate_python(manifest.facts, strict=True)
+    except ValidationError as error:
+        raise malformed(path, error, "facts") from error
+
+
+def checked(path: Path) -> Path:
+    """``path``, one file of an artifact, which is compared with the manifest beside it; an ArtifactError says why not.
+
+    A folder without a manifest promises nothing.
+    """
+    if (manifest := path.with_name(MANIFEST)).is_file():
+        if (entry := read_json(manifest, Manifest).files.get(path.name)) is None:
+            raise ArtifactError(f"{manifest}: does not list {path.name}")
+        _check(path, entry)
+    return path
+
+
+def _check(path: Path, entry: ListedFile) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: listed in the manifest but missing; `dvc repro` makes it")
+    if (size := path.stat().st_size) != entry.size:
+        raise ArtifactError(f"{path}: found {size} bytes, the manifest says {entry.size}; truncated?")
+    if sha256(path) != entry.sha256:
+        raise ArtifactError(f"{path}: content differs from the SHA-256 in the manifest")
 
 
 def manifest_digest(directory: Path) -> str:

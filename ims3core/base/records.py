@@ -1,38 +1,41 @@
-"""JSON files that stages write for each other, with their keys checked when they are read."""
+"""What JSON files hold that stages write for each other: every key is declared, and checked when a file is read."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ims3core.base import files
+from ims3core.base.schema import Index, described
 from ims3core.errors import ArtifactError
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+REMEDY = "run `dvc repro`"
+EXACT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Record(BaseModel):
-    """The content of a JSON file: strict about the fields of the class, indifferent to other keys."""
+    """An object of a JSON file: no key is unknown, none is missing, no value is converted."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    model_config = EXACT
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The checked record in ``path``.
 
-        Raises:
-            ArtifactError: naming the file that is missing or malformed, and the first offending key.
-        """
-        content = files.read_json(path)
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            problem = first["msg"].removeprefix("Value error, ")
-            raise stale(path, f"{key}: {problem}" if key else problem) from error
+class ListedFile(Record):
+    """A file of an artifact, as its manifest describes it."""
+
+    size: Index
+    sha256: Sha256
 
 
 def stale(path: Path, problem: str) -> ArtifactError:
     """The error for a file that is damaged or was written for other parameters."""
-    return ArtifactError(f"{path}: {problem}; run `dvc repro`")
+    return ArtifactError(f"{path}: {problem}; {REMEDY}")
+
+
+def malformed(path: Path, error: ValidationError, place: str = "") -> ArtifactError:
+    """The error for a file whose content, at ``place``, is not that of its schema: its first offending key."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return stale(path, f"not valid JSON ({first['ctx']['error']})")
+    return stale(path, described(first, place))

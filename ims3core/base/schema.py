@@ -22,6 +22,7 @@ Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 SOURCES_OF_UNIONS = ("train", "pretrained", "timm", "encoder", "none")
 UNIONS = ("generator", "encoder", "teacher")
 NOISE = ("constrained-", "literal[", "list[", "function-")
+LONGEST = 120  # characters of a value that a message shows
 
 
 class Section(BaseModel):
@@ -70,11 +71,13 @@ def described(error: Mapping[str, Any], place: str = "") -> str:
     if len(parts) > 1 and parts[0] in UNIONS and parts[1] in SOURCES_OF_UNIONS:
         del parts[1]  # which of the two forms of the section it is
     key = ".".join([*([place] if place else []), *parts])
+    found = repr(error["input"])
+    found = found if len(found) <= LONGEST else f"{found[: LONGEST - 3]}..."
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key (found value {error['input']!r})"
+        return f"{key}: unknown key (found value {found})"
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: found {error['input']!r}, {message[0].lower()}{message[1:]}"
+    return f"{key}: found {found}, {message[0].lower()}{message[1:]}"

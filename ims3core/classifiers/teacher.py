@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ims3core.base import files
+from ims3core.base.schema import Index
 from ims3core.classifiers.encoder import Encoder, read_encoder
 from ims3core.data import IndexedImages, unit
-from ims3core.errors import ArtifactError, ParameterError
+from ims3core.errors import ParameterError
 from ims3core.students.networks import FeatureNetwork
 
 CLASSES = "classes.json"
@@ -92,10 +93,8 @@ def read_teacher(directory: Path) -> Teacher:
     Raises:
         ArtifactError: if it is missing, damaged or of another kind.
     """
-    rows = files.read_json(directory / CLASSES)
-    if rows is not None and not all(isinstance(row, int) for row in rows):
-        raise ArtifactError(f"{directory / CLASSES}: wanted a list of outputs")
     encoder = read_encoder(directory, kind="teacher")
+    rows: list[int] | None = files.read_json(directory / CLASSES, list[Index] | None)
     teacher = Teacher(encoder, None if rows is None else torch.tensor(rows))
     return teacher.eval().requires_grad_(False)
 

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, model_validator
 
 from ims3core.base import files
 from ims3core.base.library_errors import reason
+from ims3core.base.records import EXACT, Record, stale
+from ims3core.base.schema import Count, Fraction, Index, Positive
 from ims3core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
@@ -126,6 +130,35 @@ class ClassRow:
     name: str
     generator_label: int
     human_name: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+
+class SplitFacts(Record):
+    """What the manifest of a split says of its images."""
+
+    images: Index
+    storage: Literal["pixels", "index"]
+    channels: Count
+    side: Count
+
+
+class Location(Record):
+    """The folder of images that stay where they are."""
+
+    folder: str
+
+
+class Statistics(Record):
+    """Mean and standard deviation of every channel, of images in [0, 1]."""
+
+    mean: Annotated[list[Fraction], Field(min_length=1)]
+    std: list[Positive]
+
+    @model_validator(mode="after")
+    def _fit(self) -> Statistics:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"found {len(self.mean)} means and {len(self.std)} deviations, wanted as many")
+        return self
 
 
 def write_classes(path: Path, rows: list[ClassRow]) -> None:
@@ -135,12 +168,10 @@ def write_classes(path: Path, rows: list[ClassRow]) -> None:
 
 def read_classes(path: Path) -> list[ClassRow]:
     """The class table, in the order of ``class_index``."""
-    try:
-        rows = [ClassRow(**row) for row in files.read_json(path)]
-    except TypeError as error:
-        raise ArtifactError(f"{path}: not a class table ({error})") from error
-    if [row.class_index for row in rows] != list(range(len(rows))):
-        raise ArtifactError(f"{path}: class_index found {[row.class_index for row in rows]}, wanted 0, 1, 2, ...")
+    rows: list[ClassRow] = files.read_json(files.checked(path), list[ClassRow])
+    for wanted, row in enumerate(rows):
+        if row.class_index != wanted:
+            raise stale(path, f"{wanted}.class_index: found {row.class_index}, wanted {wanted}")
     return rows
 
 
@@ -167,22 +198,24 @@ def read_split(directory: Path) -> ImageSet:
     import numpy as np
     import torch
 
-    facts = files.read_manifest(directory, "split")
+    facts: SplitFacts = files.read_manifest(directory, "split", SplitFacts)
     class_index = files.read_tensors(directory / LABELS)["class_index"]
+    if len(class_index) != facts.images:
+        raise stale(directory / files.MANIFEST, f"facts.images: found {facts.images}, {LABELS} has {len(class_index)}")
     rows: list[list[str]] = []
     if (directory / INDEX).is_file():
         with (directory / INDEX).open(newline="", encoding="utf-8") as stream:
             rows = list(csv.reader(stream))[1:]
     names = [row[1] for row in rows] or None
-    if facts["storage"] == "pixels":
+    if facts.storage == "pixels":
         # Copy-on-write: a tensor that could be written to, whose file cannot.
         return ImageSet(torch.from_numpy(np.load(directory / PIXELS, mmap_mode="c")), class_index, names)
-    folder = Path(files.read_json(directory.parent / LOCATION)["folder"])
-    images = IndexedImages(folder, names or [], [row[2] for row in rows], facts["side"], facts["channels"])
+    folder = Path(files.read_json(files.checked(directory.parent / LOCATION), Location).folder)
+    images = IndexedImages(folder, names or [], [row[2] for row in rows], facts.side, facts.channels)
     return ImageSet(images, class_index, names)
 
 
 def read_statistics(path: Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of the training images in [0, 1], for normalisation."""
-    values = files.read_json(path)
-    return values["mean"], values["std"]
+    values: Statistics = files.read_json(files.checked(path), Statistics)
+    return values.mean, values.std

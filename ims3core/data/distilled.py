@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ims3core.base import files
-from ims3core.base.records import Record
+from ims3core.base.records import Record, Sha256
 from ims3core.base.schema import Count, Index
 from ims3core.data import ImageSet
 from ims3core.errors import ArtifactError
@@ -45,31 +45,52 @@ class SetImage(Record):
     index: Index
     seed: int | None
     group: int | None
-    sha256: str
+    sha256: Sha256
 
 
 class SetManifest(Record):
-    """The images of one distilled set, in order."""
+    """The images of one distilled set, in order; ``digest`` is the SHA-256 of everything else in it.
 
+    So that no other seed, group or label is read than was written. ``latents`` is the SHA-256 of the latents' file.
+    """
+
+    format: Literal[2] = 2
     method: str
     ipc: Count
     draw: Index
     images: Annotated[list[SetImage], Field(min_length=1)]
+    latents: Sha256 | None
+    digest: Sha256
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SetManifest:
+        found = self.model_dump(by_alias=True, exclude={"digest"})
+        if _digest(found) != self.digest:
+            raise ValueError(f"the content differs from its digest, {self.digest}")
+        return self
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(files.json_bytes(content)).hexdigest()
 
 
 def read_set_manifest(directory: Path) -> SetManifest:
     """The checked manifest of the set in ``directory``."""
-    return SetManifest.read(directory / files.MANIFEST)
+    manifest: SetManifest = files.read_json(directory / files.MANIFEST, SetManifest)
+    return manifest
 
 
 def read_png(directory: Path, image: SetImage) -> bytes:
     """The PNG of one image of the set in ``directory``, checked against its SHA-256."""
-    png = files.read_bytes(directory / image.file)
-    if hashlib.sha256(png).hexdigest() != image.sha256:
-        raise ArtifactError(
-            f"{directory / image.file}: content differs from the SHA-256 in {directory / files.MANIFEST}"
-        )
-    return png
+    return _read_listed(directory, image.file, image.sha256)
+
+
+def _read_listed(directory: Path, name: str, sha256: str) -> bytes:
+    """The content of a file of the set in ``directory``, checked against its SHA-256."""
+    content = files.read_bytes(directory / name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(f"{directory / name}: content differs from the SHA-256 in {directory / files.MANIFEST}")
+    return content
 
 
 def read_pixels(directory: Path, image: SetImage) -> np.ndarray:
@@ -89,8 +110,11 @@ def read_set(directory: Path) -> ImageSet:
 
 def read_latents(directory: Path) -> torch.Tensor | None:
     """The latents of a set, in manifest order; None where its images were not drawn."""
-    path = directory / LATENTS
-    return files.read_tensors(path)["latents"] if path.is_file() else None
+    digest = read_set_manifest(directory).latents
+    if digest is None:
+        return None
+    _read_listed(directory, LATENTS, digest)
+    return files.read_tensors(directory / LATENTS)["latents"]
 
 
 def write_set(
@@ -119,7 +143,7 @@ def write_set(
             entries.append(_write_image(directory, image, origin))
     if pool.latents is not None and tiles == 1:
         files.write_tensors(directory / LATENTS, {"latents": pool.latents[torch.cat(rows)]})
-    _write_manifest(directory, key, entries)
+    write_set_manifest(directory, key, entries)
 
 
 def write_refined(directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str) -> None:
@@ -129,7 +153,7 @@ def write_refined(directory: Path, start: Path, images: torch.Tensor, names: lis
         _write_image(directory, image, before.model_dump(by_alias=True) | {"class": names[before.class_index]})
         for before, image in zip(manifest.images, images, strict=True)
     ]
-    _write_manifest(directory, SetKey(method, manifest.ipc, manifest.draw), entries)
+    write_set_manifest(directory, SetKey(method, manifest.ipc, manifest.draw), entries)
 
 
 def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
@@ -152,6 +176,8 @@ def _write_image(directory: Path, image: torch.Tensor, origin: dict[str, Any]) -
     return origin | {"sha256": hashlib.sha256(png).hexdigest()}
 
 
-def _write_manifest(directory: Path, key: SetKey, entries: list[dict[str, Any]]) -> None:
+def write_set_manifest(directory: Path, key: SetKey, entries: list[dict[str, Any]]) -> None:
     """Writes the manifest, whose presence means complete."""
-    files.write_json(directory / files.MANIFEST, {"format": 1, **key._asdict(), "images": entries})
+    latents = files.sha256(directory / LATENTS) if (directory / LATENTS).is_file() else None
+    content = {"format": 2, **key._asdict(), "images": entries, "latents": latents}
+    files.write_json(directory / files.MANIFEST, content | {"digest": _digest(content)})

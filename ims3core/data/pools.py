@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from ims3core.base import files
-from ims3core.base.records import stale
+from ims3core.base.records import Record, stale
+from ims3core.base.schema import Index
 from ims3core.data import ImageSet, IndexedImages
 from ims3core.data.keys import EVERY_IPC, REAL_DRAW, CandidateKey
 from ims3core.errors import ArtifactError
@@ -118,13 +119,22 @@ class ShardedTensors:
         return values if rows.ndim else values[0]
 
 
+class PoolFacts(Record):
+    """What the manifest of a pool says of it."""
+
+    source: str
+    indexed: bool
+    images: Index
+    precision: str | None = None
+
+
 def read_pool(directory: Path, train: Callable[[], ImageSet]) -> Pool:
     """The pool in ``directory``; a real pool is an index into the training images, which ``train`` opens."""
-    facts = files.read_manifest(directory, "pool")
-    if facts["indexed"]:
+    facts: PoolFacts = files.read_manifest(directory, "pool", PoolFacts)
+    if facts.indexed:
         real = train()
-        if facts["images"] != len(real.images):
-            raise ArtifactError(f"{directory}: index of {facts['images']} real images, found {len(real.images)}")
+        if facts.images != len(real.images):
+            raise ArtifactError(f"{directory}: index of {facts.images} real images, found {len(real.images)}")
         return Pool(real.images, real_place(real.class_index), torch.full_like(real.class_index, -1))
     paths = shard_paths(directory)
     parts = [files.read_tensors(path) for path in paths]

@@ -12,6 +12,7 @@ from ims3core.diffusion.training import State
 from ims3core.errors import ArtifactError
 
 CHECKPOINT = "checkpoint.safetensors"
+Curve = list[dict[str, int | float]]  # one row per step that was logged
 
 
 def save_checkpoint(directory: Path, state: State) -> None:
@@ -41,7 +42,7 @@ def load_checkpoint(directory: Path, state: State) -> None:
     tensors = files.read_tensors(path)
     with safe_open(path, "pt") as stream:
         state.step = int(stream.metadata()["step"])
-    state.curve = files.read_json(directory / f"curve-{state.step}.json")
+    state.curve = files.read_json(directory / f"curve-{state.step}.json", Curve)
     state.memory = {name.removeprefix("memory."): t for name, t in tensors.items() if name.startswith("memory.")}
     for name, parameter in state.weights.items():
         try:

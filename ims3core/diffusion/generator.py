@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ims3core.base import files
+from ims3core.base.records import EXACT, Record, stale
+from ims3core.base.schema import Count, OpenFraction
 from ims3core.diffusion import difffit
 from ims3core.diffusion.dit import DiT
 from ims3core.diffusion.dit_layout import read_transformer, write_transformer
 from ims3core.diffusion.schedule import Schedule, linear_schedule
-from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -28,6 +29,33 @@ SCHEDULER = {
     "steps_offset": 0,
     "prediction_type": "epsilon",
 }
+
+
+class Scheduler(Record):
+    """The part of a diffusers scheduler's configuration that says how a generator was trained."""
+
+    model_config = EXACT | {"extra": "ignore"}
+
+    beta_schedule: Literal["linear"]
+    num_train_timesteps: Count
+    beta_start: OpenFraction
+    beta_end: OpenFraction
+
+
+class GeneratorFacts(Record):
+    """What the manifest of a generator says of it."""
+
+    source: str
+    weights: Count | None = None
+    precision: str | None = None
+
+
+class AdaptedFacts(Record):
+    """What the manifest of a fine-tuning says of it."""
+
+    loss: str
+    precision: str | None = None
+    phase: Count | None = None
 
 
 def write_generator(directory: Path, network: DiT, vae: AutoencoderKL) -> None:
@@ -50,18 +78,16 @@ def write_generator(directory: Path, network: DiT, vae: AutoencoderKL) -> None:
 def read_schedule(directory: Path) -> Schedule:
     """The training noise schedule of the generator in ``directory``; only DiT's linear one is read."""
     path = directory / "scheduler" / "scheduler_config.json"
-    config: dict[str, Any] = files.read_json(path)
-    if config["beta_schedule"] != "linear":
-        raise ArtifactError(f"{path}: beta_schedule is {config['beta_schedule']!r}, wanted 'linear'")
-    return linear_schedule(config["num_train_timesteps"], config["beta_start"], config["beta_end"])
+    config: Scheduler = files.read_json(path, Scheduler)
+    return linear_schedule(config.num_train_timesteps, config.beta_start, config.beta_end)
 
 
 def read_adapted(generator: Path, adapted: Path, phase: int = 0) -> DiT:
     """The transformer of ``generator`` with the fine-tuned weights of ``adapted`` in place, those of one phase."""
     network = read_transformer(generator / "transformer")
-    facts = files.read_manifest(adapted, "adapted")
-    if facts["loss"] != "none":
-        difffit.apply_delta(network, adapted / delta_name(phase if "phase" in facts else None))
+    facts: AdaptedFacts = files.read_manifest(adapted, "adapted", AdaptedFacts)
+    if facts.loss != "none":
+        difffit.apply_delta(network, adapted / delta_name(None if facts.phase is None else phase))
     return network
 
 
@@ -83,5 +109,10 @@ def phases(labels: torch.Tensor, size: int | None) -> torch.Tensor:
 
 def phase_of(labels: torch.Tensor, adapted: Path) -> torch.Tensor | None:
     """The phase in ``adapted`` of each class of generator label ``labels`` (C,); None: one network for all."""
-    size = files.read_manifest(adapted, "adapted").get("phase")
-    return None if size is None else phases(labels, size)
+    size = files.read_manifest(adapted, "adapted", AdaptedFacts).phase
+    if size is None:
+        return None
+    found, wanted = len(list(adapted.glob("phase-*.safetensors"))), -(-len(labels.unique()) // size)
+    if found != wanted:
+        raise stale(adapted / files.MANIFEST, f"facts.phase: found {size}, of {found} phases; wanted {wanted} of them")
+    return phases(labels, size)

@@ -95,4 +95,4 @@ class PoolInputs:
 
     def prepared(self, class_index: int) -> dict[str, torch.Tensor]:
         """What the guide prepared for one class."""
-        return files.read_tensors(self.guide / f"class-{class_index:04d}.safetensors")
+        return files.read_tensors(files.checked(self.guide / f"class-{class_index:04d}.safetensors"))

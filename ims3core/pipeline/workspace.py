@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 
 from ims3core.base import files
 from ims3core.base.distributed import ProcessGroup
+from ims3core.base.records import REMEDY, Sha256
+from ims3core.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 LEDGER, OUTPUT, PUBLISHED, LOCK, HOLDER = "ledger.json", "out", "published", "lock", "holder"
@@ -43,8 +45,7 @@ class Workspace:
 
     def __init__(self, path: Path, tag: str, *, already_published: bool) -> None:
         self.path, self.already_published, self._tag = path, already_published, tag
-        ledger = path / LEDGER
-        self._ledger: dict[str, str] = files.read_json(ledger) if ledger.is_file() else {}
+        self._ledger = _read_ledger(path)
 
     def has(self, name: str) -> bool:
         """Whether the unit ``name``, a file or a folder, is there; one that changed since it was published is not."""
@@ -118,6 +119,7 @@ def open_workspace(
             _delete_stale(home, fingerprint)
             (home / fingerprint).mkdir(exist_ok=True)
             remove(home / fingerprint / OUTPUT)
+            _delete_untrusted(home / fingerprint)
         yield Workspace(home / fingerprint, tag, already_published=group.broadcast(done))
 
 
@@ -130,6 +132,22 @@ def _delete_stale(home: Path, fingerprint: str) -> None:
             if stale.name != published and any(path.name != OUTPUT for path in stale.iterdir()):
                 log.warning("%s: deleted, unfinished work under other parameters, inputs or code", stale)
             shutil.rmtree(stale)
+
+
+def _read_ledger(path: Path) -> dict[str, str]:
+    """The digests of the units in ``path`` that were published."""
+    ledger = path / LEDGER
+    return files.read_json(ledger, dict[str, Sha256]) if ledger.is_file() else {}
+
+
+def _delete_untrusted(path: Path) -> None:
+    """Deletes all units in ``path`` where the ledger that vouches for them is damaged; a line says so."""
+    try:
+        _read_ledger(path)
+    except ArtifactError as error:
+        log.warning("%s: every unit is made again", str(error).removesuffix(f"; {REMEDY}"))
+        for unit in path.iterdir():
+            remove(unit)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ims3core.base import files
+from ims3core.base.records import Record
+from ims3core.base.schema import Count, Index
+from ims3core.data import SPLITS, SplitFacts
 from ims3core.diffusion import pretrained
 from ims3core.diffusion.dit import DitConfig
 from ims3core.diffusion.dit_layout import read_config
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
 PER_IMAGENET_CLASS = 1281  # training images, on average
 DIT_XL = DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
+
+
+class RealFacts(Record):
+    """What the manifest of ``data/real`` says of it."""
+
+    source: str
+    classes: Count
+    side: Count
+    channels: Count
+    skipped: Index
+    test_images_seen_in_training: Index
 
 
 @dataclass(frozen=True)
@@ -47,14 +61,11 @@ def _counted(section: Data, real: Path) -> DatasetSize | None:
     """The size of the data set in ``real``; None where it is of another source."""
     if not (real / files.MANIFEST).is_file():
         return None
-    facts = files.read_json(real / files.MANIFEST)["facts"]
-    if any(facts[key] != getattr(section, key) for key in ("source", "side", "channels")):
+    facts: RealFacts = files.read_facts(real, "real", RealFacts)
+    if any(getattr(facts, key) != getattr(section, key) for key in ("source", "side", "channels")):
         return None
-    splits = {
-        name: files.read_json(real / name / files.MANIFEST)["facts"]["images"]
-        for name in ("train", "validation", "test")
-    }
-    return DatasetSize(facts["classes"], **splits, counted=True)
+    splits = {name: files.read_facts(real / name, "split", SplitFacts).images for name in SPLITS}
+    return DatasetSize(facts.classes, **splits, counted=True)
 
 
 def _estimated(section: Data) -> DatasetSize:

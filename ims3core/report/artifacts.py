@@ -6,18 +6,18 @@ Every function takes the project's root and names; the files are found by the pr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from ims3core.base import files
-from ims3core.base.records import Record, stale
-from ims3core.base.schema import Count, Index
+from ims3core.base.records import EXACT, Record, stale
+from ims3core.base.schema import Count, Fraction, Index, NonNegative
 from ims3core.data import distilled
 from ims3core.data.distilled import SetKey
 from ims3core.errors import ArtifactError
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 
 FULL = "full"  # the method and IPC of the upper bound: every real training image
 REAL = "real"  # the pool, and the t-SNE group, of real training images
-COVERAGE_COLUMNS = [
-    "kind", "name", "ipc", "draw", "precision", "recall", "density", "coverage", "boundary", "recognised",
-]  # fmt: skip
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Point = Annotated[tuple[Index, FiniteFloat, Percent], Field(strict=False)]  # JSON knows no tuples
 
 
 class Run(Record):
@@ -42,7 +38,15 @@ class Run(Record):
     seed: Index
     last_top1: Percent
     best_top1: Percent
-    curve: list[Point]
+    curve: Annotated[list[tuple[Index, FiniteFloat, Percent]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ends_in_the_score(self) -> Run:
+        last = max(self.curve)[2]
+        if self.last_top1 != last or self.best_top1 < last:
+            found = f"{self.last_top1} and {self.best_top1}"
+            raise ValueError(f"last_top1, best_top1: found {found}, the curve ends in {last}")
+        return self
 
 
 class Cell(Record):
@@ -54,6 +58,8 @@ class Cell(Record):
     protocol: str
     split: str
     precision: str
+    draws: Count
+    seeds: Count
     classes: Annotated[list[str], Field(min_length=2)]
     confusion: list[list[Index]]
     runs: Annotated[list[Run], Field(min_length=1)]
@@ -65,8 +71,19 @@ class Cell(Record):
         return self
 
 
+NEEDS = {  # a fact about a choice, and those without which it says nothing
+    "closeness": ["separation"], "separation": ["closeness"], "bound": ["objective", "bound_kind", "gap"],
+    "bound_kind": ["bound"], "gap": ["bound"], "converged": ["sweeps"],
+}  # fmt: skip
+
+
 class Choice(Record):
-    """One selected set: the two terms of Eq. 10, unweighted, and where a search ran its objective and bound."""
+    """One selected set: the two terms of Eq. 10, unweighted, and where a search ran its objective and bound.
+
+    A selection may report more than the report shows.
+    """
+
+    model_config = EXACT | ConfigDict(extra="allow")
 
     draw: Index
     objective: FiniteFloat | None = None
@@ -76,6 +93,14 @@ class Choice(Record):
     bound_kind: str | None = None
     gap: FiniteFloat | None = None
     sweeps: Index | None = None
+    converged: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Choice:
+        for key, others in NEEDS.items():
+            if getattr(self, key) is not None and (missing := [name for name in others if getattr(self, name) is None]):
+                raise ValueError(f"{missing[0]}: missing beside {key}")
+        return self
 
 
 class SelectionReport(Record):
@@ -131,7 +156,7 @@ def read_results(root: Path, made_of: Mapping[str, tuple[str, str]], grid: Eval)
 def _cell(root: Path, grid: Eval, method: str, ipc: int | str, student: str, protocol: str, *, draws: int) -> Cell:
     """The checked cell of one method, IPC and student: all draws x seeds runs of it."""
     path = _cell_path(root, method, ipc, student, protocol)
-    cell = Cell.read(path)
+    cell: Cell = files.read_json(path, Cell)
     _check(path, cell, method=method, ipc=ipc, student=student, protocol=protocol, split=grid.split)
     runs = sorted((run.draw, run.seed) for run in cell.runs)
     if runs != [(draw, seed) for draw in range(draws) for seed in range(grid.seeds)]:
@@ -147,7 +172,7 @@ def _cell_path(root: Path, method: str, ipc: int | str, student: str, protocol: 
 def _selection(root: Path, grid: Eval, method: str, made_of: tuple[str, str]) -> SelectionReport:
     """The checked selection report of one method, covering every IPC and draw."""
     path = root / "metrics/selection" / f"{method}.json"
-    report = SelectionReport.read(path)
+    report: SelectionReport = files.read_json(path, SelectionReport)
     _check(path, report, method=method, pool=made_of[0], selection=made_of[1])
     for ipc in grid.ipc:
         draws = sorted(choice.draw for choice in report.cells.get(str(ipc), []))
@@ -221,29 +246,51 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
     return (np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels).transpose(1, 2, 0)
 
 
-def read_coverage(root: Path) -> pd.DataFrame:
-    """The table of the stage ``coverage``; an IPC is missing where a pool serves every IPC."""
+class CoverageRow(Record):
+    """What was measured of a pool, a set or the held-out images; a pool that serves every IPC has none."""
+
+    kind: Literal["pool", "set", "real"]
+    name: str
+    ipc: Count | None = None
+    draw: Index
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    density: NonNegative | None = None
+    coverage: Fraction | None = None
+    boundary: FiniteFloat | None = None
+    recognised: Percent | None = None
+
+
+def read_coverage(root: Path, grid: Eval, pools: Collection[str]) -> pd.DataFrame:
+    """The table of the stage ``coverage``, which has every drawn set of ``grid`` and the generated ``pools``.
+
+    Raises:
+        ArtifactError: naming a value that is none, or what the table should hold and does not.
+    """
     path = root / "metrics/coverage.csv"
-    frame = read_csv(path, "a table", dtype={"kind": str, "name": str})
-    if list(frame) != COVERAGE_COLUMNS:
-        raise stale(path, f"columns {list(frame)}, wanted {COVERAGE_COLUMNS}")
-    return frame
+    rows = files.read_table(path, CoverageRow)
+    found = {(row.kind, row.name, row.ipc, row.draw) if row.kind == "set" else (row.kind, row.name) for row in rows}
+    sets = [("set", *key) for key in itertools.product(grid.methods, grid.ipc, range(grid.draws))]
+    for wanted in [*sets, *(("pool", name) for name in pools), ("real", "validation")]:
+        if wanted not in found:
+            raise stale(path, f"no line of {' '.join(map(str, wanted))}")
+    return pd.read_csv(path, dtype={"kind": str, "name": str})
 
 
 def read_curve(path: Path) -> pd.DataFrame:
     """The loss curve of one training as long rows: step, series, value; cells not logged are left out."""
-    wide = read_csv(path, "a table of numbers", dtype=float)
-    if "step" not in wide or wide["step"].isna().any() or wide.empty:
-        raise stale(path, f"columns {list(wide)} with {len(wide)} rows, wanted 'step' filled in every row")
+    wide = read_losses(path)
     long = wide.melt(id_vars="step", var_name="series").dropna(subset="value")
     return long.astype({"step": int}).reset_index(drop=True)
 
 
-def read_csv(path: Path, content: str, *, dtype: type | dict[str, type]) -> pd.DataFrame:
-    """The table in ``path``, which must be ``content``."""
+def read_losses(path: Path) -> pd.DataFrame:
+    """The loss curve of one training as it was written, a row per step; part of an artifact with a manifest."""
+    files.read_csv(files.checked(path))
     try:
-        return pd.read_csv(path, dtype=dtype)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from error
+        wide = pd.read_csv(path, dtype=float)
     except ValueError as error:
-        raise stale(path, f"not {content} ({' '.join(str(error).split())})") from error
+        raise stale(path, f"not a table of numbers ({' '.join(str(error).split())})") from error
+    if "step" not in wide or wide["step"].isna().any() or wide.empty:
+        raise stale(path, f"columns {list(wide)} with {len(wide)} rows, wanted 'step' filled in every row")
+    return wide

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ims3core.base import files
-from ims3core.report.artifacts import read_csv
+from ims3core.data import SplitFacts
+from ims3core.report.artifacts import read_losses
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -22,7 +23,7 @@ def frame(params: Params, root: Path, *, classes: int) -> pd.DataFrame:
     ``sampling_calls`` and ``finetuning_passes`` are forward passes of one image (a guided call counts two, a pass
     back as one forward); ``real_images`` is how many real training images the row looks at.
     """
-    real = files.read_json(root / "data/real/train/manifest.json")["facts"]["images"]
+    real = files.read_facts(root / "data/real/train", "split", SplitFacts).images
     return pd.DataFrame([_row(params, root, name, classes, real) for name in params.eval.methods], columns=COLUMNS)
 
 
@@ -36,7 +37,7 @@ def _row(params: Params, root: Path, name: str, classes: int, real: int) -> tupl
     calls = images * pool.source.network_calls(spec) + pool.guide.network_calls(real // classes) * classes
     passes, adaptation = 0, params.adaptation(pool.row.adaptation)
     if adaptation.trains:
-        curve = read_csv(root / "data/adapted" / pool.row.adaptation / "curve.csv", "a table of numbers", dtype=float)
+        curve = read_losses(root / "data/adapted" / pool.row.adaptation / "curve.csv")
         passes = round(len(curve) * min(params.finetune.batch_size, real) * adaptation.passes())
     generator = params.generator
     steps = generator.steps if generator.source == "train" and pool.source.sampled else 0

@@ -125,6 +125,7 @@ def read(params: Params, root: Path) -> ReportData:
     summary = tables.summary(runs)
     fixed = [name for name in grid.methods if _is_fixed(params, results, name)]
     others = [name for name in COMPARED_WITH if name in grid.methods]
+    generated = [name for name in params.pools if not params.pool(name).source.indexed]
     on_plane = {name: sets[name] for name in sets if name in (*COMPARED_WITH, featured)}
     return ReportData(
         dataset=params.data.name or params.data.source, featured=featured, grid=grid,
@@ -133,7 +134,7 @@ def read(params: Params, root: Path) -> ReportData:
         fixed=fixed, results=results, runs=runs, summary=summary,
         selections=tables.selections(results.selections, ipcs=grid.ipc),
         comparisons=statistics.comparisons(runs[runs["method"] != FULL], others=others, fixed=fixed),
-        coverage=artifacts.read_coverage(root), costs=costs.frame(params, root, classes=len(classes)),
+        coverage=artifacts.read_coverage(root, grid, generated), costs=costs.frame(params, root, classes=len(classes)),
         curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
         layouts=accuracy_layouts(params, summary),
         names=class_names(root, classes),

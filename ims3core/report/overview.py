@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ims3core.base import files
+from ims3core.base.records import REMEDY
 from ims3core.errors import ArtifactError, ParameterError
 from ims3core.report import published, tables
 from ims3core.report.artifacts import FULL
@@ -21,16 +23,16 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         ArtifactError: if the file is missing or no such table.
     """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not there; `ims3 run {path.parent.name}` makes it")
     try:
-        frame = pd.read_csv(path, dtype={"method": str, "ipc": str, "student": str, "protocol": str})
-        frame = frame.astype(dict.fromkeys(frame.columns.intersection(["last_top1", "best_top1"]), float))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: not there; `ims3 run {path.parent.name}` makes it") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ArtifactError(f"{path}: not a table of accuracies ({error})") from error
-    if list(frame.columns) != tables.RUN_COLUMNS:
-        raise ArtifactError(f"{path}: found columns {list(frame.columns)}, wanted {tables.RUN_COLUMNS}")
-    return frame
+        files.read_table(path, tables.RunRow)
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(REMEDY, f"`ims3 run {path.parent.name}` makes it anew")) from error
+    kinds = dict.fromkeys(["method", "ipc", "student", "protocol"], str) | dict.fromkeys(
+        ["last_top1", "best_top1"], float
+    )
+    return pd.read_csv(path, dtype=kinds)
 
 
 def markdown(runs: Mapping[str, pd.DataFrame], *, protocol: str) -> str:

@@ -12,11 +12,28 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from ims3core.base.records import Record
+from ims3core.base.schema import Index
 from ims3core.report import published
-from ims3core.report.artifacts import FULL, Cell, SelectionReport
+from ims3core.report.artifacts import FULL, Cell, Percent, SelectionReport
 
-RUN_COLUMNS = ["method", "ipc", "student", "protocol", "draw", "seed", "last_top1", "best_top1"]
 _KEYS = ["method", "ipc", "student", "protocol"]
+
+
+class RunRow(Record):
+    """A line of ``metrics/accuracy.csv``: one trained student."""
+
+    method: str
+    ipc: str
+    student: str
+    protocol: str
+    draw: Index
+    seed: Index
+    last_top1: Percent
+    best_top1: Percent
+
+
+RUN_COLUMNS = list(RunRow.model_fields)
 
 
 def runs(cells: Sequence[Cell]) -> pd.DataFrame:

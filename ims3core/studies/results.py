@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from pydantic import FiniteFloat
 
 from ims3core.base import files
+from ims3core.base.records import REMEDY, Record
+from ims3core.base.schema import Index
 from ims3core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ims3core.report.artifacts import Run
     from ims3core.studies.definitions import Study
     from ims3core.studies.settings import Setting
 
@@ -28,26 +33,47 @@ PERCENT = ("precision", "recall", "coverage")  # shares in the stage's table, po
 COST = ("sampling_calls", "finetuning_passes", "real_images")
 
 
+class Measured(Record):
+    """A line of the table of a diagnostic."""
+
+    diagnostic: str
+    measure: str
+    sample: Index
+    value: FiniteFloat
+
+
 def path_of(root: Path, name: str, kind: str = "csv") -> Path:
     """The file of a study's table or figure."""
     return root / HOME / f"{name}.{kind}"
 
 
 def read(root: Path, name: str, labels: list[str]) -> pd.DataFrame:
-    """The table of a study, empty where there is none or its columns are those of an earlier definition."""
+    """The table of a study, empty where there is none or its labels are those of an earlier definition."""
     columns = [*FACTS, *labels, *VALUES]
-    return _read(path_of(root, name), columns, numbers=["draw", "seed", "value"])
+    return _read(path_of(root, name), columns, always=[*FACTS, *VALUES], numbers=["draw", "seed", "value"])
 
 
-def _read(path: Path, columns: list[str], *, numbers: list[str]) -> pd.DataFrame:
+def _read(path: Path, columns: list[str], *, always: list[str], numbers: list[str]) -> pd.DataFrame:
+    """The table in ``path`` if its columns are ``columns``; without those that are ``always`` there it is damaged."""
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     kinds = dict.fromkeys([name for name in columns if name not in numbers], str)
     try:
+        if missing := [name for name in always if name not in files.read_csv(path)[0]]:
+            raise ArtifactError(f"{path}: column {missing[0]} is missing")
         frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={"value": [""]})
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ArtifactError(f"{path}: not a table of a study ({error}); delete it, the study writes it again") from None
-    return frame if list(frame.columns) == columns else pd.DataFrame(columns=columns)
+        if list(frame.columns) != columns:
+            return pd.DataFrame(columns=columns)
+        for name in numbers:
+            pd.to_numeric(frame[name])
+        if odd := [key for key in frame["key"] if not re.fullmatch("[0-9a-f]{16}", key)]:
+            raise ArtifactError(f"{path}: key: found {odd[0]!r}, wanted 16 hexadecimal digits")
+    except (ArtifactError, ValueError) as error:
+        problem = str(error).removesuffix(f"; {REMEDY}").removeprefix(f"{path}: ")
+        raise ArtifactError(
+            f"{path}: not a table of a study ({problem}); delete it, the study writes it again"
+        ) from None
+    return frame
 
 
 def write(root: Path, name: str, frame: pd.DataFrame) -> None:
@@ -63,7 +89,7 @@ def has_plane(root: Path, name: str, keys: list[str]) -> bool:
 
 def read_plane(root: Path, name: str) -> pd.DataFrame:
     """The study's t-SNE plane: key, kind, class, x, y."""
-    return _read(path_of(root, f"{name}-plane"), PLANE, numbers=["x", "y"])
+    return _read(path_of(root, f"{name}-plane"), PLANE, always=PLANE, numbers=["x", "y"])
 
 
 def write_plane(root: Path, name: str, clone: Path, setting: Setting) -> None:
@@ -99,9 +125,17 @@ def _accuracy(clone: Path, setting: Setting) -> list[tuple]:
     grid, lines = setting.params.eval, []
     for row in grid.methods:
         for ipc in grid.ipc:
-            cell = files.read_json(clone / f"metrics/cells/{row}-{ipc}-{grid.students[0]}-{grid.protocols[0]}.json")
-            lines += [(row, ipc, run["draw"], run["seed"], "accuracy", run["last_top1"]) for run in cell["runs"]]
+            runs = _runs(clone / f"metrics/cells/{row}-{ipc}-{grid.students[0]}-{grid.protocols[0]}.json")
+            lines += [(row, ipc, run.draw, run.seed, "accuracy", run.last_top1) for run in runs]
     return lines
+
+
+def _runs(path: Path) -> list[Run]:
+    """The runs in the file of a cell."""
+    from ims3core.report.artifacts import Cell
+
+    cell: Cell = files.read_json(path, Cell)
+    return cell.runs
 
 
 def _gap(clone: Path, setting: Setting) -> list[tuple]:
@@ -112,12 +146,12 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
     from ims3core.report.statistics import FLOOR, gap_share
 
     grid = setting.params.eval
-    full = files.read_json(clone / f"metrics/full_data/{grid.students[0]}-{grid.protocols[0]}.json")["runs"]
-    ceiling = mean(run["last_top1"] for run in full)
+    full = _runs(clone / f"metrics/full_data/{grid.students[0]}-{grid.protocols[0]}.json")
+    ceiling = mean(run.last_top1 for run in full)
     sets: dict[tuple[str, int, int], list[float]] = {}
     for row, ipc, draw, _, _, value in _accuracy(clone, setting):
         sets.setdefault((row, ipc, draw), []).append(value)
-    lines: list[tuple] = [("full", "", 0, run["seed"], "full_data", run["last_top1"]) for run in full]
+    lines: list[tuple] = [("full", "", 0, run.seed, "full_data", run.last_top1) for run in full]
     for ipc in grid.ipc:
         floor = mean(value for key, values in sets.items() if key[:2] == (FLOOR, ipc) for value in values)
         if ceiling <= floor:
@@ -133,20 +167,23 @@ def _gap(clone: Path, setting: Setting) -> list[tuple]:
 
 def _coverage(clone: Path, setting: Setting) -> list[tuple]:
     """The measures of every drawn set, and those of every pool under the pool's name and no IPC."""
+    from ims3core.report.artifacts import CoverageRow
+
     lines = []
-    for line in pd.read_csv(clone / "metrics/coverage.csv", keep_default_na=False).to_dict("records"):
+    for line in files.read_table(clone / "metrics/coverage.csv", CoverageRow):
         for metric in COVERAGE:
-            if line["kind"] != "real" and line[metric] != "":
-                value = float(line[metric]) * (100 if metric in PERCENT else 1)
-                lines.append((line["name"], line["ipc"], line["draw"], 0, metric, round(value, 3)))
+            if line.kind != "real" and (value := getattr(line, metric)) is not None:
+                value = round(value * (100 if metric in PERCENT else 1), 3)
+                lines.append((line.name, str(line.ipc or ""), line.draw, 0, metric, value))
     return lines
 
 
 def _cost(clone: Path, setting: Setting) -> list[tuple]:
     """Network calls and real images of every row; times are the machine's and not tracked (`ims3 timings`)."""
+    from ims3core.data import read_classes
     from ims3core.report import costs
 
-    classes = len(files.read_json(clone / "data/real/classes.json"))
+    classes = len(read_classes(clone / "data/real/classes.json"))
     frame = costs.frame(setting.params, clone, classes=classes)
     return [(line["method"], "", 0, 0, name, line[name]) for line in frame.to_dict("records") for name in COST]
 
@@ -154,7 +191,7 @@ def _cost(clone: Path, setting: Setting) -> list[tuple]:
 def _diagnostics(clone: Path, setting: Setting) -> list[tuple]:
     """Every sample of every diagnostic; a sample counts as a draw."""
     return [
-        (row, "", line["sample"], 0, line["measure"], round(line["value"], 5))
+        (row, "", line.sample, 0, line.measure, round(line.value, 5))
         for row in setting.params.diagnostics
-        for line in pd.read_csv(clone / f"metrics/diagnostics/{row}.csv").to_dict("records")
+        for line in files.read_table(clone / f"metrics/diagnostics/{row}.csv", Measured)
     ]

@@ -1,11 +1,13 @@
 """Files: atomic writing, manifests, and every kind of damage."""
 
+import json
 import os
 
 import pytest
 import torch
 
 from ims3core.base import files
+from ims3core.base.records import Record
 from ims3core.errors import ArtifactError
 
 
@@ -39,6 +41,88 @@ def test_damage_is_named(artifact, damage, message):
 
     with pytest.raises(ArtifactError, match=message):
         files.read_manifest(artifact, "thing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"format"', '"fgrmat"', "format: missing"),
+        ('"format": 1', '"format": 3', "format: found 3, input should be 1"),
+        ('"files"', '"filus"', "files: missing"),
+        ('"size"', '"skze"', r"files\.x\.safetensors\.size: missing"),
+        ('"sha256": "', '"sha256": "x', r"files\.x\.safetensors\.sha256: found 'x.*string should match pattern"),
+    ],
+)
+def test_a_damaged_key_is_named(artifact, old, new, message):
+    """Never a KeyError: the file, the key and what was found."""
+    path = artifact / "manifest.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ArtifactError, match=f"^{path}: {message}.*; run `dvc repro`$"):
+        files.read_manifest(artifact, "thing")
+
+
+def test_a_key_that_nobody_wrote_is_named(artifact):
+    """A flipped bit of an optional key makes another one, which is refused too."""
+
+    class Facts(Record):
+        count: int
+        phase: int | None = None
+
+    assert files.read_manifest(artifact, "thing", Facts) == Facts(count=3)
+    files.write_manifest(artifact, "thing", count=3, phasd=1)
+    with pytest.raises(ArtifactError, match=r"manifest\.json: facts\.phasd: unknown key \(found value 1\)"):
+        files.read_manifest(artifact, "thing", Facts)
+
+
+def test_one_file_is_compared_with_the_manifest_beside_it(artifact):
+    """Listed and equal it is returned; changed, cut, gone or not listed it is named; no manifest promises nothing."""
+    path = artifact / "y.json"
+    assert files.checked(path) == path
+    (artifact / "new.json").write_text("1")
+    with pytest.raises(ArtifactError, match=r"manifest\.json: does not list new\.json"):
+        files.checked(artifact / "new.json")
+    path.write_text(path.read_text().replace("1", "2"))
+    with pytest.raises(ArtifactError, match=r"y\.json: content differs"):
+        files.checked(path)
+    (artifact / "manifest.json").unlink()
+    assert files.checked(path) == path
+
+
+class Row(Record):
+    name: str
+    count: int
+    share: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,count,share\na,1,0.5\nb,x,\n", r"line 3\.count: found 'x', input should be a valid integer"),
+        ("name,count,share\na,,0.5\n", r"line 2\.count: missing"),
+        ("name,count,share\na,1,0.5\nb,2\n", "line 3: found 2 cells, wanted 3"),
+        ("name,count,share\na,1,0.5", "cut short: its last line has no end"),
+        ("name,count\na,1\n", r"columns \['name', 'count'\], wanted \['name', 'count', 'share'\]"),
+        ("", "cut short"),
+        ("name,c\xffunt,share\n", "not a table .*utf-8"),
+    ],
+    ids=["type", "empty", "short", "cut", "columns", "nothing", "no text"],
+)
+def test_a_damaged_table_is_named(tmp_path, text, message):
+    """File, line, column and what was found."""
+    path = tmp_path / "t.csv"
+    files.write_csv(path, list(Row.model_fields), [("a", 1, 0.5), ("b", 2, None)])
+    assert files.read_table(path, Row) == [Row(name="a", count=1, share=0.5), Row(name="b", count=2)]
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ArtifactError, match=f"^{path}: .*{message}.*; run `dvc repro`$"):
+        files.read_table(path, Row)
+
+
+def test_json_keeps_every_number_and_the_order_of_keys(tmp_path):
+    """Shortest exact forms come back as the same doubles, whole numbers whole."""
+    value = {"z": [0.1, 1e-300, 2**53 + 1, 3, 1 / 3, -0.0], "a": None}
+    files.write_bytes(tmp_path / "v.json", json.dumps(value).encode())
+    found = files.read_json(tmp_path / "v.json")
+    assert json.dumps(found) == json.dumps(value)
 
 
 def test_an_artifact_of_another_kind_is_refused(artifact):

@@ -58,3 +58,18 @@ def test_a_classifier_is_a_function_of_its_seed():
     one, other = (train(steps=3)[0].state_dict() for _ in range(2))
 
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_teacher_of_more_classes_answers_for_ours_alone(tmp_path):
+    """The outputs that classes.json names, in its order: of logits and of the head."""
+    network, config, _ = train(steps=3)
+    encoder.write_encoder(tmp_path, network, config)
+    teacher.write_rows(tmp_path, [2, 0])
+    files.write_manifest(tmp_path, "teacher")
+    images = bars(2, 2).images
+    found = teacher.read_teacher(tmp_path)
+
+    whole = teacher.Teacher(encoder.read_encoder(tmp_path, kind="teacher"))(images.float() / 255)
+    assert torch.equal(found(images.float() / 255), whole[:, [2, 0]])
+    weight, bias = found.head()
+    torch.testing.assert_close(found.inputs(images) @ weight.T + bias, whole[:, [2, 0]])

@@ -202,3 +202,18 @@ def test_the_variational_term_trains_the_variance_only():
 
     assert eps_hat.grad is None
     assert v.grad.abs().sum() > 0
+
+
+def test_the_variational_term_is_the_divergence_of_two_gaussians():
+    """For any prediction and any variance, in bits: torch's own, of the true posterior from the modelled one."""
+    from torch.distributions import Normal, kl_divergence
+
+    from ims3core.diffusion.schedule import model_log_variance, posterior_mean, predict_z0
+
+    (z0, eps_hat), (z_t, v) = pair(5, batch=3), pair(6, batch=3)
+    v, t = v.tanh(), torch.tensor([5, 100, 900])
+    true = Normal(posterior_mean(SCHEDULE, z0, z_t, t), SCHEDULE.posterior_variance[t].sqrt().to(z0).view(-1, 1, 1, 1))
+    mean = posterior_mean(SCHEDULE, predict_z0(SCHEDULE, z_t, eps_hat, t), z_t, t)
+    modelled = Normal(mean, (0.5 * model_log_variance(SCHEDULE, v, t)).exp())
+    wanted = kl_divergence(true, modelled).mean() / math.log(2)
+    torch.testing.assert_close(losses.variational_loss(SCHEDULE, z0, z_t, eps_hat, v, t), wanted)

@@ -74,6 +74,16 @@ def test_a_unit_that_changed_is_made_again(tmp_path, caplog):
     assert len(caplog.messages) == 1 and "changed since it was made" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"a": 1}', b'{"a": "no digest"}', b"\x00" * 80])
+def test_without_its_ledger_no_unit_is_trusted(tmp_path, caplog, damage):
+    """A damaged one stops nobody: the units that it vouched for are made again, and a line says so."""
+    publish(tmp_path, ["a", "b"])
+    (tmp_path / "scratch/s/k/ledger.json").write_bytes(damage)
+    assert publish(tmp_path, ["a", "b"]) == ["a", "b"]
+    (line,) = caplog.messages
+    assert "ledger.json: " in line and line.endswith(": every unit is made again")
+
+
 def test_a_unit_is_there_only_when_it_is_whole(tmp_path):
     """Interrupted between two files of a folder, it is not there; the rest of it does not come back."""
     with open_workspace(tmp_path, "s", "k") as work:

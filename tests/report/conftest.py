@@ -16,6 +16,7 @@ from PIL import Image
 
 from ims3core.base import files
 from ims3core.data import ClassRow, write_classes
+from ims3core.data.distilled import SetKey, write_set_manifest
 from ims3core.params import Params, parse
 from ims3core.pipeline import profiles
 
@@ -93,8 +94,10 @@ def write_tree(root: Path, params: Params) -> None:
     write_set(root, rng, method="dit", ipc=max(grid.ipc), draw=grid.draws - 1)
     table = [ClassRow(number, name, number, name) for number, name in enumerate(CLASSES)]
     write_classes(root / "data/real/classes.json", table)
-    write_json(root / "data/real/train/manifest.json", {"facts": {"images": 24}})
-    rows = [("pool", "dit", "", 0, 0.5, 0.25, 1, 0.75, "", "")]
+    (root / "data/real/train").mkdir()
+    files.write_manifest(root / "data/real/train", "split", images=24, storage="pixels", channels=1, side=6)
+    generated = [name for name, row in params.pools.items() if row.source != "real"]
+    rows = [("pool", name, "", 0, 0.5, 0.25, 1, 0.75, "", "") for name in generated]
     rows += [
         ("set", m, k, d, 0.5, "", 1, 0.75, 0.1 * d, 90)
         for m in grid.methods
@@ -182,7 +185,7 @@ def write_set(root: Path, rng: np.random.Generator, *, method: str, ipc: int, dr
             digest = hashlib.sha256(picture.getvalue()).hexdigest()
             entry = {"file": file, "class": name, "class_index": class_index, "index": index}
             images.append(entry | {"seed": None, "group": None, "sha256": digest})
-    write_json(folder / "manifest.json", {"format": 1, "method": method, "ipc": ipc, "draw": draw, "images": images})
+    write_set_manifest(folder, SetKey(method, ipc, draw), images)
 
 
 def write_features(directory: Path, rng: np.random.Generator, *, draws: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from ims3core.base import files
-from ims3core.data import pools
+from ims3core.data import distilled, pools
 from ims3core.data.distilled import SetKey
 from ims3core.errors import ArtifactError
 from ims3core.params.sections import Eval
@@ -28,6 +29,13 @@ def edit(path: Path, **changes) -> None:
     """Replaces top-level keys of a JSON file; None removes one."""
     value = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
+
+
+def edit_set(folder: Path, edit: Callable[[dict], None]) -> None:
+    """Changes the manifest of a set as one who writes it would."""
+    content = json.loads((folder / "manifest.json").read_text())
+    edit(content)
+    distilled.write_set_manifest(folder, SetKey(*(content[key] for key in SetKey._fields)), content["images"])
 
 
 def read_results(**changes) -> artifacts.Results:
@@ -61,8 +69,8 @@ class TestResults:
             ({"protocol": "minimax"}, "protocol is 'minimax', wanted 'steps'"),
             ({"split": "validation"}, "split is 'validation', wanted 'test'"),
             ({"ipc": 5}, "ipc is 5, wanted 4"),
-            ({"runs": []}, "runs: List should have at least 1 item"),
-            ({"runs": None}, "runs: Field required"),
+            ({"runs": []}, r"runs: found \[\], list should have at least 1 item"),
+            ({"runs": None}, "runs: missing; run"),
             ({"confusion": [[1, 2, 3], [1, 2, 3]]}, "confusion: not a square of the 3 classes"),
             ({"precision": "bf16"}, "trained in bf16, dit in fp32; name one in compute.precision"),
             ({"classes": ["ant", "bee", "dog"]}, r"classes \['ant', 'bee', 'dog'\], dit has \['ant', 'bee', 'cat'\]"),
@@ -93,7 +101,7 @@ class TestResults:
         [
             ({"pool": "im"}, "pool is 'im', wanted 'dit'"),
             ({"cells": {"1": [{"draw": 0}]}}, "IPC 1 holds draws \\[0\\], wanted 0 to 1"),
-            ({"deterministic": "no"}, "deterministic: Input should be a valid boolean"),
+            ({"deterministic": "no"}, "deterministic: found 'no', input should be a valid boolean"),
         ],
         ids=["pool", "draws", "type"],
     )
@@ -146,16 +154,15 @@ class TestImages:
         """Other modes than L and RGB, and sets of several sizes, are refused even with a matching hash."""
         path = tree / SET / "train/ant/draw1-00000.png"
         picture.save(path)
-        images = json.loads((tree / SET / "manifest.json").read_text())["images"]
-        images[0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        edit(tree / SET / "manifest.json", images=images)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit_set(tree / SET, lambda content: content["images"][0].update(sha256=digest))
 
         with pytest.raises(ArtifactError, match=message):
             self.read()
 
     def test_manifest_of_another_set_is_refused(self, tree):
         """A manifest in the wrong place is refused."""
-        edit(tree / SET / "manifest.json", draw=0)
+        edit_set(tree / SET, lambda content: content.update(draw=0))
 
         with pytest.raises(ArtifactError, match=r"\('dit', 4, 0\), wanted \('dit', 4, 1\)"):
             self.read()
@@ -177,9 +184,7 @@ class TestFeatures:
 
     def test_image_without_feature_is_named(self, tree):
         """An image its pool does not know is refused."""
-        images = json.loads((tree / SET / "manifest.json").read_text())["images"]
-        images[2]["index"] = 99
-        edit(tree / SET / "manifest.json", images=images)
+        edit_set(tree / SET, lambda content: content["images"][2].update(index=99))
         _, place = pools.read_features(Path("data/features/dit"))
 
         with pytest.raises(ArtifactError, match="draw1-00002.png .draw 1, class_index 0, index 99. has no feature"):
@@ -223,7 +228,7 @@ class TestCurve:
         ("text", "message"),
         [
             ("step,im\n0,x\n", "not a table of numbers"),
-            ("", "not a table of numbers"),
+            ("", "not a table, or cut short"),
             ("epoch,im\n0,1\n", r"columns \['epoch', 'im'\]"),
             ("step,im\n,1\n", "'step' filled in every row"),
             ("step,im\n", "0 rows"),

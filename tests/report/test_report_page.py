@@ -13,7 +13,7 @@ import typer
 from ims3core import cli
 from ims3core.params.sections import Eval
 from ims3core.report import costs, data, layouts, page, published
-from ims3core.report.artifacts import COVERAGE_COLUMNS
+from ims3core.report.artifacts import CoverageRow
 from ims3core.report.pictures import Picture
 from ims3core.students.settings import Protocol
 
@@ -76,7 +76,7 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
         "method_rows": [data.MethodRow(method=m, **entries, selection="s3", refined="–") for m in methods],
         "fixed": ["herding"], "results": SimpleNamespace(cells=[cell]), "runs": None, "summary": make_summary(values),
         "selections": pd.DataFrame(sets, columns=columns), "comparisons": compared(methods),
-        "coverage": pd.DataFrame(COVERAGE, columns=COVERAGE_COLUMNS),
+        "coverage": pd.DataFrame(COVERAGE, columns=list(CoverageRow.model_fields)),
         "costs": pd.DataFrame([(m, 30, 1500, 200, 0, 12) for m in methods], columns=costs.COLUMNS),
         "curves": None, "plane": None, "images": {}, "grid_images": 2,
         "names": ["ant", "honey bee"], "absent": "The paper has no number for this data set.",
@@ -191,7 +191,7 @@ class TestPage:
             ("set", "ims3", 10, 0, 0.1, 0.1, 0.1, 0.01, 0.5, 90.0),
             ("real", "validation", float("nan"), 0, 0.9, 0.9, 1.0, 0.4, 0.5, 90.0),
         ]
-        rows = Rows(render(coverage=pd.DataFrame(lines, columns=COVERAGE_COLUMNS))).rows
+        rows = Rows(render(coverage=pd.DataFrame(lines, columns=list(CoverageRow.model_fields)))).rows
         heads = [row[0] for row in rows[rows.index(next(row for row in rows if row[0] == "images")) + 1 :][:3]]
         assert heads[0] == "real, held out" and heads[2] == "IMS3"
         assert heads[1].startswith("pooldit") and (said in heads[1] if said else heads[1] == "pooldit")

@@ -72,6 +72,20 @@ def test_rows_are_compared_set_by_set():
     assert "random" not in found.index
 
 
+def test_every_ipc_has_its_own_width():
+    """The same scores, half a point apart within 1.5: at IPC 1 no difference can be seen, at IPC 10 it is too wide."""
+    rows = [
+        (method, ipc, "convnet", "steps", draw, 0, value)
+        for ipc in ("1", "10")
+        for method, values in {"random": [80, 80, 80], "ims3": [80, 80.5, 81.2]}.items()
+        for draw, value in enumerate(values)
+    ]
+    runs = pd.DataFrame(rows, columns=["method", "ipc", "student", "protocol", "draw", "seed", "last_top1"])
+    found = statistics.comparisons(runs, others=["random"], fixed=[]).set_index("ipc")
+    assert 1 < found.loc["1", "half_width"] < 2
+    assert found["verdict"].to_dict() == {"1": "not distinguishable", "10": "undecided"}
+
+
 def test_equal_differences_show_no_spread():
     """Sets that are one of 360 test images better each decide nothing, as scores are kept; equal sets are equal."""
     images = [[round(100 * n / 360, 4) for n in own] for own in ((325, 328, 330), (323, 326, 328))]

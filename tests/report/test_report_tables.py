@@ -27,7 +27,7 @@ def make_cell(scores: list[list[float]], *, method: str = "dit", ipc: int | str 
         for s, top1 in enumerate(row)
     ]
     facts = {"method": method, "ipc": ipc, "student": "convnet", "protocol": "steps", "split": "test"}
-    facts["precision"] = "fp32"
+    facts |= {"precision": "fp32", "draws": len(scores), "seeds": len(scores[0])}
     return Cell(**facts, classes=["ant", "bee"], confusion=[[3, 1], [0, 4]], runs=runs[::-1])
 
 
@@ -128,7 +128,7 @@ def test_confusion_rows_count_every_decision():
 
 def test_selections_list_every_set_of_the_wanted_ipcs():
     """Rows follow IPC and draw; what a selection does not report is an empty cell."""
-    choices = [Choice(draw=1, closeness=-1.0), Choice(draw=0, objective=-3.0, bound_kind="dual", sweeps=2)]
+    choices = [Choice(draw=1, closeness=-1.0, separation=-2.0), Choice(draw=0, objective=-3.0, sweeps=2)]
     report = SelectionReport(
         method="s3", pool="dit", selection="s3", deterministic=False, cells={"1": choices, "10": choices[:1]}
     )
@@ -137,8 +137,8 @@ def test_selections_list_every_set_of_the_wanted_ipcs():
 
     assert tables.csv_text(found) == (
         "method,ipc,draw,pool,selection,objective,closeness,separation,bound,bound_kind,gap,sweeps\n"
-        "s3,1,0,dit,s3,-3,,,,dual,,2\n"
-        "s3,1,1,dit,s3,,-1,,,,,\n"
+        "s3,1,0,dit,s3,-3,,,,,,2\n"
+        "s3,1,1,dit,s3,,-1,-2,,,,\n"
     )
 
 

@@ -131,3 +131,39 @@ def test_one_class_has_no_pairs():
     problem, _, _ = instance(0, classes=1)
     found = images.choose(problem, 3, max_sweeps=5)
     assert found.objective.separation == 0 and math.isfinite(images.lower_bound(problem))
+
+
+def test_the_bound_is_the_cosine_to_the_cone():
+    """A target 60 degrees from the nearest edge: its cosine to any mean of candidates is at most cos 60 = 1/2, by hand.
+
+    The bound takes the square of the distance to the cone; the distance itself, which is longer, would bound the
+    cosine too low, and call a set optimal that is not.
+    """
+    angles = torch.tensor([math.radians(degrees) for degrees in (60, 70, 80)])
+    candidates = torch.stack([angles.cos(), angles.sin()], 1)
+    problem = images.make_problem([candidates], [torch.tensor([[1.0, 0.0]])], **WEIGHTS | {"alpha": 1.0, "beta": 0.0})
+    assert images.lower_bound(problem) == pytest.approx(math.log(0.5 + 1e-6), abs=1e-5)
+    assert images.choose(problem, 1, max_sweeps=3).objective.total == pytest.approx(
+        images.lower_bound(problem), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_no_set_of_any_size_is_below_the_bound(beta):
+    """All subsets of four candidates in two classes, in twelve instances; without separation one is often at it."""
+    subsets = [torch.tensor(own) for size in (1, 2, 3) for own in itertools.combinations(range(4), size)]
+    for seed in range(12):
+        problem, _, _ = instance(seed, classes=2, count=4, dim=3, beta=beta)
+        bound = images.lower_bound(problem)
+        assert (
+            min(images.evaluate(problem, list(own)).total for own in itertools.product(subsets, repeat=2))
+            >= bound - 1e-6
+        )
+
+
+def test_the_median_distance_is_that_of_all_pairs():
+    """Of few features exactly; of many about the same."""
+    x = torch.randn(1700, 3, generator=torch.Generator().manual_seed(0))
+    pairs = [float((x[i] - x[j]).norm()) for i, j in itertools.combinations(range(31), 2)]
+    assert images.median_distance(x[:31]) == pytest.approx(sorted(pairs)[len(pairs) // 2], rel=1e-6)
+    assert images.median_distance(x) == pytest.approx(torch.pdist(x).median().item(), rel=0.05)

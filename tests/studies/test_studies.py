@@ -199,6 +199,17 @@ def test_figure_of_each_kind(varied, kind, monkeypatch):
     assert called == [kind] and png.startswith(b"\x89PNG") and len(png) > 5000
 
 
+def cell(row, ipc, runs):
+    """The file of a cell whose (draw, seed, top-1) are ``runs``."""
+    facts = {"method": row, "ipc": ipc, "student": "convnet", "protocol": "steps", "split": "test", "draws": 2}
+    facts |= {"seeds": 2, "precision": "fp32", "classes": ["ant", "bee"], "confusion": [[1, 0], [0, 1]]}
+    records = [
+        {"draw": draw, "seed": seed, "last_top1": top1, "best_top1": top1, "curve": [[1, 0.5, top1]]}
+        for draw, seed, top1 in runs
+    ]
+    return json.dumps({**facts, "runs": records})
+
+
 class TestExperiments:
     @pytest.fixture
     def project(self, tmp_path, monkeypatch):
@@ -218,13 +229,11 @@ class TestExperiments:
                 for ipc in tree["eval"]["ipc"]:
                     place = folder / f"metrics/cells/{row}-{ipc}-convnet-steps.json"
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    runs = [
-                        {"draw": d, "seed": s, "last_top1": 90 + tree["s3"]["alpha"]} for d in (0, 1) for s in (0, 1)
-                    ]
-                    place.write_text(json.dumps({"runs": runs}))
+                    value = 90 + tree["s3"]["alpha"]
+                    place.write_text(cell(row, ipc, [(d, s, value) for d in (0, 1) for s in (0, 1)]))
             whole = folder / "metrics/full_data/convnet-steps.json"
             whole.parent.mkdir(parents=True, exist_ok=True)
-            whole.write_text(json.dumps({"runs": [{"seed": seed, "last_top1": 92.0 + seed} for seed in (0, 1)]}))
+            whole.write_text(cell("full", "full", [(0, seed, 92.0 + seed) for seed in (0, 1)]))
 
         monkeypatch.setattr(checkouts, "dvc", dvc)
         return tmp_path
@@ -319,7 +328,7 @@ class TestExperiments:
         results.path_of(project, "mine-plane").unlink()
         assert self.run(project, study)[1] == 1 and len(asked) == 2
         plane = results.path_of(project, "mine-plane")
-        plane.write_text(plane.read_text().replace(found["key"][0], "of another setting"))
+        plane.write_text(plane.read_text().replace(found["key"][0], "feedfeedfeedfeed"))
         assert self.run(project, study)[1] == 1 and len(asked) == 3
         assert [arguments[-2:] for _, arguments in self.ran] == [("students", "coverage")] * 3
 
@@ -349,7 +358,8 @@ class TestResults:
 
     def test_columns_of_an_earlier_definition_do_not_count(self, tmp_path):
         frame = pd.DataFrame(
-            [["digits", "k", "1", "x", "1", 0, 0, "m", 1.0]], columns=[*results.FACTS, "a", *results.VALUES]
+            [["digits", "0123456789abcdef", "1", "x", "1", 0, 0, "m", 1.0]],
+            columns=[*results.FACTS, "a", *results.VALUES],
         )
         results.write(tmp_path, "mine", frame)
         assert len(results.read(tmp_path, "mine", ["a"])) == 1 and results.read(tmp_path, "mine", ["b"]).empty

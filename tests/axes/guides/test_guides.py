@@ -87,13 +87,20 @@ def test_inversion_ends_where_the_exact_map_does():
     """For a network that always predicts the same noise every Euler step is exact: the closed form of the walk."""
     schedule, eps = linear_schedule(), torch.randn(1, 4, 2, 2, generator=stream(3))
 
+    told = []
+
     def network(z, t, label):
+        told.append(t.unique().tolist())
         return torch.cat([eps.expand_as(z), torch.zeros_like(z)], 1)
 
     denoiser = Denoiser(network, schedule, 3, torch.device("cpu"), torch.float32)
     z0 = torch.randn(5, 4, 2, 2, generator=stream(4))
     guide = Statistics(**STATISTICS | {"skewness": "official"})
     inverted = guide.invert_guided(denoiser, z0, 1)
+    first, second, *_ = respace(
+        schedule, 6
+    ).timesteps.tolist()  # the level it stands at; clean latents are at the first
+    assert [t for [t] in told[:: len(told) // 3]] == [first, first, second]
     a = respace(schedule, 6).alpha_bar[2].float()
     torch.testing.assert_close(inverted, a.sqrt() * z0 + (1 - a).sqrt() * eps)
     prepared = guide.prepare(z0, denoiser, 1)

@@ -206,6 +206,24 @@ class TestS3:
 
 
 class TestS3Image:
+    @pytest.mark.parametrize("bandwidth", [0.5, 2.0])
+    def test_the_gaussian_kernel_is_as_wide_as_its_bandwidth(self, bandwidth):
+        """Products of what sets are means of: exp(-d^2 / 2 w^2), w in median distances between real features."""
+        real = features_of()
+        points = torch.cat(real)
+        embed = entry("s3_image", bandwidth=bandwidth, frequencies=20_000)._embedding(real, seed=0)
+        found = embed(points[::3])
+        wide = bandwidth * torch.pdist(points).median()
+        wanted = (-torch.cdist(points[::3], points[::3]).square() / (2 * wide**2)).exp()
+        assert wanted.min() < 0.85
+        torch.testing.assert_close(found @ found.T, wanted, atol=0.05, rtol=0)
+
+    def test_the_linear_kernel_compares_features_themselves(self):
+        """As s3 does: whatever the bandwidth."""
+        real = features_of()
+        embed = entry("s3_image", kernel="linear")._embedding(real, seed=0)
+        assert torch.equal(embed(real[0]), real[0])
+
     def test_a_class_without_a_choice_is_named(self):
         """Candidates whose features coincide, as a collapsed generator makes them."""
         features = features_of()
