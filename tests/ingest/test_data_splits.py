@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
 
 def test_too_small_a_class_is_named():
     """A class that cannot fill three splits is an error with its size."""
-    with pytest.raises(DataError, match="class class1 has 2 distinct images, wanted at least 3"):
+    with pytest.raises(DataError, match="class class1 has 2 distinct images, wanted at least 7"):
         assign([0] * 18 + [1] * 2, validation_fraction=0.2)
 
 
