@@ -12,6 +12,7 @@ from ims3core.ingest.classes import normal
 
 NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 NOT_CLASSES = {"__macosx", "@eadir", "$recycle.bin", "system volume information"}  # of macOS, Synology and Windows
+TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".md", ".yaml", ".yml", ".parquet", ".xlsx")
 DEEPEST = 8  # single folders inside each other that are followed to a meant one
 
 
@@ -81,9 +82,10 @@ def by_spelling(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         if (twin := found.setdefault(normal(folder.name), folder)) != folder:
+            lengths = sorted((len(twin.name), len(folder.name)))
             raise DataError(
                 f"data.path: {folder.parent}: two folders {folder.name!r} look alike, one name in two spellings of "
-                f"Unicode (NFC and NFD, {len(twin.name)} and {len(folder.name)} characters); wanted one folder of both"
+                f"Unicode (NFC and NFD, {' and '.join(map(str, lengths))} characters); wanted one folder of both"
             )
     return found
 
@@ -107,6 +109,13 @@ def loose_pictures(path: Path) -> list[str]:
     """The names of the pictures directly in ``path``, sorted."""
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir())
+
+
+def holds_only_texts(folder: Path) -> bool:
+    """Whether a folder has files, none of them further down, and all of them tables or texts by their endings."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+        return bool(visible) and all(entry.name.lower().endswith(TEXTS) and entry.is_file() for entry in visible)
 
 
 def deeper(path: Path) -> Path | None:

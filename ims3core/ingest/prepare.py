@@ -51,10 +51,11 @@ def decode_listing(
             digests += chunk.digests
             peak = max(peak, chunk.peak)
     if problems:
-        named, lost = _named(list(problems.values())), _lost_class(listing, problems)
-        if lost or not skip_unreadable:
-            way = lost or "data.skip_unreadable would leave them out"
-            raise DataError(f"{len(problems):,} of {count:,} images cannot be read ({way}): {named}")
+        named, counts = _named(list(problems.values())), f"{len(problems):,} of {count:,}"
+        if lost := _lost_classes(listing, problems):
+            raise DataError(f"{counts} images cannot be read, all of {lost}, which data.classes can leave out: {named}")
+        if not skip_unreadable:
+            raise DataError(f"{counts} images cannot be read (data.skip_unreadable would leave them out): {named}")
         log.warning("left out, because they cannot be read: %d of %d images: %s", len(problems), count, named)
     if len(problems) < count and peak < DARK:
         log.warning(
@@ -73,12 +74,11 @@ def _named(problems: list[str]) -> str:
     return f"{'; '.join(problems[:NAMED])}; and {len(problems) - NAMED:,} more, all listed in {path}"
 
 
-def _lost_class(listing: Listing, problems: Collection[int]) -> str:
-    """That a class has no readable image, which leaving images out cannot mend; "" where every class has one."""
+def _lost_classes(listing: Listing, problems: Collection[int]) -> str:
+    """The classes without a readable image, which leaving images out does not mend; "" where every class has one."""
     counts = np.bincount(listing.labels, minlength=len(listing.names))
     broken = np.bincount(listing.labels[list(problems)], minlength=len(listing.names))
-    lost = [listing.names[c] for c in np.flatnonzero((counts > 0) & (counts == broken))]
-    return f"all images of {some(lost, 3)}, which data.classes can leave out" if lost else ""
+    return some([listing.names[c] for c in np.flatnonzero((counts > 0) & (counts == broken))], 3)
 
 
 def canonical_order(rows: np.ndarray, labels: np.ndarray, digests: list[str]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from ims3core.ingest.listing import Listing, folder_names, role_named, roles, ro
 from ims3core.ingest.picture_names import PictureNames, clean, droppable, role_of_folders
 
 LABELS = ("label", "labels", "class", "target", "category", "class_name", "label_name")
+FILES = r"(^|[^a-z])(id|ids|image|img|file|path|name|picture|photo)"  # names of columns of file names
 SPLITS = ("split", "data set", "dataset", "data_set", "subset", "set", "partition")
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *SHEETS)
 MOST_TABLES = 20  # more files of these endings are one per picture
@@ -58,6 +61,30 @@ def read(section: Any, root: Path) -> Listing:
     return _listing(section, root, files, [found])
 
 
+def is_candidate(file: Path) -> bool:
+    """Whether a file may be a table of labels by its name: no parquet file of images, no answers of a competition."""
+    if file.name.startswith(".") or "submission" in file.stem.lower():
+        return False
+    ending = file.suffix.lower()
+    return ending in ENDINGS and (ending != ".parquet" or file.stem.lower() == "metadata") and file.is_file()
+
+
+def disagreeing(section: Any, root: Path, listing: Listing) -> list[str]:
+    """A warning for tables directly in ``root`` that divide the pictures otherwise than their folders do."""
+    beside = [file.name for file in sorted(root.iterdir()) if is_candidate(file)]
+    found = None
+    with contextlib.suppress(DataError, OSError):  # a table that cannot be used is not missed
+        found = find(section, root) if beside else None
+    if found is None:
+        return []
+    folder_of = dict(zip(listing.origins, listing.labels.tolist(), strict=True))
+    labels = zip(found.origins, found.labels.tolist(), strict=True)
+    pairs = {(folder_of[file], label) for file, label in labels if file in folder_of}
+    if len(pairs) == len({folder for folder, _ in pairs}) == len({label for _, label in pairs}):
+        return []
+    return [f"classes are the folders of {root}; {some(beside, 2)} has other labels for them, which data.table reads"]
+
+
 def find(section: Any, root: Path) -> Listing | None:
     """The pictures below ``root`` with the labels of the tables that lie there; None where none names a picture.
 
@@ -65,8 +92,7 @@ def find(section: Any, root: Path) -> Listing | None:
         DataError: tables name pictures, and what else they say is not clear.
     """
     files = folders.files_below(root)
-    beside = [file for file in files if file.suffix.lower() in ENDINGS and "submission" not in file.stem.lower()]
-    beside = [file for file in beside if file.suffix.lower() != ".parquet" or file.stem.lower() == "metadata"]
+    beside = [file for file in files if is_candidate(file)]
     labelled, doubts = list[Labelled](), list[DataError]()
     for table in beside if len(beside) <= MOST_TABLES else ():
         try:
@@ -107,7 +133,7 @@ def _labelled(section: Any, table: Path, root: Path, files: list[Path]) -> Label
         columns = {str(n): [name, *cells] for n, (name, cells) in enumerate(columns.items(), start=1)}
         column, first = next(key for key, cells in columns.items() if cells[0] == column), 1
     splits = next((name for name in columns if _is_split(name, columns[name], section.splits)), None)
-    labels = _labels(columns, {column, splits}, section.label_column, place)
+    labels = _labels(columns, {column, splits}, section.label_column, place, first)
     found = Labelled(table)
     for row, (cell, label) in enumerate(zip(columns[column], labels, strict=True), start=first):
         name = clean(cell).removeprefix(front)
@@ -149,7 +175,12 @@ def _file_column(
                 best, most, rows = (column, front), len(found), len(cells)
             if found:
                 break
-    return best if best is not None and 2 * most >= min(rows, len(names)) else (None, "")
+    if best is None or 2 * most < min(rows, len(names)):
+        return None, ""
+    cells, usual = columns[best[0]][:SAMPLE], re.search(FILES, best[0].lower())
+    if chosen is None and not usual and 2 * most < len(names) and all(str(cell).isdecimal() for cell in cells):
+        return None, ""  # numbers of something else
+    return best
 
 
 def _is_split(name: str, cells: Sequence[Any], chosen: dict[str, str] | None) -> bool:
@@ -159,23 +190,25 @@ def _is_split(name: str, cells: Sequence[Any], chosen: dict[str, str] | None) ->
     return name.lower() in SPLITS and all(role_named(value) or value in known for value in values)
 
 
-def _labels(columns: dict[str, list], taken: set[str | None], chosen: str | None, place: str) -> list[str]:
+def _labels(
+    columns: dict[str, list[Any]], taken: set[str | None], chosen: str | None, place: str, first: int
+) -> list[str]:
     """The label of every row as text, "" where it has none: a column, or the one column of several that holds a 1."""
     others = [name for name in columns if name not in taken]
     if chosen is not None:
         if chosen not in columns:
             raise DataError(f"data.label_column: {place}: no column {chosen!r}; found {some(list(columns))}")
-        return _texts(columns[chosen], place)
+        return _texts(columns[chosen], place, first)
     usual = [name for name in others if name.lower() in LABELS]
     if len(usual or others) == 1:
-        return _texts(columns[(usual or others)[0]], place)
+        return _texts(columns[(usual or others)[0]], place, first)
     if not usual and others and (hot := _one_hot({name: columns[name] for name in others})) is not None:
         return hot
     which = f"{some(usual or others)} can be the label" if others else "only names of pictures"
     raise DataError(f"{place}: {len(usual or others)} columns ({which}), wanted one; data.label_column chooses")
 
 
-def _one_hot(columns: dict[str, list]) -> list[str] | None:
+def _one_hot(columns: dict[str, list[Any]]) -> list[str] | None:
     """The name of the column that holds the 1 of each row, where every row holds one 1 and zeros."""
     names, rows = list(columns), list(zip(*columns.values(), strict=True))
     numbers = [[{"0": 0, "1": 1}.get(str(cell).removesuffix(".0"), 2) for cell in row] for row in rows]
@@ -184,12 +217,12 @@ def _one_hot(columns: dict[str, list]) -> list[str] | None:
     return [names[row.index(1)] for row in numbers]
 
 
-def _texts(cells: list[Any], place: str) -> list[str]:
+def _texts(cells: list[Any], place: str, first: int) -> list[str]:
     """Labels as text; whole numbers as whole, also where a spreadsheet made 3.0 of them."""
-    for row, cell in enumerate(cells, start=1):
+    for row, cell in enumerate(cells, start=first):
         if isinstance(cell, list | dict):
             several = f"{len(cell)} labels" if isinstance(cell, list) else "an object"
-            raise DataError(f"{place}: picture {row} has {several} ({some([cell], 1)}), wanted one label a picture")
+            raise DataError(f"{place}: row {row} has {several} ({some([cell], 1)}), wanted one label a picture")
     texts = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
     whole = [text.removesuffix(".0") for text in texts]
     return whole if all(text.lstrip("-").isdigit() or not text for text in whole) else texts

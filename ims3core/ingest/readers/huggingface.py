@@ -12,7 +12,8 @@ import numpy as np
 from ims3core.base.formats import disguised_as, format_of
 from ims3core.base.hub import cache_if_unreachable
 from ims3core.base.library_errors import reason, translate_errors
-from ims3core.errors import DataError
+from ims3core.errors import DataError, some
+from ims3core.ingest.folders import content
 from ims3core.ingest.listing import Listing, folder_names, roles, whole_labels
 
 LABELS = ("label", "labels", "class", "target")  # columns that are taken for the label where nothing is typed as one
@@ -62,7 +63,7 @@ def _load(section: Any, place: str) -> Any:
             raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
         names = [] if folder is None else sorted(file.name for file in folder.rglob("*.parquet"))
         _check_rows(folder, place)
-        listed = f" of {', '.join(names[:4])}" if names else ""
+        listed = f" of {some(names, 4)}" if names else "" if folder is None else f"; it holds {content(folder)}"
         raise DataError(f"{place}: not a readable data set{listed} ({text})") from error
 
 

@@ -45,21 +45,39 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout.splits, classes)
-    if layout.problem or len(names) < 2:
-        with translate_errors(f"data.path: {path}"):
-            found = tables.find(section, path)
-        if found is not None:
+        problem = layout.problem or _empty(spelled, classes)
+        if (problem or len(names) < 2 or _wants_table(section)) and (found := tables.find(section, path)) is not None:
             return found
-        if layout.problem:
-            raise DataError(f"data.path: {layout.problem}")
+    if problem:
+        raise DataError(f"data.path: {problem}")
+    if _wants_table(section):
+        key = "image_column" if section.image_column else "label_column"
+        raise DataError(f"data.{key}: found no table that names pictures below {path}; wanted null for class folders")
+    listing = _listed(path, layout, names, spelled, classes)
+    if "imagenette" in path.name or "imagewoof" in path.name:
+        listing.warnings.append(
+            "test images of fastai's imagenette and imagewoof are largely ImageNet training images, which DiT and "
+            "ImageNet encoders have seen; the paper tests on ImageNet's own validation images"
+        )
+    listing.warnings.extend(tables.disagreeing(section, path, listing))
+    return listing
+
+
+def _wants_table(section: Any) -> bool:
+    return section.image_column is not None or section.label_column is not None
+
+
+def _listed(
+    path: Path, layout: Layout, names: list[str], spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None
+) -> Listing:
+    """The files of all class folders."""
     items: list[Path] = []
-    labels, roles_of_items = [], []
+    labels, splits = list[int](), list[str]()
     for folder, split in layout.splits.items():
         for label, name in enumerate(names):
             if classes is not None and normal(name) not in classes:
                 continue
-            place = spelled[folder].get(normal(name))
-            images = []
+            images, place = [], spelled[folder].get(normal(name))
             if place is not None:
                 with translate_errors(f"data.path: {place}"):
                     images = folders.files_below(place)
@@ -68,19 +86,12 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
                                 "data.classes can leave the class out")  # fmt: skip
             items += images
             labels += [label] * len(images)
-            roles_of_items += [split] * len(images)
-    warnings = [*layout.warnings, *_left_out(path, layout.splits), *_nested(items, names, labels)]
-    if "imagenette" in path.name or "imagewoof" in path.name:
-        warnings.append(
-            "test images of fastai's imagenette and imagewoof are largely ImageNet training images, which DiT and "
-            "ImageNet encoders have seen; the paper tests on ImageNet's own validation images"
-        )
+            splits += [split] * len(images)
     origins = [file.relative_to(path).as_posix() for file in items]
     folders.check_names(origins, path)
+    warnings = [*layout.warnings, *_left_out(path, layout.splits), *_nested(items, names, labels)]
     hint = _meant(next(iter(layout.splits)), names)
-    return Listing(
-        names, items, np.array(labels, dtype=np.int64), roles_of_items, origins, path, warnings=warnings, hint=hint
-    )
+    return Listing(names, items, np.array(labels, np.int64), splits, origins, path, warnings=warnings, hint=hint)
 
 
 def _folder(given: str) -> Path:
@@ -143,9 +154,11 @@ def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
     return Layout(splits, warnings)
 
 
-def _class_names(splits: dict[Path, str], classes: Collection[str] | None) -> tuple[list[str], dict[Path, dict]]:
+def _class_names(
+    splits: dict[Path, str], classes: Collection[str] | None
+) -> tuple[list[str], dict[Path, dict[str, Path]]]:
     """The names of all class folders, as the training split spells them, and each split's folders by normal name."""
-    spelled, names = {}, dict[str, str]()
+    spelled, names = dict[Path, dict[str, Path]](), dict[str, str]()
     for folder in sorted(splits, key=lambda folder: splits[folder] != "train"):
         for link in folders.lost_links(folder):
             if classes is None or normal(link.name) in classes:
@@ -156,6 +169,16 @@ def _class_names(splits: dict[Path, str], classes: Collection[str] | None) -> tu
         folders.check_names([child.name for child in spelled[folder].values()], folder)
         names = {key: child.name for key, child in spelled[folder].items()} | names
     return sorted(names.values()), spelled
+
+
+def _empty(spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None) -> str:
+    """That a folder holds tables and texts and no pictures, so it is no class, as a message; "" if there is none."""
+    for split, children in spelled.items():
+        for name, child in children.items():
+            if (classes is None or name in classes) and folders.holds_only_texts(child):
+                return (f"{child}: found no pictures ({folders.content(child)}), wanted only class folders in {split}; "
+                        "move it away, or name the classes in data.classes")  # fmt: skip
+    return ""
 
 
 def _holds_folders(path: Path, role: str) -> bool:
@@ -192,10 +215,14 @@ def _meant(place: Path, names: list[str]) -> str:
 
 
 def _above(path: Path) -> str:
-    """That the folder above may be meant, where the folders beside hold pictures too, as the end of a message."""
+    """That the folder above may be meant, or the table that lies there, as the end of a message."""
     above = path.resolve().parent
+    if not folders.loose_pictures(path):
+        return ""
+    if table := next((file for file in sorted(above.iterdir()) if tables.is_candidate(file)), None):
+        return f"; if {table.name} has their labels, data.table: {table}"
     beside = [child for child in folders.class_folders(above) if child != path.resolve()]
-    if not folders.loose_pictures(path) or not any(folders.loose_pictures(child) for child in beside[:5]):
+    if not any(folders.loose_pictures(child) for child in beside[:5]):
         return ""
     return f"; if {path.name} is a class, like {some([child.name for child in beside], 3)}, data.path: {above}"
 
