@@ -288,7 +288,8 @@ def _splits(
     found = []
     for origin, (column, table) in zip(origins, said, strict=True):
         folder = next((part for part in Path(origin).parts[:-1] if part in chosen), "") or role_of_folders(origin)
-        found.append(column or folder or table)
+        name = column or folder or table
+        found.append(name if name in chosen or not chosen else "")
     kinds = sorted(set(found))
     if len(kinds) <= 1 and not chosen:
         return ["all"] * len(found), []
@@ -297,6 +298,4 @@ def _splits(
         raise DataError(f"{where}: {origin} belongs to none of the splits {some(kinds[1:])}; wanted it in a folder of "
                         "one, or a column split in the table")  # fmt: skip
     role_of, warnings = roles(kinds, section.splits, where=where)
-    if unused := [origin for origin, name in zip(origins, found, strict=True) if name not in role_of]:
-        raise DataError(f"{where}: {unused[0]} is in none of data.splits, wanted each of {some(kinds)} there")
     return [role_of[name] for name in found], warnings

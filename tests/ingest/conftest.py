@@ -10,17 +10,18 @@ from ims3core.params.sections import Data
 
 @pytest.fixture
 def draw(tmp_path):
-    """A function that writes pictures, 6 px wide and all different, at paths below the test's folder."""
-    written = []
+    """A function that writes pictures, 6 px wide and all different, at paths below a folder, and returns the folder."""
+    written, root = [], tmp_path / "own"
+    root.mkdir()
 
     def write(*paths):
         for path in paths:
-            place = tmp_path / path
+            place = root / path
             place.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(len(written)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place)
             written.append(path)
-        return tmp_path
+        return root
 
     return write
 

@@ -127,7 +127,7 @@ def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     if "train" in kinds and ("test" in kinds or _holds_folders(path, "train")):
         extra = next(child for child in children if child not in splits)
         ours = "train and test folders" if "test" in kinds else "a train folder"
-        reading = ", ".join(f"{role_named(child.name)}: {child.name}" for child in splits)
+        reading = ", ".join(f"{role}: {name}" for role, name in {role_named(c.name): c.name for c in splits}.items())
         return Layout(problem=f"{extra}: found beside {ours}, wanted nothing else there; data.splits: {{{reading}}} "
                               "reads these alone")  # fmt: skip
     if problem := _named_like_splits(path, children):
