@@ -115,7 +115,9 @@ def test_one_part_of_a_class_is_at_least_its_share_rounded_down():
     rng = np.random.default_rng(1)
     for _ in range(200):
         labels, share = np.repeat(np.arange(4), rng.integers(5, 60, 4)), rng.uniform(0.05, 0.6)
-        first, second = splits._divided(np.arange(len(labels)), labels, [str(n) for n in range(len(labels))], share, 0, 1)
+        first, second = splits._divided(
+            np.arange(len(labels)), labels, [str(n) for n in range(len(labels))], share, 0, 1
+        )
         counts, drawn = np.bincount(labels), np.bincount(labels[second], minlength=4)
         assert (drawn >= np.floor(counts * share)).all()
         assert (counts - drawn >= counts - np.ceil(counts * share) - 1).all()

@@ -62,7 +62,9 @@ def test_a_table_of_unused_names_is_a_short_line(toy, tmp_path):
 
 @pytest.mark.parametrize("label", [0, 3])
 def test_one_label_throughout_is_refused(toy, tmp_path, label):
-    assert f"x.npz: one class only, '{label}', wanted at least two" in refusal(toy, tmp_path, **npz(tmp_path, np.full(40, label)))
+    assert f"x.npz: one class only, '{label}', wanted at least two" in refusal(
+        toy, tmp_path, **npz(tmp_path, np.full(40, label))
+    )
 
 
 def test_a_list_of_one_class_is_refused(toy, tmp_path):
@@ -75,7 +77,9 @@ def test_thousands_of_unreadable_pictures_are_one_line(tmp_path, monkeypatch, ca
     """One warning with the count, where they are left out; all are in a file."""
     monkeypatch.chdir(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 6, 6), dtype=np.uint8)
-    listing = Listing(["a", "b"], [*pictures, *[b"x"] * 3000], np.arange(3002) % 2, ["all"] * 3002, [f"n{n}" for n in range(3002)])
+    listing = Listing(
+        ["a", "b"], [*pictures, *[b"x"] * 3000], np.arange(3002) % 2, ["all"] * 3002, [f"n{n}" for n in range(3002)]
+    )
     with caplog.at_level(logging.WARNING):
         _, rows, _ = prepare.decode_listing(listing, None, side=6, channels=1, workers=1, skip_unreadable=True)
     assert rows.tolist() == [0, 1]
