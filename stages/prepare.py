@@ -13,7 +13,7 @@ import numpy as np
 from ims3core import data
 from ims3core.base.seeds import derive_seed
 from ims3core.data.decode import CHUNK
-from ims3core.errors import DataError
+from ims3core.errors import DataError, some
 from ims3core.ingest import classes, prepare, readers, splits
 from ims3core.ingest.listing import Listing
 from ims3core.pipeline import progress
@@ -71,19 +71,27 @@ class Prepare(Stage):
         section = self.params.data
         listing = readers.read(section, classes.listed(section.classes))
         trained = self.params.generator.source != "pretrained"
-        table = classes.class_table(listing.names, section.classes, trained=trained)
+        place = f"data.path: {section.path}" if section.path else f"data.name: {section.name}"
+        used = [listing.names[c] for c in np.unique(listing.labels)]
+        if len(used) < 2 and section.classes is None:
+            names = f", {used[0]!r}" if used else ""
+            raise DataError(f"{place}: one class only{names}, wanted at least two{listing.hint}")
+        table = classes.class_table(listing.names, section.classes, trained=trained, hint=listing.hint)
+        if len(table) < 2:
+            raise DataError(f"data.classes: {section.classes}: one class only, {table[0].name!r}, wanted at least two")
         listing = listing.restricted([row.name for row in table])
         for line in listing.warnings:
             log.warning("%s", line)
         counts = np.bincount(listing.labels, minlength=len(table))
         if empty := [table[c].name for c in np.flatnonzero(counts == 0)]:
             raise DataError(
-                f"data.source {section.source}: class {', '.join(empty)} has no image, wanted at least one per split"
+                f"{place}: {len(empty):,} of {len(table):,} classes have no image: {some(empty)}; wanted images of "
+                "every class, or a list of the classes that have some in data.classes"
             )
         return listing, table
 
     def _members(self, listing: Listing, readable: np.ndarray, digests: list[str]) -> dict[str, np.ndarray]:
-        """The rows of every split."""
+        """The rows of every split; each holds every class, and the training split IPC images of each."""
         section = self.params.data
         readable = prepare.canonical_order(readable, listing.labels, digests)
         if twice := splits.contradictions(digests, listing.labels, readable):
@@ -93,20 +101,6 @@ class Prepare(Stage):
             listing.labels[readable], [digests[row] for row in readable], listing.names,
             brought=[listing.splits[row] for row in readable], seed=derive_seed(self.params.seed, "split"),
             validation_fraction=section.validation_fraction, test_fraction=section.test_fraction,
+            ipc=max(self.params.eval.ipc),
         )  # fmt: skip
-        members = {name: readable[rows] for name, rows in members.items()}
-        self._check_sizes(listing, members)
-        return members
-
-    def _check_sizes(self, listing: Listing, members: dict[str, np.ndarray]) -> None:
-        """Every split holds every class, and the training split at least IPC images of each."""
-        ipc = max(self.params.eval.ipc)
-        for split, rows in members.items():
-            counts = np.bincount(listing.labels[rows], minlength=len(listing.names))
-            name, smallest = listing.names[int(counts.argmin())], int(counts.min())
-            if smallest == 0:
-                raise DataError(f"data: class {name} has no {split} image, wanted at least one")
-            if split == "train" and ipc > smallest:
-                raise DataError(
-                    f"eval.ipc: {ipc} images per class are asked for, class {name} has {smallest} to train on"
-                )
+        return {name: readable[rows] for name, rows in members.items()}

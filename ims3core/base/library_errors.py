@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from ims3core.errors import DataError, Ims3Error, visible
 
@@ -34,16 +33,3 @@ def reason(error: BaseException) -> str:
     if not text or isinstance(error, KeyError | IndexError):
         text = f"{type(error).__name__} {text}".strip()
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def disguised_as(path: Path) -> str | None:
-    """What a file is instead of data, by its first bytes: a pointer, a page, nothing; None: no such sign."""
-    with path.open("rb") as stream:
-        head = stream.read(200)
-    if not head:
-        return "an empty file"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer instead of the file (`git lfs pull` fetches it)"
-    if head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "an HTML page, not the file (a download that went to an error or login page)"
-    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ims3core.base.library_errors import disguised_as, reason
+from ims3core.base.formats import disguised_as, format_of
+from ims3core.base.library_errors import reason
 
 Stored = Path | bytes | np.ndarray | None
 """A file, the bytes of a file, uint8 / uint16 pixels (H, W) or (H, W, C), or None where there is no image."""
@@ -63,6 +66,7 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
     else:
         if stored is None:
             raise ValueError("no image")
+        _plugins()
         picture = Image.open(io.BytesIO(stored if isinstance(stored, bytes) else stored.read_bytes()))
         bits = getattr(picture, "tag_v2", {}).get(258, (16,))[0]  # BitsPerSample of a TIFF
         if picture.mode == "F" or (picture.mode == "I" and bits > 16):
@@ -78,6 +82,15 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
         picture = picture.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short))
     array = np.asarray(picture)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+@functools.cache
+def _plugins() -> None:
+    """Lets Pillow read HEIC where the package pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def digest(pixels: np.ndarray) -> str:
@@ -105,8 +118,10 @@ def decode_chunk(items: StoredImages, side: int, channels: int) -> Decoded:
 def _reason(item: Stored, error: Exception) -> str:
     if item is None:
         return "no image in this row (null)"
-    if isinstance(item, Path) and item.is_file() and (disguise := disguised_as(item)):
-        return disguise
+    if isinstance(item, Path) and item.is_symlink() and not item.exists():
+        return f"a link to {item.readlink()}, which is not there"
+    if isinstance(item, bytes) or (isinstance(item, Path) and item.is_file()):
+        return disguised_as(item) or format_of(item) or reason(error)
     return reason(error)
 
 

@@ -1,13 +1,18 @@
-"""Reads tables that users wrote, as editors and spreadsheets save them."""
+"""Reads tables that users wrote, as editors, spreadsheets and scripts save them."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
-from ims3core.errors import DataError, visible
+from ims3core.base.formats import disguised_as, format_of
+from ims3core.base.library_errors import translate_errors
+from ims3core.errors import DataError, some, visible
 
 SEPARATORS = ",;\t"
+SHEETS = (".xlsx", ".xls", ".ods")
 
 
 def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dict[str, str]]:
@@ -20,18 +25,7 @@ def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dic
     Raises:
         DataError: naming the file and what was found, with what cannot be seen written out.
     """
-    text = _text(path)
-    lines = text.splitlines()
-    if not any(line.strip() for line in lines):
-        raise DataError(f"{path}: an empty file, wanted a table with the columns {', '.join(columns)}")
-    header = next(line for line in lines if line.strip())
-    separator = max(SEPARATORS, key=header.count)
-    try:
-        read = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        table = [[cell.strip() for cell in row] for row in read]
-    except csv.Error as error:
-        raise DataError(f"{path}: {error}") from error
-    table = [row for row in table if any(row)]
+    table, separator = read_cells(path, wanted=f"a table with the columns {', '.join(columns)}")
     names = [name.lower() for name in _without_empty_end(table[0])]
     if needed not in names or not set(names) <= set(columns) or len(set(names)) != len(names):
         header = ", ".join(repr(visible(name))[:40] for name in names)
@@ -54,6 +48,70 @@ def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dic
     return rows
 
 
+def read_cells(path: Path, *, wanted: str = "a table") -> tuple[list[list[str]], str]:
+    """All cells of a table without its blank rows, the header first, and what separates them."""
+    text = _text(path)
+    lines = text.splitlines()
+    header = next((line for line in lines if line.strip(f" {SEPARATORS}")), None)
+    if header is None:
+        raise DataError(f"{path}: an empty file, wanted {wanted}")
+    separator = max(SEPARATORS, key=header.count)
+    try:
+        read = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        table = [[cell.strip() for cell in row] for row in read]
+    except csv.Error as error:
+        raise DataError(f"{path}: {error}") from error
+    return [row for row in table if any(row)], separator
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """The cells of a table of any usual format by column; None or "" where a row has none.
+
+    Raises:
+        DataError: naming the file and what was found.
+    """
+    ending = path.suffix.lower()
+    if ending in SHEETS:
+        raise DataError(f"{path}: a spreadsheet, wanted it saved as CSV")
+    if ending == ".parquet":
+        import pyarrow.parquet
+
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
+    if ending in (".json", ".jsonl", ".ndjson"):
+        return _by_key(path, _json_objects(path))
+    cells, _ = read_cells(path)
+    header = _without_empty_end(cells[0])
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: found the columns {some(header)}, wanted each name once")
+    for number, row in enumerate(cells[1:], start=2):
+        if len(row) > len(header) and any(row[len(header) :]):
+            raise DataError(f"{path}: row {number} has {len(row)} cells, the header {len(header)}; a separator "
+                            "inside a value wants quotes around it")  # fmt: skip
+    return {name: [row[n] if n < len(row) else "" for row in cells[1:]] for n, name in enumerate(header)}
+
+
+def _json_objects(path: Path) -> list[Any]:
+    """The objects of a JSON file, or one from every line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".json":
+        whole = json.loads(text)
+        if isinstance(whole, dict) and all(isinstance(value, str | int) for value in whole.values()):
+            return [{"file_name": name, "label": label} for name, label in whole.items()]
+        return whole if isinstance(whole, list) else [whole]
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        with translate_errors(f"{path}: row {number}"):
+            rows += [json.loads(line)] if line.strip() else []
+    return rows
+
+
+def _by_key(path: Path, rows: list[Any]) -> dict[str, list[Any]]:
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: wanted objects such as {{'file_name': ..., 'label': ...}}, one a picture")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}
+
+
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
@@ -61,6 +119,8 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
+    if content and (kind := disguised_as(content) or format_of(content, pictures=True)) and "text" not in kind:
+        raise DataError(f"{path}: {kind}, wanted a table as CSV")
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = content.decode(encoding)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ims3core.base.library_errors import disguised_as, reason
+from ims3core.base.formats import disguised_as
+from ims3core.base.library_errors import reason
 from ims3core.errors import ArtifactError
 
 WRAPPERS = ("ema", "state_dict_ema", "model_ema", "model", "state_dict", "module", "net", "network")

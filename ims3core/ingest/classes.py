@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 
 from ims3core.data import ClassRow
 from ims3core.data.spreadsheet import read_table
-from ims3core.errors import DataError
+from ims3core.errors import DataError, some
 
 LISTS = Path(__file__).parent / "class_lists.yaml"
 COLUMNS = ("folder", "human_name", "generator_label")
@@ -32,7 +33,7 @@ def benchmark_lists() -> dict[str, tuple[str, ...]]:
     return lists | {"imageidc": lists["imagenet100"][:10]}
 
 
-def class_table(names: list[str], chosen: str | None, *, trained: bool) -> list[ClassRow]:
+def class_table(names: list[str], chosen: str | None, *, trained: bool, hint: str = "") -> list[ClassRow]:
     """The classes to use, in order.
 
     Args:
@@ -41,16 +42,18 @@ def class_table(names: list[str], chosen: str | None, *, trained: bool) -> list[
             ``folder`` and, if need be, ``human_name`` and ``generator_label``.
         trained: the generator is trained on these classes, so its labels are our class indices. Otherwise
             labels come from the CSV, or from ImageNet where the names are its WordNet ids.
+        hint: what was probably meant where classes are missing (``Listing.hint``).
 
     Raises:
         DataError: naming a class that the source lacks, or a class without a generator label.
     """
     spellings = {normal(name): name for name in names}
     rows = [(spellings.get(normal(name), name), human, label) for name, human, label in _chosen_rows(names, chosen)]
-    if missing := [name for name, _, _ in rows if name not in set(names)]:
-        available = f"; there are {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+    known = set(names)
+    if missing := [name for name, _, _ in rows if name not in known]:
+        available = f"; there are {some(sorted(names))}" if names else ""
         raise DataError(
-            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {', '.join(missing[:10])}{available}"
+            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {some(missing)}{available}{hint}"
         )
     table = []
     for index, (name, human, label) in enumerate(rows):
@@ -107,8 +110,9 @@ def _read_table(path: Path) -> list[tuple[str, str, int | None]]:
         raise DataError(f"data.classes: {error}") from error
     rows = [(row["folder"], row["human_name"], _label(path, row)) for row in table]
     names = [normal(name) for name, _, _ in rows]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"data.classes: {path}: folder {doubled[0]!r} stands there {names.count(doubled[0])} times")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"data.classes: {path}: folder {name!r} stands there {times} times")
     return rows
 
 

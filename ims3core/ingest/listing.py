@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ims3core.data.decode import StoredImages
-from ims3core.errors import DataError, visible
+from ims3core.errors import DataError, some, visible
 
 ROLES = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -32,6 +34,7 @@ class Listing:
         origins: what to call an image in a message; a path relative to ``folder`` where it is a file.
         folder: where the files are, if they are files.
         warnings: what the user should know about the splits.
+        hint: what was probably meant where the classes are not the wanted ones, as the end of a message.
     """
 
     names: list[str]
@@ -41,6 +44,7 @@ class Listing:
     origins: list[str]
     folder: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    hint: str = ""
 
     def restricted(self, names: list[str]) -> Listing:
         """The images of the classes ``names`` only, numbered in that order."""
@@ -50,7 +54,7 @@ class Listing:
         keep = np.flatnonzero(labels >= 0)
         items = self.items[keep] if isinstance(self.items, np.ndarray) else _Subset(self.items, keep)
         splits, origins = [self.splits[row] for row in keep], [self.origins[row] for row in keep]
-        return Listing(names, items, labels[keep], splits, origins, self.folder, self.warnings)
+        return replace(self, names=names, items=items, labels=labels[keep], splits=splits, origins=origins)
 
 
 class _Subset(Sequence):
@@ -68,6 +72,16 @@ class _Subset(Sequence):
         return self._items[int(self._rows[key])]
 
 
+def role_named(split: str) -> str | None:
+    """The role of a split of this name, in capitals or not; None: not the name of a split."""
+    return ROLES.get(split.lower())
+
+
+def roles_in(name: str) -> set[str]:
+    """The roles in the words of a name: ``seg_train``, ``trainImages`` and ``TRAIN2017`` are for training."""
+    return {role for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) if (role := role_named(word))}
+
+
 def roles(splits: Collection[str], chosen: Mapping[str, str] | None, *, where: str) -> tuple[dict[str, str], list[str]]:
     """The role of each split of a source, ``train``, ``validation``, ``test`` or ``all``, and warnings for the user.
 
@@ -83,15 +97,15 @@ def roles(splits: Collection[str], chosen: Mapping[str, str] | None, *, where: s
     """
     if chosen:
         if missing := [name for name in chosen.values() if name not in splits]:
-            raise DataError(f"data.splits: {where}: no split {missing[0]!r}; found {', '.join(splits)}")
+            raise DataError(f"data.splits: {where}: no split {missing[0]!r}; found {some(list(splits))}")
         role_of = {name: role for role, name in chosen.items()}
     else:
-        if unknown := [name for name in splits if name not in ROLES]:
+        if unknown := [name for name in splits if role_named(name) is None]:
             raise DataError(
                 f"data: {where}: split {unknown[0]!r} is unknown; known: {', '.join(ROLES)}; data.splits says what "
                 "each is, for example {train: train, test: " + unknown[0] + "}"
             )
-        role_of = {name: ROLES[name] for name in splits}
+        role_of = {name: ROLES[name.lower()] for name in splits}
     for role in set(role_of.values()):
         if len(doubled := [name for name in role_of if role_of[name] == role]) > 1:
             raise DataError(f"data: {where}: splits {' and '.join(doubled)} are both {role}; data.splits chooses")
@@ -118,10 +132,10 @@ def folder_names(names: Sequence[str], *, where: str) -> list[str]:
         if not text.strip("._") or len(text.encode()) > LONGEST_NAME:
             raise DataError(f"data: {where}: a class called {visible(str(name))[:80]!r} cannot be a folder; rename it")
         folders.append(text.lstrip(".") or text)
-    for shared in folders:
-        if folders.count(shared) > 1:
-            twins = [repr(visible(str(name))) for name, folder in zip(names, folders, strict=True) if folder == shared]
-            raise DataError(f"data: {where}: classes {' and '.join(twins)} would share the folder {shared!r}")
+    shared, times = Counter(folders).most_common(1)[0] if folders else ("", 0)
+    if times > 1:
+        twins = [repr(visible(str(name))) for name, folder in zip(names, folders, strict=True) if folder == shared]
+        raise DataError(f"data: {where}: classes {' and '.join(twins[:3])} would share the folder {shared!r}")
     return folders
 
 

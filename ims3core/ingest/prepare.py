@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ import torch
 from ims3core.base import files
 from ims3core.data import INDEX, LABELS, LOCATION, PIXELS
 from ims3core.data.decode import CHUNK, Decoded, decode_all
-from ims3core.errors import DataError
+from ims3core.errors import DataError, some
 from ims3core.ingest.listing import Listing
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,13 @@ def decode_listing(
                     problems[row] = f"{listing.origins[row]} ({problem})"
             digests += chunk.digests
             peak = max(peak, chunk.peak)
-    if problems and not skip_unreadable:
-        raise _unreadable(list(problems.values()), count)
-    for problem in problems.values():
-        log.warning("left out: %s", problem)
+    if problems:
+        named, counts = _named(list(problems.values())), f"{len(problems):,} of {count:,}"
+        if lost := _lost_classes(listing, problems):
+            raise DataError(f"{counts} images cannot be read, all of {lost}, which data.classes can leave out: {named}")
+        if not skip_unreadable:
+            raise DataError(f"{counts} images cannot be read (data.skip_unreadable would leave them out): {named}")
+        log.warning("left out, because they cannot be read: %d of %d images: %s", len(problems), count, named)
     if len(problems) < count and peak < DARK:
         log.warning(
             "no pixel of %d images is brighter than %d of 255: were these values of fewer bits, or fractions?",
@@ -62,16 +65,20 @@ def decode_listing(
     return digests, np.array([row for row in range(count) if row not in problems], np.int64), sums
 
 
-def _unreadable(problems: list[str], count: int) -> DataError:
-    """The error that names some of the ``count`` images that cannot be read; a file lists the others."""
-    named = "; ".join(problems[:NAMED])
-    if len(problems) > NAMED:
-        path = Path("scratch") / "unreadable.txt"
-        files.write_bytes(path, "\n".join(problems).encode())
-        named += f"; and {len(problems) - NAMED} more, all listed in {path}"
-    return DataError(
-        f"{len(problems)} of {count} images cannot be read (data.skip_unreadable would leave them out): {named}"
-    )
+def _named(problems: list[str]) -> str:
+    """Some of the problems; a file lists the others."""
+    if len(problems) <= NAMED:
+        return "; ".join(problems)
+    path = Path("scratch") / "unreadable.txt"
+    files.write_bytes(path, "\n".join(problems).encode(errors="backslashreplace"))
+    return f"{'; '.join(problems[:NAMED])}; and {len(problems) - NAMED:,} more, all listed in {path}"
+
+
+def _lost_classes(listing: Listing, problems: Collection[int]) -> str:
+    """The classes without a readable image, which leaving images out does not mend; "" where every class has one."""
+    counts = np.bincount(listing.labels, minlength=len(listing.names))
+    broken = np.bincount(listing.labels[list(problems)], minlength=len(listing.names))
+    return some([listing.names[c] for c in np.flatnonzero((counts > 0) & (counts == broken))], 3)
 
 
 def canonical_order(rows: np.ndarray, labels: np.ndarray, digests: list[str]) -> np.ndarray:

@@ -143,7 +143,7 @@ class Params(Section):
     @property
     def user_paths(self) -> list[str | None]:
         """What may be a file or folder of the user's: images, class list, models, weights, captions."""
-        paths = [self.data.path, self.data.classes]
+        paths = [self.data.path, self.data.classes, self.data.table]
         if isinstance(self.generator, sections.PretrainedGenerator):
             paths.append(self.generator.model)
         paths += [one.weights for one in (self.encoder, self.teacher) if isinstance(one, sections.TimmEncoder)]

@@ -33,7 +33,10 @@ class Data(Section):
     splits: dict[Literal["train", "validation", "test", "all"], str] | None = Field(
         None, description="which split is which, {train: train, test: val}; null: by their names"
     )
-    image_column: str | None = Field(None, description="of a hub or parquet data set with several columns of images")
+    table: str | None = Field(None, description="table with the labels of picture files; null: found beside them")
+    image_column: str | None = Field(
+        None, description="of a hub or parquet data set with several columns of images; of a table, the file names"
+    )
     label_column: str | None = Field(None, description="likewise, of labels")
     classes: str | None = Field(
         description="imagewoof | imagenette | imageidc | imagenet100 | imagenet1k | a .csv; null: all"
@@ -59,6 +62,8 @@ class Data(Section):
             raise ValueError(
                 "name, path: source 'huggingface' wants exactly one of a hub id and a folder of parquet files"
             )
+        if self.table is not None and (self.source not in ("imagefolder", "huggingface") or self.path is None):
+            raise ValueError(f"table: wants source 'imagefolder' and a folder in path, found {self.source!r}")
         if self.storage == "index" and self.source != "imagefolder":
             raise ValueError(f"storage: 'index' wants source 'imagefolder', found {self.source!r}")
         if self.validation_fraction + self.test_fraction >= 1:

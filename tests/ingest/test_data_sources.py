@@ -10,9 +10,8 @@ from PIL import Image
 from ims3core import data
 from ims3core.data.decode import decode
 from ims3core.errors import DataError
-from ims3core.ingest import classes, prepare, readers
+from ims3core.ingest import classes, folders, prepare, readers
 from ims3core.ingest.listing import Listing
-from ims3core.ingest.readers import imagefolder
 from ims3core.params.sections import Data
 
 NAMES = ("ant", "bee", "cat")
@@ -234,8 +233,8 @@ def test_a_bad_folder_is_named(folder, spoil, message):
 def test_only_listed_classes_are_looked_into(folder, monkeypatch):
     """Ten classes of ImageNet do not list the other 990; every folder still gives its name, for the messages."""
     root, _ = folder
-    whole, seen, walk = load("imagefolder", root), [], imagefolder.os.walk
-    monkeypatch.setattr(imagefolder.os, "walk", lambda place: seen.append(place) or walk(place))
+    whole, seen, walk = load("imagefolder", root), [], folders.os.walk
+    monkeypatch.setattr(folders.os, "walk", lambda place, **how: seen.append(place) or walk(place, **how))
     listing = readers.read(section("imagefolder", root), {"cat", "bee"})
     assert sorted({place.name for place in seen}) == ["bee", "cat"]
     assert listing.names == whole.names

@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
 
 def test_too_small_a_class_is_named():
     """A class that cannot fill three splits is an error with its size."""
-    with pytest.raises(DataError, match="class class1 has 2 distinct images, wanted at least 3"):
+    with pytest.raises(DataError, match="class class1 has 2 distinct images, wanted at least 7"):
         assign([0] * 18 + [1] * 2, validation_fraction=0.2)
 
 
@@ -74,3 +74,50 @@ def test_fractions_that_leave_too_little_are_refused():
     """scikit-learn's complaint is passed on with the names of the keys."""
     with pytest.raises(DataError, match=r"data\.validation_fraction, data\.test_fraction: cannot split 9 images"):
         assign([0, 1, 2] * 3, validation_fraction=0.05, test_fraction=0.05)
+
+
+def test_the_number_that_a_refusal_names_suffices():
+    """Random fractions, sizes and IPC: with that many images of every class each split is filled."""
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        test, validation, ipc = rng.uniform(0.02, 0.45), rng.uniform(0.02, 0.45), int(rng.integers(1, 12))
+        wanted = splits.enough(ipc, validation / (1 - test), test)
+        sizes = wanted + rng.integers(0, 3, rng.integers(2, 6)) * rng.integers(0, 40)
+        sizes[0] = wanted
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        members = assign(labels, validation_fraction=validation, test_fraction=test, ipc=ipc)
+        assert min(np.bincount(labels[members["train"]], minlength=len(sizes))) >= ipc
+        assert all(len(set(labels[rows])) == len(sizes) for rows in members.values())
+        brought = assign(np.r_[labels, labels], brought=["train"] * len(labels) + ["test"] * len(labels),
+                         validation_fraction=validation / (1 - test), ipc=ipc)  # fmt: skip
+        assert min(np.bincount(labels[brought["train"]], minlength=len(sizes))) >= ipc
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "says"),
+    [
+        ([30, 4], {}, "class class1 has no (test|validation) image, wanted at least 12 images of it to divide"),
+        ([30, 20], {"ipc": 20}, "eval.ipc: 20 images per class are asked for, class class1 has 14 to train on; wanted at least 32 images"),
+        ([9, 9], {"validation_fraction": 0.01, "test_fraction": 0.01}, "cannot split 18 images of 2 classes, wanted larger fractions, or at least 102 images a class"),
+    ],
+)  # fmt: skip
+def test_what_is_wanted_is_enough(sizes, changes, says):
+    """The refusal names a number; with it the same fractions divide."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    with pytest.raises(DataError, match=says) as error:
+        assign(labels, **changes)
+    wanted = int(str(error.value).split("at least ")[1].split()[0])
+    assign(np.repeat(np.arange(len(sizes)), np.maximum(sizes, wanted)), **changes)
+
+
+def test_one_part_of_a_class_is_at_least_its_share_rounded_down():
+    """What `enough` rests on, on scikit-learn's own division: floor(s n) or more, n - ceil(s n) - 1 or more stay."""
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        labels, share = np.repeat(np.arange(4), rng.integers(5, 60, 4)), rng.uniform(0.05, 0.6)
+        first, second = splits._divided(
+            np.arange(len(labels)), labels, [str(n) for n in range(len(labels))], share, 0, 1
+        )
+        counts, drawn = np.bincount(labels), np.bincount(labels[second], minlength=4)
+        assert (drawn >= np.floor(counts * share)).all()
+        assert (counts - drawn >= counts - np.ceil(counts * share) - 1).all()

@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from ims3core.ingest import folders, tables
 from ims3core.ingest.listing import Listing
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
-    """All images of the source ``section.source`` (:class:`ims3core.params.sections.Data`)."""
-    return importlib.import_module(f"ims3core.ingest.readers.{section.source}").read(section, classes)
+    """All images of the source ``section.source`` (:class:`ims3core.params.sections.Data`).
+
+    A folder of picture files has one reader, also where the source says ``huggingface``.
+    """
+    files = section.source == "huggingface" and section.path is not None and _of_pictures(Path(section.path))
+    source = "imagefolder" if files else section.source
+    return importlib.import_module(f"ims3core.ingest.readers.{source}").read(section, classes)
+
+
+def _of_pictures(path: Path) -> bool:
+    """Whether ``path`` is a table of labels, or a folder of picture files without parquet or Arrow files of images."""
+    path = path.expanduser()
+    if not path.is_dir():
+        return path.suffix.lower() in tables.ENDINGS and path.suffix.lower() != ".parquet"
+    files = [file for file in path.rglob("*") if file.is_file()]
+    stored = [file for file in files if file.suffix.lower() in (".parquet", ".arrow") and file.stem != "metadata"]
+    return not stored and any(folders.is_picture(file.name) for file in files)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ims3core.base.formats import disguised_as, format_of
 from ims3core.base.hub import cache_if_unreachable
-from ims3core.base.library_errors import disguised_as, reason, translate_errors
-from ims3core.errors import DataError
+from ims3core.base.library_errors import reason, translate_errors
+from ims3core.errors import DataError, some
+from ims3core.ingest.folders import content
 from ims3core.ingest.listing import Listing, folder_names, roles, whole_labels
 
 LABELS = ("label", "labels", "class", "target")  # columns that are taken for the label where nothing is typed as one
@@ -61,7 +63,7 @@ def _load(section: Any, place: str) -> Any:
             raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
         names = [] if folder is None else sorted(file.name for file in folder.rglob("*.parquet"))
         _check_rows(folder, place)
-        listed = f" of {', '.join(names[:4])}" if names else ""
+        listed = f" of {some(names, 4)}" if names else "" if folder is None else f"; it holds {content(folder)}"
         raise DataError(f"{place}: not a readable data set{listed} ({text})") from error
 
 
@@ -73,8 +75,9 @@ def _check_files(folder: Path, place: str) -> None:
     if not parquet and not any(folder.iterdir()):
         raise DataError(f"{place}: an empty folder, nothing to read")
     for file in parquet:
-        if disguise := disguised_as(file):
-            raise DataError(f"{place}: {file.name}: {disguise}")
+        kind = disguised_as(file) or format_of(file, pictures=True)
+        if kind is not None and kind != "a parquet file":
+            raise DataError(f"{place}: {file.name}: {kind}, wanted a parquet file")
         with translate_errors(f"{place}: {file.name}: not a complete parquet file"):
             pyarrow.parquet.read_metadata(file)
 

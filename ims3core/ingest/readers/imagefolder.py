@@ -1,21 +1,35 @@
-"""A folder of class folders: ``path/<class>/files`` or ``path/<split>/<class>/files``."""
+"""A folder of class folders, ``path/<class>/files`` or ``path/<split>/<class>/files``, or of pictures and a table."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
-from ims3core.errors import DataError
+from ims3core.errors import DataError, some
+from ims3core.ingest import folders, tables
 from ims3core.ingest.classes import normal
-from ims3core.ingest.listing import ROLES, Listing, roles
+from ims3core.ingest.listing import Listing, role_named, roles, roles_in
 
-NOT_IMAGES = {"thumbs.db", "desktop.ini"}
-NOT_CLASSES = {"__macosx", "@eadir", "$recycle.bin", "system volume information"}  # of macOS, Synology and Windows
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the class folders are.
+
+    Attributes:
+        splits: the folders that hold them, each with its role.
+        warnings: what the user should know about the splits.
+        problem: why the folders are no classes, as a message; "" where they are.
+    """
+
+    splits: dict[Path, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problem: str = ""
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
@@ -23,86 +37,217 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
 
     ``val`` and the like are the test split where there is no ``test`` beside them, as in ImageNet. Every class folder
     gives a name, but only those among ``classes`` are looked into: ten classes of ImageNet need no list of its
-    1.3 million files.
+    1.3 million files. Where the folders are no classes, a table beside the pictures is looked for.
     """
-    path = Path(section.path).expanduser()
-    if not path.is_dir():
-        raise DataError(
-            f"data.path: {path}: no such folder" if not path.exists() else f"data.path: {path}: not a folder"
-        )
+    path = _folder(section.path)
+    if section.table:
+        return tables.read(section, path)
     with translate_errors(f"data.path: {path}"):
-        splits, warnings = _splits(path, section.splits)
-        names = sorted({child.name for folder in splits for child in _folders(folder)})
-    if not names:
-        raise DataError(f"data.path: {path}: found no class folders, wanted <class>/<image> or train/<class>/<image>")
-    _check_layout(splits)
-    items: list[Path] = []
-    labels, roles_of_items = [], []
-    for folder, split in splits.items():
-        for label, name in enumerate(names):
-            if classes is not None and normal(name) not in classes:
-                continue
-            with translate_errors(f"data.path: {folder / name}"):
-                images = _files(folder / name)
-            if not images:
-                raise DataError(f"data.path: {folder if not (folder / name).is_dir() else folder / name}: found no "
-                                f"image of class {name}, wanted at least one")  # fmt: skip
-            items += images
-            labels += [label] * len(images)
-            roles_of_items += [split] * len(images)
+        layout = _layout(path, section.splits)
+        names, spelled = _class_names(layout.splits, classes)
+        problem = layout.problem or _empty(spelled, classes)
+        if (problem or len(names) < 2 or _wants_table(section)) and (found := tables.find(section, path)) is not None:
+            return found
+    if problem:
+        raise DataError(f"data.path: {problem}")
+    if _wants_table(section):
+        key = "image_column" if section.image_column else "label_column"
+        raise DataError(f"data.{key}: found no table that names pictures below {path}; wanted null for class folders")
+    listing = _listed(path, layout, names, spelled, classes)
     if "imagenette" in path.name or "imagewoof" in path.name:
-        warnings.append(
+        listing.warnings.append(
             "test images of fastai's imagenette and imagewoof are largely ImageNet training images, which DiT and "
             "ImageNet encoders have seen; the paper tests on ImageNet's own validation images"
         )
+    listing.warnings.extend(tables.disagreeing(section, path, listing))
+    return listing
+
+
+def _wants_table(section: Any) -> bool:
+    return section.image_column is not None or section.label_column is not None
+
+
+def _listed(
+    path: Path, layout: Layout, names: list[str], spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None
+) -> Listing:
+    """The files of all class folders."""
+    items: list[Path] = []
+    labels, splits = list[int](), list[str]()
+    for folder, split in layout.splits.items():
+        for label, name in enumerate(names):
+            if classes is not None and normal(name) not in classes:
+                continue
+            images, place = [], spelled[folder].get(normal(name))
+            if place is not None:
+                with translate_errors(f"data.path: {place}"):
+                    images = folders.files_below(place)
+            if not images:
+                raise DataError(f"data.path: {place or folder}: found no image of class {name}, wanted at least one; "
+                                "data.classes can leave the class out")  # fmt: skip
+            items += images
+            labels += [label] * len(images)
+            splits += [split] * len(images)
     origins = [file.relative_to(path).as_posix() for file in items]
-    return Listing(names, items, np.array(labels, dtype=np.int64), roles_of_items, origins, path, warnings)
+    folders.check_names(origins, path)
+    warnings = [*layout.warnings, *_left_out(path, layout.splits), *_nested(items, names, labels)]
+    hint = _meant(next(iter(layout.splits)), names)
+    return Listing(names, items, np.array(labels, np.int64), splits, origins, path, warnings=warnings, hint=hint)
 
 
-def _splits(path: Path, chosen: dict[str, str] | None) -> tuple[dict[Path, str], list[str]]:
-    """The folders of splits with their roles, and warnings; ``path`` itself where its folders are classes."""
-    children = _folders(path)
-    splits = [child for child in children if child.name in (chosen or {}).values() or child.name in ROLES]
-    kinds = {ROLES.get(child.name, "") for child in splits}
-    if not chosen and ("train" not in kinds or len(splits) != len(children)):
-        if {"train", "test"} <= kinds:
-            extra = next(child for child in children if child not in splits)
-            raise DataError(f"data.path: {extra}: found beside train and test folders, wanted nothing else there")
-        return {path: "all"}, []
-    role_of, warnings = roles([child.name for child in splits], chosen, where=str(path))
-    return {path / name: role for name, role in role_of.items()}, warnings
+def _folder(given: str) -> Path:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise DataError(f"data.path: {path}: no such folder")
+    if path.suffix.lower() in tables.ENDINGS:
+        raise DataError(
+            f"data.path: {path}: a table, not a folder; wanted the folder of the pictures there, and data.table: {path}"
+        )
+    kind = format_of(path, pictures=True)
+    raise DataError(f"data.path: {path}: {kind}, wanted a folder" if kind else f"data.path: {path}: not a folder")
 
 
-def _check_layout(splits: dict[Path, str]) -> None:
-    """Raises a DataError for a split without any folder of the classes to train on."""
-    train = next((folder for folder, role in splits.items() if role == "train"), None)
-    if train is None:
-        return
-    classes = {child.name for child in _folders(train)}
+def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
+    """The folders of splits; ``path`` itself where its folders are classes."""
+    if chosen:
+        known = [name for name in chosen.values() if (path / name).is_dir()]
+        known += [child.name for child in folders.class_folders(path) if child.name not in known]
+        role_of, warnings = roles(known, chosen, where=str(path))
+        return _checked({path / name: role for name, role in role_of.items()}, warnings)
+    children = folders.class_folders(path)
+    if not children:
+        return Layout(problem=f"{path}: found no class folders, wanted <class>/<image> or train/<class>/<image>; it "
+                              f"holds {folders.content(path)}{_above(path)}")  # fmt: skip
+    splits = [child for child in children if role_named(child.name)]
+    kinds = {role_named(child.name) for child in splits}
+    if "train" in kinds and len(splits) == len(children):
+        role_of, warnings = roles([child.name for child in splits], None, where=str(path))
+        return _checked({path / name: role for name, role in role_of.items()}, warnings)
+    if "train" in kinds and ("test" in kinds or _holds_folders(path, "train")):
+        extra = next(child for child in children if child not in splits)
+        ours = "train and test folders" if "test" in kinds else "a train folder"
+        reading = ", ".join(f"{role}: {name}" for role, name in {role_named(c.name): c.name for c in splits}.items())
+        return Layout(problem=f"{extra}: found beside {ours}, wanted nothing else there; data.splits: {{{reading}}} "
+                              "reads these alone")  # fmt: skip
+    if problem := _named_like_splits(path, children):
+        return Layout(problem=problem)
+    return Layout({path: "all"})
+
+
+def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
+    """The layout of these splits, each of which must have some of the class folders to train on."""
+    train = next((folder for folder, role in splits.items() if role in ("train", "all")))
+    classes = {normal(child.name) for child in folders.class_folders(train)}
+    if not classes:
+        return Layout(problem=f"{train}: found no class folders, wanted <class>/<image>; it holds "
+                              f"{folders.content(train)}")  # fmt: skip
     for folder, role in splits.items():
-        names = {child.name for child in _folders(folder)}
-        if role != "train" and not names & classes:
-            content = f"found folders {', '.join(sorted(names)[:3])}" if names else "found files and no folders"
-            raise DataError(
-                f"data.path: {folder}: its images are not in folders of their class ({content}), wanted "
-                f"<class>/<image> with the class names of {train.name}; sort them into class folders, or move the "
-                "folder away so that the split is drawn from the rest"
+        names = [child.name for child in folders.class_folders(folder)]
+        if role in ("test", "validation") and not classes & set(map(normal, names)):
+            content = f"found folders {some(names, 3)}" if names else "found files and no folders"
+            return Layout(
+                problem=f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
+                f"with the class names of {train.name}; sort them into class folders, or move the folder away so "
+                "that the split is drawn from the rest"
             )
+    return Layout(splits, warnings)
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and _can_be_class(child.name))
+def _class_names(
+    splits: dict[Path, str], classes: Collection[str] | None
+) -> tuple[list[str], dict[Path, dict[str, Path]]]:
+    """The names of all class folders, as the training split spells them, and each split's folders by normal name."""
+    spelled, names = dict[Path, dict[str, Path]](), dict[str, str]()
+    for folder in sorted(splits, key=lambda folder: splits[folder] != "train"):
+        for link in folders.lost_links(folder):
+            if classes is None or normal(link.name) in classes:
+                raise DataError(
+                    f"data.path: {link}: a link to {link.readlink()}, which is not there; mount it, or remove the link"
+                )
+        spelled[folder] = folders.by_spelling(folders.class_folders(folder))
+        folders.check_names([child.name for child in spelled[folder].values()], folder)
+        names = {key: child.name for key, child in spelled[folder].items()} | names
+    return sorted(names.values()), spelled
 
 
-def _can_be_class(name: str) -> bool:
-    """Whether a folder can be a class: not hidden, and none that a system leaves."""
-    return not name.startswith(".") and name.lower() not in NOT_CLASSES
+def _empty(spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None) -> str:
+    """That a folder holds tables and texts and no pictures, so it is no class, as a message; "" if there is none."""
+    for split, children in spelled.items():
+        for name, child in children.items():
+            if (classes is None or name in classes) and folders.holds_only_texts(child):
+                return (f"{child}: found no pictures ({folders.content(child)}), wanted only class folders in {split}; "
+                        "move it away, or name the classes in data.classes")  # fmt: skip
+    return ""
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file below ``folder`` that is not hidden, nor in a hidden folder, sorted."""
-    images = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if _can_be_class(name)]
-        images += [Path(place) / name for name in names if not name.startswith(".") and name.lower() not in NOT_IMAGES]
-    return sorted(images)
+def _holds_folders(path: Path, role: str) -> bool:
+    """Whether the folders of this role hold folders and no pictures, as a split does and a class does not."""
+    ours = [child for child in folders.class_folders(path) if role in roles_in(child.name)]
+    return all(folders.class_folders(child) and not folders.loose_pictures(child) for child in ours)
+
+
+def _named_like_splits(path: Path, children: list[Path]) -> str:
+    """Why these folders are splits under names of their own and no classes, as a message; "" where they are not."""
+    role_of = {child: min(found) for child in children if (found := roles_in(child.name))}
+    several = len(set(role_of.values())) > 1 and "train" in role_of.values() and _holds_folders(path, "train")
+    if len(role_of) < len(children) and not several:
+        return ""
+    meant: dict[str, str] = {}
+    for child, role in role_of.items():
+        if (folder := folders.deeper(child)) is not None:
+            meant.setdefault(role, folder.relative_to(path).as_posix())
+    names = some([child.name for child in children], 4)
+    if "train" not in meant:
+        return (f"{path}: its folders ({names}) are named like splits, not like classes, and hold no class folders to "
+                "train on; wanted train/<class>/<image>, or a table of labels in data.table")  # fmt: skip
+    reading = ", ".join(f"{role}: {name}" for role, name in sorted(meant.items(), reverse=True))
+    return (f"{path}: its folders ({names}) are named like splits, not like classes; "
+            f"data.splits: {{{reading}}} reads the class folders in them")  # fmt: skip
+
+
+def _meant(place: Path, names: list[str]) -> str:
+    """The folder that was probably meant instead of ``place``, whose folders are ``names``, as the end of a message."""
+    if len(names) != 1 or (meant := folders.deeper(place)) is None:
+        return "; wanted a folder for every class, or a table of labels in data.table" if len(names) < 2 else ""
+    below = some([child.name for child in folders.class_folders(meant)], 3)
+    return f"; its folders {below} are probably meant: data.path: {meant}"
+
+
+def _above(path: Path) -> str:
+    """That the folder above may be meant, or the table that lies there, as the end of a message."""
+    above = path.resolve().parent
+    if not folders.loose_pictures(path):
+        return ""
+    if table := next((file for file in sorted(above.iterdir()) if tables.is_candidate(file)), None):
+        return f"; if {table.name} has their labels, data.table: {table}"
+    beside = [child for child in folders.class_folders(above) if child != path.resolve()]
+    if not any(folders.loose_pictures(child) for child in beside[:5]):
+        return ""
+    return f"; if {path.name} is a class, like {some([child.name for child in beside], 3)}, data.path: {above}"
+
+
+def _left_out(path: Path, splits: dict[Path, str]) -> list[str]:
+    """A warning for every folder with pictures beside its class folders."""
+    warnings = []
+    for folder in dict.fromkeys([path, *splits]):
+        if loose := folders.loose_pictures(folder):
+            warnings.append(
+                f"{folder}: {len(loose):,} pictures beside the class folders are left out: {some(loose, 3)}"
+            )
+    return warnings
+
+
+def _nested(items: list[Path], names: list[str], labels: list[int]) -> list[str]:
+    """A warning where no class has pictures of its own, and folders in it have, which may be the classes."""
+    below: dict[int, set[str]] = {}
+    for file, label in zip(items, labels, strict=True):
+        if file.parent.name == names[label]:
+            return []
+        below.setdefault(label, set()).add(str(file.parent))
+    label, found = max(below.items(), key=lambda pair: len(pair[1]), default=(0, set()))
+    if len(found) < 2:
+        return []
+    inner = some(sorted(Path(folder).name for folder in found), 3)
+    return [f"class {names[label]} has no pictures of its own, its folders {inner} count as one class; "
+            "where they are the classes, data.path is one level too high"]  # fmt: skip

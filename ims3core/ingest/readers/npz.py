@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ims3core.base.library_errors import disguised_as, translate_errors
+from ims3core.base.formats import disguised_as, format_of
+from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError
 from ims3core.ingest.listing import Listing, from_arrays, roles, whole_labels
 
@@ -19,8 +20,9 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     where = f"data.path: {path}"
     if not path.is_file():
         raise DataError(f"{where}: no such file" if not path.exists() else f"{where}: not a file")
-    if disguise := disguised_as(path):
-        raise DataError(f"{where}: {disguise}")
+    kind = disguised_as(path) or format_of(path, pictures=True)
+    if kind is not None and "zip archive" not in kind:
+        raise DataError(f"{where}: {kind}, wanted an npz archive")
     with (
         translate_errors(f"{where}: not an npz archive of plain arrays"),
         path.open("rb") as stream,
