@@ -18,6 +18,8 @@ from ims3core.students import cell
 if TYPE_CHECKING:
     import torch
 
+    from ims3core.students.settings import Protocol
+
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +61,7 @@ class Students(Stage):
     def spec(self) -> cell.CellSpec:
         """How every student of the cell is trained and scored."""
         student, protocol = self.node.arguments[-2:]
-        rules, network = self.params.protocols[protocol], self.params.network(student)
+        rules, network = self.rules(self.params.protocols[protocol]), self.params.network(student)
         return cell.CellSpec(
             student, network, side=rules.side or self.held_out.images.shape[-1], classes=len(self.names),
             statistics=data.read_statistics(self.input(f"data/real/{data.STATISTICS}")),
@@ -67,6 +69,10 @@ class Students(Stage):
             machine=self.machine, root_seed=self.params.seed, protocol_name=protocol,
             teacher=self._teacher(protocol) if rules.labels == "teacher" else None,
         )  # fmt: skip
+
+    def rules(self, protocol: Protocol) -> Protocol:
+        """The protocol as these students follow it."""
+        return protocol
 
     def _teacher(self, protocol: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The teacher of a protocol, in the precision of its students; it looks at the side it was trained at."""
@@ -134,6 +140,9 @@ class FullData(Students):
     @property
     def place(self) -> dict[str, Any]:
         return {"method": "full", "ipc": "full"}
+
+    def rules(self, protocol: Protocol) -> Protocol:
+        return protocol.on_all_data
 
     @cached_property
     def folders(self) -> list[Path]:

@@ -29,11 +29,11 @@ def profiles() -> str:
 
 
 def protocols() -> str:
-    """Every protocol of the digits, side by side."""
-    shown = profile("digits").protocols
-    written = trees()["digits"]["protocols"]
+    """Every protocol of the digits and those that CIFAR-10 has beside them, side by side."""
+    shown = profile("digits").protocols | {name: profile("cifar10").protocols[name] for name in ("dc", "dsa")}
+    written = trees()["cifar10"]["protocols"] | trees()["digits"]["protocols"]
     lines = [
-        (code(key), *(code(value(written[name][key])) for name in shown), anchored(field.description or ""))
+        (code(key), *(code(value(written[name].get(key))) for name in shown), anchored(field.description or ""))
         for key, field in Protocol.model_fields.items()
     ]
     return table(("key", *shown, "what it is"), lines)

@@ -18,10 +18,10 @@ from ims3core.classifiers.encoder import write_encoder
 from ims3core.data import ImageSet
 from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
-from ims3core.students.pixels import Statistics
 from ims3core.students.plans import OptimiserSpec, Plan
 from ims3core.students.settings import Augment
 from ims3core.students.train import State, TrainingSetup, train
+from ims3core.students.warps import Statistics
 
 log = logging.getLogger(__name__)
 Progress = Callable[..., Iterator[State]]
@@ -106,8 +106,10 @@ def train_classifier(
     network = build_student(spec.network, classes=classes, channels=channels, side=side, norm=spec.norm, seed=seed)
     optimiser = OptimiserSpec(spec.lr, "sgd", spec.momentum, spec.weight_decay, schedule="cosine")
     plan = Plan(len(real.train.images), spec.batch_size, optimiser, steps=spec.steps, cutmix=spec.cutmix)
-    augmentation = build_augmentation(augment, side=side, channels=channels)
-    setup = TrainingSetup(plan, augmentation, real.statistics, side, machine)
+    augmentation = build_augmentation(augment, side=side, channels=channels, statistics=real.statistics)
+    setup = TrainingSetup(
+        plan, augmentation, real.statistics, side, machine, by_batch=augment.dsa is not None
+    )  # fmt: skip
     state = State(network, setup)
     follow(state, train(state, real.train, real.validation, setup, seed=seed))
     mean, std = real.statistics

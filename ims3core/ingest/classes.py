@@ -28,7 +28,7 @@ def imagenet() -> dict[str, tuple[int, str]]:
 
 @cache
 def benchmark_lists() -> dict[str, tuple[str, ...]]:
-    """WordNet ids of the field's benchmarks, in their published order, which is the order of ``class_index``."""
+    """Class names of the field's benchmarks, in their published order, which is the order of ``class_index``."""
     lists = {name: tuple(text.split()) for name, text in yaml.safe_load(LISTS.read_text(encoding="utf-8")).items()}
     return lists | {"imageidc": lists["imagenet100"][:10]}
 

@@ -39,7 +39,7 @@ class Data(Section):
     )
     label_column: str | None = Field(None, description="likewise, of labels")
     classes: str | None = Field(
-        description="imagewoof | imagenette | imageidc | imagenet100 | imagenet1k | a .csv; null: all"
+        description="imagewoof | imagenette | imageidc | imagenet100 | imagenet1k | cifar10 | a .csv; null: all"
     )
     side: Count = Field(description="pixels; images are resized to the short side and cropped in the centre")
     channels: Literal[1, 3] = Field(description="1: grey | 3: RGB")
@@ -199,7 +199,9 @@ class Student(Section):
     """A network that is trained on distilled sets."""
 
     network: NetworkName = Field(description="convnet | resnetap10 | resnet10..101 | timm:<name>")
-    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of a timm network")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of a timm network; of convnet: width, padding"
+    )
 
 
 class Finetune(Section):

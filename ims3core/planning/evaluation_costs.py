@@ -134,6 +134,8 @@ class EvaluationCosts(Facts):
     def _cell(self, node: Node, student: str, protocol: str, images: int, ipc: int, sets: int) -> Cost:
         """All students of one cell: ``sets`` of ``images`` images, every one with every seed."""
         params, size, rules, side = self.params, self.size, self.params.protocols[protocol], self._side(protocol)
+        if node.stage == "full_data":
+            rules = rules.on_all_data
         name, options = params.network(student), tuple(params.network_options(student).items())
         network = student_costs(
             name, size.classes, params.data.channels, side, self.precision, options=options, norm=rules.norm

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ims3core.params import Params
     from ims3core.params.sections import Data
 
-KNOWN_IMAGES = {"digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000}
+KNOWN_IMAGES = {
+    "digits": 1797, "FashionMNIST": 70_000, "MNIST": 70_000, "CIFAR10": 60_000, "CIFAR100": 60_000, "cifar10": 60_000,
+}  # fmt: skip
 PER_IMAGENET_CLASS = 1281  # training images, on average
 DIT_XL = DitConfig(channels=4, side=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
 
@@ -70,10 +72,10 @@ def _counted(section: Data, real: Path) -> DatasetSize | None:
 
 def _estimated(section: Data) -> DatasetSize:
     lists = {name: len(members) for name, members in benchmark_lists().items()} | {"imagenet1k": 1000}
-    if section.classes in lists:
+    if section.classes in lists and section.classes not in KNOWN_IMAGES:
         classes = lists[section.classes]
         train, test = classes * PER_IMAGENET_CLASS, 50 * classes
-    elif (name := section.name or section.source) in KNOWN_IMAGES:
+    elif (name := section.name or section.classes or section.source) in KNOWN_IMAGES:
         classes, images = 100 if name == "CIFAR100" else 10, KNOWN_IMAGES[name]
         test = round(section.test_fraction * images) if name == "digits" else 10_000
         train = images - test

@@ -14,20 +14,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Union
 
 import torch
 from torch import Tensor
 
-from ims3core.base.seeds import derive_seed, generator, scoped_rng
+from ims3core.base.seeds import derive_seed, scoped_rng
 from ims3core.data import unit
 from ims3core.errors import ParameterError
+from ims3core.students.dsa import siamese
 from ims3core.students.settings import Augment
-
-Seed = Union[int, "Alike"]
-Augmentation = Callable[[Tensor, Seed], Tensor]
+from ims3core.students.warps import Augmentation, Seed, Statistics, affine, rotations, uniform, warp
 
 _GLOBAL_STREAM = threading.Lock()
 CROP_ATTEMPTS = 10
@@ -38,12 +35,17 @@ LIGHTING_VALUES = (0.2175, 0.0188, 0.0045)
 LIGHTING_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
-def build_augmentation(spec: Augment, *, side: int, channels: int) -> Augmentation:
+def build_augmentation(
+    spec: Augment, *, side: int, channels: int, statistics: Statistics = ([0.0], [1.0])
+) -> Augmentation:  # fmt: skip
     """A function (images (B, C, side, side), seed) -> augmented images; what is off is not built.
 
     Order: patch shuffle (RDED), crop, flip, rotate, translate, RandAugment (IMS3's code), colour jitter, PCA lighting
-    (IDC). Values are not clamped. Pixels from outside the image are 0 where rotation or translation is on, else its
-    border.
+    (IDC), DSA. Values are not clamped. Pixels from outside the image are 0 where rotation or translation is on, else
+    its border.
+
+    Args:
+        statistics: mean and std per channel of the real images, which DSA's strengths are relative to.
 
     Raises:
         ParameterError: colour operations on images that are not RGB, or patches that do not divide the side.
@@ -68,13 +70,15 @@ def build_augmentation(spec: Augment, *, side: int, channels: int) -> Augmentati
             raise ParameterError(f"augment.patch_shuffle: {spec.patch_shuffle} does not divide images of {side} px")
         operations.append(partial(_shuffle_patches, parts=spec.patch_shuffle))
     if maps:
-        operations.append(partial(_warp, maps=maps, padding="zeros" if spec.rotate or spec.translate else "border"))
+        operations.append(partial(warp, maps=maps, padding="zeros" if spec.rotate or spec.translate else "border"))
     if spec.randaugment:
         operations.append(partial(_randaugment, count=spec.randaugment[0], magnitude=spec.randaugment[1]))
     if spec.colour:
         operations.append(partial(_jitter_colours, strength=spec.colour))
     if spec.lighting:
         operations.append(partial(_add_lighting, std=spec.lighting))
+    if spec.dsa is not None:
+        operations.append(siamese(spec.dsa, statistics))
 
     def augment(images: Tensor, seed: Seed) -> Tensor:
         for operation in operations:
@@ -115,33 +119,9 @@ def _clipped_interval(centre: float, share: float, side: int) -> tuple[int, int]
     return max(pixel - half, 0), min(pixel + half, side)
 
 
-@dataclass(frozen=True)
-class Alike:
-    """Seeds of groups of images that follow one another: a group is transformed as its first image is under its seed.
-
-    All images of a group thus look the same way (DSA, Zhao & Bilen 2021). Not for RandAugment.
-    """
-
-    seeds: list[int]
-    sizes: list[int]
-
-
-def _uniform(batch: int, columns: int, seed: Seed, purpose: str) -> Tensor:
-    """(batch, columns) in [0, 1); rows are drawn one after the other, so row i does not depend on ``batch``."""
-    if isinstance(seed, Alike):
-        drawn = torch.cat([torch.rand(1, columns, generator=generator(one, purpose)) for one in seed.seeds])
-        return drawn.repeat_interleave(torch.tensor(seed.sizes), dim=0)
-    return torch.rand(batch, columns, generator=generator(seed, purpose))
-
-
-def _affine(batch: int) -> Tensor:
-    """(batch, 3, 3) identities: maps from source to result, the image being [-1/2, 1/2] along x and y."""
-    return torch.eye(3).repeat(batch, 1, 1)
-
-
 def _crop_maps(batch: int, seed: Seed, *, scale: tuple[float, float]) -> Tensor:
     """Random resized crops: the first of ten drawn boxes that fits the image, else all of it (Szegedy et al. 2015)."""
-    draws = _uniform(batch, 2 * CROP_ATTEMPTS + 2, seed, "crop")
+    draws = uniform(batch, 2 * CROP_ATTEMPTS + 2, seed, "crop")
     area = scale[0] + (scale[1] - scale[0]) * draws[:, :CROP_ATTEMPTS]
     low, high = map(math.log, CROP_RATIO)
     ratio = torch.exp(low + (high - low) * draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS])
@@ -150,52 +130,32 @@ def _crop_maps(batch: int, seed: Seed, *, scale: tuple[float, float]) -> Tensor:
     size = sizes[torch.arange(batch), fits.int().argmax(1)]
     size = torch.where(fits.any(1, keepdim=True), size, torch.ones(()))
     centre = (draws[:, -2:] - 0.5) * (1 - size)
-    maps = _affine(batch)
+    maps = affine(batch)
     maps[:, :2, :2] = torch.diag_embed(1 / size)
     maps[:, :2, 2] = -centre / size
     return maps
 
 
 def _flip_maps(batch: int, seed: Seed, *, probability: float) -> Tensor:
-    maps = _affine(batch)
-    maps[:, 0, 0] = torch.where(_uniform(batch, 1, seed, "flip")[:, 0] < probability, -1.0, 1.0)
+    maps = affine(batch)
+    maps[:, 0, 0] = torch.where(uniform(batch, 1, seed, "flip")[:, 0] < probability, -1.0, 1.0)
     return maps
 
 
 def _rotation_maps(batch: int, seed: Seed, *, degrees: float) -> Tensor:
-    angle = math.radians(degrees) * (2 * _uniform(batch, 1, seed, "rotate")[:, 0] - 1)
-    maps = _affine(batch)
-    maps[:, 0, 0] = maps[:, 1, 1] = torch.cos(angle)
-    maps[:, 0, 1] = torch.sin(angle)
-    maps[:, 1, 0] = -torch.sin(angle)
-    return maps
+    return rotations(math.radians(degrees) * (2 * uniform(batch, 1, seed, "rotate")[:, 0] - 1))
 
 
 def _translation_maps(batch: int, seed: Seed, *, fraction: float) -> Tensor:
-    maps = _affine(batch)
-    maps[:, :2, 2] = fraction * (2 * _uniform(batch, 2, seed, "translate") - 1)
+    maps = affine(batch)
+    maps[:, :2, 2] = fraction * (2 * uniform(batch, 2, seed, "translate") - 1)
     return maps
-
-
-def _warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
-    """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
-    from kornia.geometry.transform import warp_affine
-
-    batch, _, side, _ = images.shape
-    product = _affine(batch)
-    for draw in maps:
-        product = draw(batch, seed) @ product
-    # The centre of pixel i lies at (i + 1/2) / side - 1/2; the linear part is the same in both frames.
-    linear, shift, centre = product[:, :2, :2], product[:, :2, 2:], torch.full((2, 1), (side - 1) / 2)
-    pixels = torch.cat([linear, side * shift + centre - linear @ centre], dim=2)  # (B, 2, 3)
-    pixels = pixels.to(images.device, images.dtype)
-    return warp_affine(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _shuffle_patches(images: Tensor, seed: Seed, *, parts: int) -> Tensor:
     """Each image cut into ``parts`` x ``parts`` patches, which are put together in an order of its own (RDED)."""
     batch, channels, side, _ = images.shape
-    order = _uniform(batch, parts**2, seed, "patches").argsort(1).to(images.device)
+    order = uniform(batch, parts**2, seed, "patches").argsort(1).to(images.device)
     size = side // parts
     cut = images.view(batch, channels, parts, size, parts, size).permute(0, 2, 4, 1, 3, 5)  # (B, row, column, C, s, s)
     cut = cut.reshape(batch, parts**2, channels, size, size)
@@ -227,7 +187,7 @@ def _jitter_colours(images: Tensor, seed: Seed, *, strength: float) -> Tensor:
 
     a ~ U(-strength, strength); the references are 0, the mean of the grey image and the grey image.
     """
-    draws = _uniform(len(images), 6, seed, "colour").to(images)
+    draws = uniform(len(images), 6, seed, "colour").to(images)
     amount = strength * (2 * draws[:, :3] - 1)
     order = draws[:, 3:].argsort(dim=1)
     weights = images.new_tensor(GREY_WEIGHTS)[:, None, None]
@@ -242,7 +202,7 @@ def _jitter_colours(images: Tensor, seed: Seed, *, strength: float) -> Tensor:
 def _add_lighting(images: Tensor, seed: Seed, *, std: float) -> Tensor:
     """PCA lighting: adds one colour per image, normal along the principal components (Krizhevsky et al. 2012)."""
     # Normals by inversion: torch.randn fills blocks of rows together, so its rows would depend on the batch.
-    uniform = _uniform(len(images), 3, seed, "lighting").double().clamp(min=2**-25)
-    strengths = std * torch.special.ndtri(uniform) * torch.tensor(LIGHTING_VALUES, dtype=torch.float64)
+    drawn = uniform(len(images), 3, seed, "lighting").double().clamp(min=2**-25)
+    strengths = std * torch.special.ndtri(drawn) * torch.tensor(LIGHTING_VALUES, dtype=torch.float64)
     colours = strengths @ torch.tensor(LIGHTING_VECTORS, dtype=torch.float64).T
     return images + colours.to(images)[:, :, None, None]

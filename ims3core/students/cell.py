@@ -14,9 +14,9 @@ from ims3core.base.seeds import derive_seed
 from ims3core.data import ImageSet
 from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
-from ims3core.students.pixels import Statistics
 from ims3core.students.settings import Augment, Protocol
 from ims3core.students.train import TrainingSetup, train_student
+from ims3core.students.warps import Statistics
 
 SMALL_SIDE = 64  # pixels
 COMPILING_PAYS = 100  # steps on larger images; the first time takes half a minute on 2 cores
@@ -68,8 +68,13 @@ class CellSpec:
         if not runs_on_one_thread(self.network, side=self.side, device=self.machine.device):
             pays = plan.total_steps >= COMPILING_PAYS
             self.machine.for_training(network, parts=[network], pays=pays, convolves=True)
-        augmentation = build_augmentation(self.augment, side=self.side, channels=channels)
-        setup = TrainingSetup(plan, augmentation, self.statistics, self.side, self.machine, self.teacher)
+        augmentation = build_augmentation(
+            self.augment, side=self.side, channels=channels, statistics=self.statistics
+        )  # fmt: skip
+        setup = TrainingSetup(
+            plan, augmentation, self.statistics, self.side, self.machine, self.teacher,
+            by_batch=self.augment.dsa is not None,
+        )  # fmt: skip
         result = train_student(network, images, held_out, setup, seed=run_seed, on_progress=on_progress)
         return {
             "draw": draw,

@@ -14,11 +14,11 @@ from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import ImageSet, unit
 from ims3core.errors import ParameterError
 from ims3core.students import pixels
-from ims3core.students.augment import Augmentation
 from ims3core.students.networks import FeatureNetwork, build_student
 from ims3core.students.optimisers import Optimiser
 from ims3core.students.plans import OptimiserSpec
 from ims3core.students.settings import Augment
+from ims3core.students.warps import Augmentation, Statistics
 
 BATCH = 64  # images that networks are trained on in a step
 
@@ -35,7 +35,7 @@ class RealTask:
     network: str
     real: ImageSet
     classes: int
-    statistics: pixels.Statistics
+    statistics: Statistics
     augment: Augment
     machine: Machine
 
@@ -47,7 +47,7 @@ class RealTask:
     @cached_property
     def augmentation(self) -> Augmentation:
         """Of images in [0, 1]; gradients pass through it."""
-        return pixels.differentiable_augmentation(self.augment, self.real.images)
+        return pixels.differentiable_augmentation(self.augment, self.real.images, self.statistics)
 
     def build(self, seed: int) -> FeatureNetwork:
         """A freshly initialised network on the machine.

@@ -60,7 +60,7 @@ def build_student(
     Args:
         name: ``convnet``, ``resnetap10``, ``resnet10|18|34|50|101`` or ``timm:<model>``.
         norm: ``instance`` or ``batch``, of our own networks.
-        options: further arguments of a timm model, for example its patch size.
+        options: further arguments of a timm model, for example its patch size, or of :class:`ConvNet`.
 
     Raises:
         ParameterError: if the network is unknown or cannot take images of this shape.
@@ -73,13 +73,20 @@ def build_student(
             raise DataError(f"images of {side} px are too small for student {name!r}, which wants at least {MIN_SIDE}")
         sizes, make = {"classes": classes, "channels": channels, "side": side}, NORMS[norm]
         if name == "convnet":
-            return ConvNet(**sizes, norm=make)
+            return ConvNet(**sizes, norm=make, **_convnet_options(options or {}))
         if name == "resnetap10":
             return resnet_ap10(**sizes, norm=make)
         if name in RESNET_BLOCKS:
             return resnet(name, **sizes, norm=make)
     known = ", ".join(["convnet", "resnetap10", *RESNET_BLOCKS, "timm:<model>"])
     raise ParameterError(f"eval.students: {name!r} is unknown; known: {known}")
+
+
+def _convnet_options(options: dict[str, Any]) -> dict[str, int]:
+    """The checked options of a ConvNet."""
+    if set(options) <= {"width", "padding"} and all(isinstance(v, int) and v > 0 for v in options.values()):
+        return options
+    raise ParameterError(f"students: 'convnet' does not take {options}; wanted width and padding, whole numbers from 1")
 
 
 class FeatureNetwork(nn.Module):
@@ -100,14 +107,22 @@ class ConvNet(FeatureNetwork):
     """ConvNet-D: D times [3x3 conv, instance norm, ReLU, 2x2 average pool], then one linear layer (IDC).
 
     D halves the image until 3 px or a little more are left (224 px: 6, 32 px: 3), but is at least 2.
+
+    Args:
+        width: filters of every convolution.
+        padding: pixels around the image in the first convolution: 3 makes 32 px of 28 (DC's networks of grey images).
     """
 
-    def __init__(self, *, classes: int, channels: int, side: int, norm: Norm = instance_norm, width: int = 128) -> None:
+    def __init__(
+        self, *, classes: int, channels: int, side: int, norm: Norm = instance_norm, width: int = 128, padding: int = 1
+    ) -> None:  # fmt: skip
         super().__init__()
+        side += 2 * (padding - 1)
         self.depth = max(2, math.floor(math.log2(side / 3)))
         layers: list[nn.Module] = []
         for level in range(self.depth):
-            layers += [nn.Conv2d(width if level else channels, width, 3, padding=1), norm(width)]
+            fan_in, around = (width, 1) if level else (channels, padding)
+            layers += [nn.Conv2d(fan_in, width, 3, padding=around), norm(width)]
             layers += [nn.ReLU(), nn.AvgPool2d(2)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width * (side >> self.depth) ** 2, classes)

@@ -12,12 +12,11 @@ from ims3core.base import compute
 from ims3core.base.compute import Machine
 from ims3core.base.seeds import generator
 from ims3core.data import ImageSet, IndexedImages, unit
-from ims3core.students.augment import Augmentation, build_augmentation
+from ims3core.students.augment import build_augmentation
 from ims3core.students.settings import Augment
+from ims3core.students.warps import Augmentation, Statistics
 
 log = logging.getLogger(__name__)
-Statistics = tuple[list[float], list[float]]
-"""Mean and standard deviation per channel of images in [0, 1]."""
 COMPILING_PAYS = 50_000_000  # pixels that a network sees; the first time takes half a minute on 2 cores
 
 
@@ -59,10 +58,12 @@ class RealBatches:
         return unit(self.images[rows[order]].to(self.device))
 
 
-def differentiable_augmentation(spec: Augment, images: Tensor | IndexedImages) -> Augmentation:
+def differentiable_augmentation(
+    spec: Augment, images: Tensor | IndexedImages, statistics: Statistics
+) -> Augmentation:  # fmt: skip
     """The augmentation ``spec`` for images like these, without RandAugment and patch shuffle: gradients pass it."""
     kept = spec.model_copy(update={"randaugment": None, "patch_shuffle": 1})
-    return build_augmentation(kept, side=images.shape[-1], channels=images.shape[1])
+    return build_augmentation(kept, side=images.shape[-1], channels=images.shape[1], statistics=statistics)
 
 
 class Normaliser(nn.Module):

@@ -10,7 +10,7 @@ from typing import Literal
 from ims3core.errors import ParameterError
 
 OptimiserName = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "half_cosine", "step", "constant"]
+Schedule = Literal["cosine", "half_cosine", "step", "tenth_at_half", "constant"]
 
 # Largest images per class and the epochs for it; beyond the last row, the last value (Minimax, IDC).
 MINIMAX_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (math.inf, 300))
@@ -25,7 +25,8 @@ class OptimiserSpec:
         momentum: of SGD; AdamW has betas 0.9 and 0.999.
         decay_matrices_only: weight decay on tensors of more than one dimension alone (RDED).
         schedule: ``cosine`` falls to 0 at the end, ``half_cosine`` to half of the start (RDED: cosine of a quarter
-            turn, 1 + cos falling from 2 to 1); ``step`` multiplies by 0.2 at 2/3 and at 5/6 of the run.
+            turn, 1 + cos falling from 2 to 1); ``step`` multiplies by 0.2 at 2/3 and at 5/6 of the run,
+            ``tenth_at_half`` by 0.1 at 1/2 (DC).
     """
 
     lr: float
@@ -105,6 +106,8 @@ class Plan:
         if self.optimiser.schedule == "step":
             decays = (tick >= 2 * ticks // 3) + (tick >= 5 * ticks // 6)
             return float(lr * DECAY**decays)
+        if self.optimiser.schedule == "tenth_at_half":
+            return lr * (0.1 if 2 * tick >= ticks else 1.0)
         whole = ticks if self.optimiser.schedule == "cosine" else 2 * ticks
         return lr * 0.5 * (1 + math.cos(math.pi * tick / whole))
 

@@ -18,6 +18,24 @@ def _ascending(scale: list[float]) -> list[float]:
     return scale
 
 
+class Dsa(Section):
+    """One operation, drawn for each batch, on normalised images (DSA, Zhao & Bilen 2021)."""
+
+    operations: Annotated[list[Literal["colour", "crop", "cutout", "flip", "scale", "rotate"]], Field(min_length=1)] = (
+        Field(description="which of them (DSA: all six, without flip for digits)")
+    )
+    brightness: NonNegative = Field(description="colour: added, uniform in +- half of it, in standard deviations")
+    saturation: NonNegative = Field(description="colour: largest factor of what differs from grey; the smallest is 0")
+    contrast: NonNegative = Field(
+        description="colour: smallest factor of what differs from the mean; the largest is one more"
+    )
+    crop: Annotated[float, Field(ge=0, lt=1)] = Field(description="share of the side, whole pixels, uniform in +-")
+    cutout: Fraction = Field(description="share of the side of the square that becomes the mean colour")
+    flip: Fraction = Field(description="probability of a mirror image")
+    scale: Annotated[float, Field(ge=1)] = Field(description="largest reduction of either side, and enlargement")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(description="degrees, uniform in +-")
+
+
 class Augment(Section):
     """Augmentation of the training images of students, encoder and teacher."""
 
@@ -35,6 +53,7 @@ class Augment(Section):
     randaugment: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
         description="[operations, magnitude] of RandAugment (Cubuk et al. 2020); null: off"
     )
+    dsa: Dsa | None = Field(None, description="differentiable Siamese augmentation, behind all others; null: off")
 
 
 class BatchRule(Section):
@@ -66,6 +85,9 @@ class Protocol(Section):
     temperature: Positive | None = Field(description="of the teacher's and the student's softmax; null: hard labels")
     epochs: Count | Literal["minimax"] | None = Field(description="epochs; minimax: by IPC, as IDC and Minimax do")
     steps: Count | None = Field(description="optimiser steps, instead of epochs")
+    full_epochs: Count | None = Field(
+        None, description="epochs on all real images, enough for them to converge; null: as long as on a set"
+    )
     batch_size: Count | BatchRule = Field(description="images per step")
     optimiser: OptimiserName = Field(description="optimiser of the students")
     lr: Positive = Field(description="learning rate")
@@ -73,7 +95,9 @@ class Protocol(Section):
     momentum: Decay = Field(description="of SGD")
     weight_decay: NonNegative = Field(description="weight decay")
     decay_matrices_only: StrictBool = Field(description="weight decay on tensors of several dimensions alone (RDED)")
-    schedule: Schedule = Field(description="of the learning rate: to 0, to one half, times 0.2 at 2/3 and 5/6, or none")
+    schedule: Schedule = Field(
+        description="of the learning rate: to 0, to one half, times 0.2 at 2/3 and 5/6, times 0.1 at 1/2, or none"
+    )
     cutmix: Fraction = Field(description="probability of CutMix on a batch")
     batchnorm_warmup: StrictBool = Field(description="update batch-norm statistics a second time per batch (RDED)")
     evaluations: Count = Field(description="how often a student is scored; the last is the score")
@@ -90,6 +114,11 @@ class Protocol(Section):
             raise ValueError(f"temperature: found {self.temperature}; labels {self.labels!r} want "
                              f"{'a number' if self.labels == 'teacher' else 'null'}")  # fmt: skip
         return self
+
+    @property
+    def on_all_data(self) -> Protocol:
+        """The protocol of the students that see all real images."""
+        return self if self.full_epochs is None else self.model_copy(update={"epochs": self.full_epochs, "steps": None})
 
     def plan(self, network: str, *, ipc: int, classes: int, images: int, name: str = "of this call") -> Plan:
         """The plan of one run on ``images`` training images, ``ipc`` of each class.

@@ -17,10 +17,10 @@ from ims3core.base.seeds import derive_seed, generator
 from ims3core.data import ImageSet, batches, resized, unit
 from ims3core.errors import NumericsError, ParameterError
 from ims3core.students import pixels
-from ims3core.students.augment import Augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
 from ims3core.students.optimisers import Optimiser
 from ims3core.students.plans import Plan
+from ims3core.students.warps import Augmentation, Statistics
 
 # Augmentation has a price per call that exceeds that of a few 8 px images, so the batches of many steps are
 # augmented in one call of about this many values (4 MiB). Part of the seeding: changing it changes the images.
@@ -71,6 +71,7 @@ class TrainingSetup:
         machine: under its precision bf16 the network is autocast, weights stay float32.
         teacher: gives the soft labels where the plan has a temperature: images (B, C, side, side) in [0, 1], augmented
             and mixed, to logits (B, classes). Labels depend on image, seed and step alone, so none is stored.
+        by_batch: whether the augmentation of an image depends on the batch it is in, so that each goes alone (DSA).
 
     Raises:
         ParameterError: a temperature without a teacher, or the other way round.
@@ -78,10 +79,11 @@ class TrainingSetup:
 
     plan: Plan
     augmentation: Augmentation
-    statistics: pixels.Statistics
+    statistics: Statistics
     side: int
     machine: Machine
     teacher: Logits | None = None
+    by_batch: bool = False
 
     def __post_init__(self) -> None:
         if (self.plan.temperature is None) != (self.teacher is None):
@@ -226,7 +228,8 @@ def _loss(logits: Logits, batch: _Mixed, setup: TrainingSetup) -> Tensor:
 def _batches(images: ImageSet, setup: TrainingSetup, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """The augmented batch in [0, 1] and its classes for each step of the plan from ``first`` on."""
     plan, side, device = setup.plan, setup.side, images.class_index.device
-    steps_per_chunk = max(1, CHUNK_VALUES // (plan.batch_size * images.images.shape[1] * side**2))
+    fitting = 1 if setup.by_batch else CHUNK_VALUES // (plan.batch_size * images.images.shape[1] * side**2)
+    steps_per_chunk = max(1, fitting)
     first_chunk, done = divmod(first, steps_per_chunk)  # a chunk that was begun is augmented whole once more
     orders = islice(_orders(plan, seed, first - done), plan.total_steps - (first - done))
     for chunk_index in count(first_chunk):

@@ -16,13 +16,12 @@ from ims3core.students.augment import (
     GREY_WEIGHTS,
     LIGHTING_VALUES,
     LIGHTING_VECTORS,
-    Alike,
     _crop_maps,
-    _warp,
     build_augmentation,
     cutmix,
 )
 from ims3core.students.settings import Augment
+from ims3core.students.warps import Alike, uniform, warp
 
 EVERYTHING = {
     "crop_scale": [0.5, 1.0], "flip": 0.5, "rotate": 20.0, "translate": 0.1, "colour": 0.4, "lighting": 0.1,
@@ -116,7 +115,7 @@ def test_warp_turns_by_quarters_exactly(quarter_turns):
     )
     images = pictures(side=7)
 
-    turned = _warp(images, 0, maps=[lambda batch, seed: turn.expand(batch, 3, 3)], padding="border")
+    turned = warp(images, 0, maps=[lambda batch, seed: turn.expand(batch, 3, 3)], padding="border")
 
     torch.testing.assert_close(turned, torch.rot90(images, quarter_turns, (2, 3)), rtol=0, atol=1e-5)
 
@@ -126,7 +125,7 @@ def test_warp_shifts_by_whole_pixels_exactly():
     shift = torch.tensor([[1, 0, 2 / 8], [0, 1, 0], [0.0, 0.0, 1.0]])
     images = pictures(side=8)
 
-    shifted = _warp(images, 0, maps=[lambda batch, seed: shift.expand(batch, 3, 3)], padding="zeros")
+    shifted = warp(images, 0, maps=[lambda batch, seed: shift.expand(batch, 3, 3)], padding="zeros")
 
     torch.testing.assert_close(shifted, F.pad(images, (2, -2)), rtol=0, atol=1e-5)
 
@@ -136,7 +135,7 @@ def test_warp_of_a_pixel_aligned_crop_is_a_plain_resize():
     crop = torch.tensor([[2.0, 0, -0.5], [0, 2.0, 0], [0, 0, 1.0]])
     images = pictures(side=8)
 
-    cropped = _warp(images, 0, maps=[lambda batch, seed: crop.expand(batch, 3, 3)], padding="border")
+    cropped = warp(images, 0, maps=[lambda batch, seed: crop.expand(batch, 3, 3)], padding="border")
 
     inner = slice(1, -1)  # at the crop's inner border the warp sees the neighbouring pixels, the slice does not
     expected = F.interpolate(images[:, :, 2:6, 4:8], size=(8, 8), mode="bilinear", align_corners=False)
@@ -205,10 +204,8 @@ def test_translation_stays_within_its_fraction():
 
 def test_colour_jitter_equals_a_loop_over_images():
     """Each image is one of the six orders of brightness, contrast and saturation, recomputed from its draws."""
-    from ims3core.students.augment import _uniform
-
     images, strength = pictures(count=20), 0.4
-    draws = _uniform(20, 6, 9, "colour")
+    draws = uniform(20, 6, 9, "colour")
     weights = torch.tensor(GREY_WEIGHTS).view(3, 1, 1)
     expected = []
     for image, draw in zip(images, draws, strict=True):

@@ -13,8 +13,8 @@ from ims3core.errors import NumericsError
 from ims3core.pipeline import executors, harness
 from ims3core.pipeline.stage import Unit
 from ims3core.students import cell
-from ims3core.students.settings import Augment, Protocol
-from stages.students import Students
+from ims3core.students.settings import Augment, Dsa, Protocol
+from stages.students import FullData, Students
 
 AUGMENT = Augment(
     crop_scale=[0.7, 1.0], flip=0.0, rotate=0.0, translate=0.0, colour=0.0, lighting=0.0, patch_shuffle=1,
@@ -174,3 +174,27 @@ def test_the_number_of_threads_comes_back(cores):
         assert (workers, torch.get_num_threads()) == (2, 1)
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
+
+
+def test_students_of_all_data_take_their_own_epochs():
+    """Where the protocol has some; those of sets do not."""
+    protocol = PROTOCOL.model_copy(update={"full_epochs": 9})
+
+    assert Students.rules(None, protocol) is protocol
+    assert (FullData.rules(None, protocol).epochs, FullData.rules(None, protocol).steps) == (9, None)
+
+
+def test_a_cell_under_dsa_trains_on_normalised_images_batch_by_batch(tmp_path, monkeypatch):
+    """The statistics of the real images reach the augmentation, and the training knows that batches go alone."""
+    seen = []
+
+    def spy(network, images, held_out, setup, **options):
+        seen.append((setup.by_batch, setup.augmentation(torch.zeros(1, 1, 8, 8), 0).unique().tolist()))
+        raise NumericsError("enough")
+
+    monkeypatch.setattr(cell, "train_student", spy)
+    strengths = {"brightness": 0.0, "saturation": 1.0, "contrast": 0.5, "flip": 0.5, "scale": 1.0, "rotate": 0.0}
+    dsa = Dsa(operations=["cutout"], crop=0.0, cutout=1.0, **strengths)
+    with pytest.raises(NumericsError, match="enough"):
+        run(tmp_path, augment=AUGMENT.model_copy(update={"dsa": dsa, "crop_scale": None}))
+    assert seen[0][0] and 0.5 in seen[0][1]  # what is cut out has the mean colour

@@ -29,6 +29,27 @@ def test_weight_counts_are_those_of_the_public_networks(name, weights):
     assert sum(weight.numel() for weight in network.parameters()) == weights
 
 
+@pytest.mark.parametrize(
+    ("channels", "side", "options", "weights"), [(3, 32, {}, 320_010), (1, 28, {"padding": 3}, 317_706)],
+    ids=["CIFAR-10", "Fashion-MNIST"],
+)  # fmt: skip
+def test_convnet_3_is_that_of_dataset_condensation(channels, side, options, weights):
+    """Three blocks of 128, 4x4 pixels in front of the head; 28 px become 32 by the padding of the first convolution."""
+    with torch.device("meta"):
+        network = build_student("convnet", classes=10, channels=channels, side=side, seed=0, options=options)
+        maps = network.body(torch.empty(2, channels, side, side))
+
+    assert maps.shape == (2, 128, 4, 4)
+    assert sum(weight.numel() for weight in network.parameters()) == weights
+
+
+@pytest.mark.parametrize("options", [{"depth": 3}, {"padding": 0}, {"width": "128"}])
+def test_options_that_a_convnet_does_not_take_are_named(options):
+    """Before a network is built."""
+    with pytest.raises(ParameterError, match="students: 'convnet' does not take .*; wanted width and padding"):
+        build_student("convnet", classes=10, channels=3, side=32, seed=0, options=options)
+
+
 @pytest.mark.parametrize("side", [4, 5, 8, 28, 32, 64, 96, 224])
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks_take_every_image_size(name, side):

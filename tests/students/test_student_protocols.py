@@ -115,6 +115,26 @@ def test_step_schedule_decays_at_two_thirds_and_five_sixths_of_the_epochs():
     assert rates == pytest.approx([0.01] * 16 + [0.002] * 4 + [0.0004] * 4)
 
 
+@pytest.mark.parametrize("epochs", [6, 7])
+def test_the_rate_is_a_tenth_after_half_of_the_epochs(epochs):
+    """Against a loop over epochs of two steps; of an odd number the smaller half keeps the whole rate."""
+    made = build(epochs=epochs, schedule="tenth_at_half")
+
+    expected = [0.001 if epoch >= epochs / 2 else 0.01 for epoch in range(epochs) for _ in range(2)]
+
+    assert [made.lr_at(step) for step in range(2 * epochs)] == pytest.approx(expected)
+
+
+def test_all_real_images_may_be_trained_on_for_another_number_of_epochs():
+    """Instead of the epochs or the steps of a set; without one they are trained on as a set is."""
+    for length in ({"epochs": 300}, {"steps": 300}):
+        plain = Protocol(**PROTOCOL | length)
+        long = Protocol(**PROTOCOL | length | {"full_epochs": 7}).on_all_data
+        assert plain.on_all_data is plain
+        assert (long.epochs, long.steps) == (7, None)
+        assert long.plan("convnet", ipc=50, classes=10, images=500).total_steps == 7 * 8
+
+
 def test_step_schedule_of_a_step_budget_counts_steps():
     """Six steps decay before step 4 and step 5, however long an epoch is."""
     made = build(steps=6, images=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -238,6 +239,22 @@ def test_augmentation_is_seeded_per_chunk_and_sees_unit_range_images(monkeypatch
     run(*bars(5, seed=0), augment=spy, steps=6)
 
     assert seeds == [derive_seed(0, "augment", chunk) for chunk in range(3)]
+
+
+def test_what_chooses_for_a_whole_batch_sees_one_batch_at_a_time():
+    """Twelve images in batches of 8: eight and four, each under a seed of its own."""
+    seen = []
+
+    def spy(images, seed):
+        seen.append((len(images), seed))
+        return images
+
+    images, labels = bars(4, seed=0)
+    plan = make_plan(len(images), steps=4)
+    alone = dataclasses.replace(setup(plan, augment=spy), by_batch=True)
+    train_student(small(), ImageSet(images, labels), ImageSet(*bars(2, seed=9)), alone, seed=0)
+
+    assert seen == [(count, derive_seed(0, "augment", step)) for step, count in enumerate([8, 4, 8, 4])]
 
 
 def test_confusion_counts_true_rows_and_predicted_columns():

@@ -62,7 +62,7 @@ class BatchNormInversion(Refinement):
         from ims3core.base.seeds import derive_seed, generator
         from ims3core.students import pixels
 
-        augment = pixels.differentiable_augmentation(start.augment, start.images)
+        augment = pixels.differentiable_augmentation(start.augment, start.images, start.statistics)
         images = pixels.as_parameter(start.images[rows], start.machine.device)
         labels = start.chosen.class_index[rows].to(start.machine.device)
         adam = torch.optim.Adam([images], lr=self.lr, betas=(0.5, 0.9))

@@ -199,7 +199,7 @@ class _Matching:
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        from ims3core.students.augment import Alike
+        from ims3core.students.warps import Alike
 
         def seen(part: Tensor, views: Alike) -> Tensor:
             features: Tensor = network(self.task.normalise(self.task.augmentation(images(part), views))).float()
