@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.S)
 BLOCKS: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
-        results.digits, results.digits_says, results.three_data_sets, results.all_systems,
+        results.digits, results.digits_says, results.three_data_sets, results.all_systems, results.small_images,
         methods.axes, methods.axes_short, methods.rows, methods.systems,
         parameters.profiles, parameters.sections, parameters.protocols,
         studies.studies, pipeline.stages, pipeline.commands,

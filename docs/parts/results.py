@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ims3core.report import overview, tables
+from ims3core.report import overview, published, tables
 from ims3core.report.artifacts import FULL
 from ims3core.report.statistics import gap_share
-from parts.common import ROOT
+from parts.common import ROOT, table
 
 SHOWN = ("digits", "fashion", "imagenette-small")
 
@@ -52,6 +52,23 @@ def all_systems() -> str:
         for name in runs["protocol"].unique()
     ]
     return "\n\n".join(parts)
+
+
+def small_images() -> str:
+    """What the field publishes of Fashion-MNIST and CIFAR-10 with a ConvNet-3, under its two protocols."""
+    names, frame = ("Fashion-MNIST", "CIFAR-10"), published.small_images()
+    frame = frame[frame["dataset"].isin(names)]
+    columns, printed = [(name, ipc) for name in names for ipc in ("1", "10", "50")], list(published.LABELS.values())
+    rows = dict.fromkeys(zip(frame["protocol"], frame["method"], strict=True))
+    lines = []
+    for protocol, method in sorted(rows, key=lambda row: (row[0], row[1] == "Full", row[1] not in printed)):
+        of_row = frame[(frame["protocol"] == protocol) & (frame["method"] == method)]
+        cells = [of_row[(of_row["dataset"] == name) & of_row["ipc"].isin([ipc, ""])] for name, ipc in columns]
+        differs = next((text for text in of_row["differs"] if text), "")
+        texts = [published.number(next(cell.itertuples())) if len(cell) else "–" for cell in cells]
+        lines.append((f"`{protocol}`", method, *texts, differs))
+    heads = ("protocol", "method", *(f"{name}, IPC {ipc}" for name, ipc in columns), "not as in the protocol")
+    return table(heads, lines)
 
 
 def _profile(name: str) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ def read(params: Params, root: Path) -> ReportData:
         curves=_curves(params, root), plane=planes.plane(params, root, on_plane, classes=classes),
         layouts=accuracy_layouts(params, summary),
         names=class_names(root, classes),
-        absent=published.absent(dataset=params.data.classes, resolution=params.data.side),
+        absent=published.absent(dataset=published.dataset(params.data), resolution=params.data.side),
         images=_images(params, sets, len(classes)),
         grid_images=params.report.grid_images,
     )  # fmt: skip
@@ -168,13 +169,21 @@ def class_names(root: Path, classes: list[str]) -> list[str]:
 def accuracy_layouts(params: Params, summary: pd.DataFrame) -> dict[str, Layout]:
     """The table of every protocol in the paper's shape, and ``higher`` where there are several."""
 
-    def printed(student: str, ipc: int, method: str) -> tuple[str, str]:
-        network = None if student == published.UNSTATED else params.network(student)
-        side = params.data.side
-        return published.find(dataset=params.data.classes, resolution=side, network=network, ipc=ipc, method=method)
+    data_set, side = published.dataset(params.data), params.data.side
 
-    grid = params.eval
-    by_protocol = {name: layouts.layout(summary, grid, protocol=name, published=printed) for name in grid.protocols}
+    def printed(student: str, ipc: int, method: str, protocol: str) -> tuple[str, str]:
+        network = None if student == published.UNSTATED else params.network(student)
+        return published.find(
+            dataset=data_set, resolution=side, network=network, ipc=ipc, method=method, protocol=protocol
+        )  # fmt: skip
+
+    by_protocol = {
+        name: layouts.layout(
+            summary, params.eval, protocol=name, published=partial(printed, protocol=name),
+            others=published.others(dataset=data_set, resolution=side, protocol=name),
+        )
+        for name in params.eval.protocols
+    }  # fmt: skip
     higher = layouts.higher(by_protocol)
     return by_protocol if higher is None else by_protocol | {HIGHER: higher}
 

@@ -67,19 +67,26 @@ Published = Callable[[str, int, str], tuple[str, str]]
 
 
 def layout(
-    summary: pd.DataFrame, grid: Eval, *, protocol: str, published: Published = lambda student, ipc, method: ("", "")
-) -> Layout:
-    """The table of one protocol; the row "Full data" repeats its value at every IPC."""
+    summary: pd.DataFrame, grid: Eval, *, protocol: str, others: Sequence[str] = (),
+    published: Published = lambda student, ipc, method: ("", ""),
+) -> Layout:  # fmt: skip
+    """The table of one protocol; the row "Full data" repeats its value at every IPC.
+
+    Args:
+        others: methods that stand in the table with their published numbers alone, above full data, if they have any.
+    """
     rows = {(row.method, row.ipc, row.student, row.protocol): row for row in summary.itertuples()}
     columns = [(student, ipc) for student in grid.students for ipc in grid.ipc]
     best = {(s, k): max(rows[m, str(k), s, protocol].mean for m in grid.methods) for s, k in columns}
 
     def entry(method: str, student: str, ipc: int) -> Entry:
+        if method in others:
+            return Entry(math.nan, math.nan, False, *published(student, ipc, method))
         row = rows[method, FULL if method == FULL else str(ipc), student, protocol]
         is_best = method != FULL and row.mean == best[student, ipc]
         return Entry(row.mean, row.std, is_best, *published(student, ipc, method))
 
-    methods = [*grid.methods, FULL]
+    methods = [*grid.methods, *(name for name in others if any(published(s, k, name)[0] for s, k in columns)), FULL]
     table = [(m, [entry(m, s, k) for s, k in columns]) for m in methods]
     for ipc in grid.ipc:
         printed = [published(UNSTATED, ipc, m) for m in methods]
@@ -91,15 +98,18 @@ def layout(
 
 
 def higher(layouts: Mapping[str, Layout]) -> Layout | None:
-    """The higher of two label types per cell, the paper's rule (D20); None unless there are two protocols."""
+    """The higher of two label types per cell, the paper's rule (D20); None unless there are two protocols.
+
+    A row is that of all protocols; what is published under one of them alone has none.
+    """
     if len(layouts) < 2:
         return None
-    tables = list(layouts.values())
+    tables = [dict(table.rows) for table in layouts.values()]
     rows = []
-    for n, (method, _) in enumerate(tables[0].rows):
-        cells = zip(*(table.rows[n][1] for table in tables), strict=True)
+    for method in (name for name in tables[0] if all(name in table for table in tables)):
+        cells = zip(*(table[method] for table in tables), strict=True)
         rows.append((method, [max(entries, key=lambda entry: entry.mean) for entries in cells]))
-    return Layout("higher", tables[0].columns, rows)
+    return Layout("higher", next(iter(layouts.values())).columns, rows)
 
 
 def _marked(entry: Entry, table: Layout, *, bold: Callable[[str], str]) -> str:

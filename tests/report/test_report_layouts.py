@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 
 from ims3core.params.sections import Eval
-from ims3core.report import layouts, published
+from ims3core.pipeline import profiles
+from ims3core.report import data, layouts, published
+from tests.conftest import REPOSITORY
 
 
 def summary(protocol="steps", shift=0.0, students=("convnet",)):
@@ -26,10 +28,10 @@ def grid(**changes):
     return Eval(**{"draws": 1, "seeds": 1, "split": "test"} | axes | changes)
 
 
-def table(numbers=None, *, protocol="steps", published=lambda student, ipc, method: ("", ""), **changes):
+def table(numbers=None, *, protocol="steps", published=lambda student, ipc, method: ("", ""), others=(), **changes):
     """The table of two methods at two IPCs."""
     frame = summary() if numbers is None else numbers
-    return layouts.layout(frame, grid(**changes), protocol=protocol, published=published)
+    return layouts.layout(frame, grid(**changes), protocol=protocol, published=published, others=others)
 
 
 def test_markdown_bolds_the_best_of_a_column_and_repeats_full_data():
@@ -75,6 +77,38 @@ def test_a_number_without_a_network_has_a_column_of_its_own():
     frame = layouts.csv_frame([found])
     assert frame[frame["student"] == published.UNSTATED]["paper"].tolist() == ["", "40.9", ""]
     assert frame[frame["student"] == published.UNSTATED]["mean"].isna().all()
+
+
+def test_methods_that_we_do_not_have_stand_above_full_data():
+    """With what is published alone, where anything is, and in no table of the higher of two."""
+
+    def field(student, ipc, method):
+        return ("65.3 ± 0.7", "ZCA") if (student, method, ipc) == ("convnet", "MTT", 10) else ("", "")
+
+    found = table(published=field, others=["DATM", "MTT"])
+
+    assert [method for method, _ in found.rows] == ["random", "ims3", "MTT", "full"]
+    assert "| MTT |  | (65.3 ± 0.7) [1] |" in layouts.markdown(found)
+    both = layouts.higher({"dsa": found, "dc": table(summary("dc"), protocol="dc")})
+    assert [method for method, _ in both.rows] == ["random", "ims3", "full"]
+
+
+def test_a_profile_has_the_numbers_of_the_field_under_its_protocol():
+    """CIFAR-10 under dsa and dc: DM, DSA and full data beside ours, each where it was published."""
+    params = profiles.read(REPOSITORY, "cifar10", {"eval.protocols": ["dsa", "dc"]})
+    cells = [(m, str(k)) for m in params.eval.methods for k in params.eval.ipc] + [("full", "full")]
+    rows = [(m, k, "convnet", protocol, 50.0, 1.0) for protocol in params.eval.protocols for m, k in cells]
+    frame = pd.DataFrame(rows, columns=["method", "ipc", "student", "protocol", "mean", "std"])
+
+    found = {name: dict(table.rows) for name, table in data.accuracy_layouts(params, frame).items()}
+
+    papers = {name: [entry.paper for entry in found["dsa"][name]] for name in ("dm", "DSA", "random", "full")}
+    assert papers == {
+        "dm": ["26.0 ± 0.8", "48.9 ± 0.6"], "DSA": ["28.8 ± 0.7", "52.1 ± 0.5"], "random": ["", ""],
+        "full": ["84.8 ± 0.1"] * 2,
+    }  # fmt: skip
+    assert [entry.paper for entry in found["dc"]["random"]] == ["14.4 ± 2.0", "26.0 ± 1.2"]
+    assert "DSA" not in found["dc"] and "DC" in found["dc"] and list(found["higher"]) == [*params.eval.methods, "full"]
 
 
 def test_latex_escapes_names_and_has_a_line_for_each_row():

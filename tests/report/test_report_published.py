@@ -107,12 +107,72 @@ class TestEveryCellLandsWhereThePaperHasIt:
             assert published.find(**cell, network=None) == (number, "the paper does not state the network")
 
 
+class TestSmallImages:
+    """What the field publishes of MNIST, Fashion-MNIST and CIFAR."""
+
+    @pytest.fixture
+    def lines(self):
+        with (REPOSITORY / "ims3core/report/published_small.csv").open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def test_every_line_is_found_once_and_nowhere_else(self, lines):
+        """Under its data set, protocol, IPC and method; full data at every IPC, and each has a source."""
+        ours = {published._PRINTED.get(row, printed): row for row, printed in published.LABELS.items()}
+        methods = {line["method"] for line in lines}
+        shown, cells = 0, itertools.product(published.SMALL.items(), ("dc", "dsa", "steps"), (1, 10, 50), methods)
+        for (key, name), protocol, ipc, method in cells:
+            wanted = [
+                line for line in lines
+                if (line["dataset"], line["protocol"], line["method"]) == (name, protocol, method)
+                and line["ipc"] in (str(ipc), "") and (line["ipc"] == "") == (method == "Full")
+            ]  # fmt: skip
+            found = published.find(
+                dataset=key, resolution=32, network="convnet", ipc=ipc, method=ours.get(method, method),
+                protocol=protocol,
+            )  # fmt: skip
+            assert len(wanted) <= 1, (name, protocol, ipc, method)
+            for line in wanted:
+                number = " ± ".join(part for part in (line["mean"], line["std"]) if part)
+                assert found == (number, line["differs"])
+            assert bool(found[0]) == bool(wanted)
+            others = published.others(dataset=key, resolution=32, protocol=protocol)
+            assert not wanted or (method in others) == (method not in ours)
+            shown += bool(wanted)
+        assert shown > 90
+        assert all(line["source"] and line["read_in"] and line["network"] == "ConvNet-3" for line in lines)
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"network": "resnet18"}, {"network": None}, {"resolution": 64}, {"protocol": "steps"}, {"protocol": ""}],
+    )
+    def test_a_number_stands_beside_its_own_protocol_network_and_size_alone(self, other):
+        """DM's 48.9 at IPC 10 is of a ConvNet-3 on 32 px under DSA's protocol."""
+        cell = {
+            "dataset": "CIFAR10",
+            "resolution": 32,
+            "network": "convnet",
+            "ipc": 10,
+            "method": "dm",
+            "protocol": "dsa",
+        }
+        assert published.find(**cell) == ("48.9 ± 0.6", "")
+        assert published.find(**cell | other) == ("", "")
+
+    @pytest.mark.parametrize(
+        ("profile", "name"), [("cifar10", "CIFAR-10"), ("fashion-dsa", "Fashion-MNIST"), ("digits", None)]
+    )
+    def test_profiles_know_which_data_set_they_have(self, profile, name):
+        """By the class list of a folder, or by torchvision's name."""
+        assert published.SMALL.get(published.dataset(profiles.read(REPOSITORY, profile).data)) == name
+
+
 @pytest.mark.parametrize(
     ("dataset", "side", "said"),
     [
         (None, 8, "no number for this data set"), ("mine.csv", 256, "no number for this data set"),
         ("imagenette", 64, "has numbers for ImageNette at 256 px, none at 64 px"),
         ("imagewoof", 256, "are of other cells: IPC 10, 20, 50, 70, 100, on ConvNet-6"),
+        ("cifar10", 32, "for CIFAR-10 are of a ConvNet-3 under the protocols dc and dsa"),
     ],
 )  # fmt: skip
 def test_a_missing_number_is_said_of_what_is_missing(dataset, side, said):
