@@ -84,7 +84,8 @@ class Refine(Stage):
         return Start(
             chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
             real=data.read_split(real / "train"), statistics=data.read_statistics(real / data.STATISTICS),
-            augment=self.params.augment, seed=derive_seed(seed, "refine", draw, ipc), machine=self.machine,
+            augment=self.params.refining_augmentation(self.node.row), seed=derive_seed(seed, "refine", draw, ipc),
+            machine=self.machine,
             teacher=self._teacher, generator=self._generator, autoencoder=self._autoencoder,
             labels=torch.tensor([row.generator_label for row in self.classes]),
             names=tuple(row.name for row in self.classes), row_seed=derive_seed(seed, "refine"), shared=self.shared,

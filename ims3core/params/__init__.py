@@ -105,6 +105,10 @@ class Params(Section):
         entry: Refinement = self._rows.entry("refinements", "refinements", name)
         return entry
 
+    def refining_augmentation(self, name: str) -> Augment:
+        """The section ``augment`` as a row of ``refinements`` wants it."""
+        return self.augment.overridden(self.refinements[name].augment, f"refinements.{name}.augment")
+
     def diagnostic(self, name: str) -> GeneratorDiagnostic:
         """The diagnostic of a row of ``diagnostics``."""
         entry: GeneratorDiagnostic = self._rows.entry("diagnostics", "diagnostics", name)

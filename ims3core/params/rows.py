@@ -199,6 +199,7 @@ class Rows:
         if name in fixed.methods:
             raise ParameterError(f"refinements.{name}: methods has a row of this name too; names of rows must differ")
         self.entry("refinements", "refinements", name)
+        fixed.refining_augmentation(name)
         passed = [name]
         while passed[-1] in fixed.refinements:
             start = fixed.refinements[passed[-1]].start

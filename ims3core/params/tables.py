@@ -64,6 +64,9 @@ class Refinement(Row):
 
     start: Name = Field(description="row of methods or refinements")
     type: Name = Field(description="entry of ims3core/axes/refinements")
+    augment: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the section augment with other values, for example dsa"
+    )
 
 
 class Diagnostic(Row):

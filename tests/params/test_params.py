@@ -105,6 +105,7 @@ def test_the_checked_out_params_are_a_profile():
         ({"adaptations__im": {"loss": "im"}}, r"adaptations\.im\.type: missing; adaptations\.im\.loss: unknown key"),
         ({"guides__none__adaptation": "lora"}, r"guides\.none\.adaptation: 'lora' is unknown"),
         ({"refinements__dit": {"start": "im", "type": "none"}}, r"refinements\.dit: methods has a row of this name too"),
+        ({"refinements__ims3_plus__augment": {"flp": 1.0}}, r"refinements\.ims3_plus\.augment\.flp: unknown key"),
         ({"refinements__ims3_plus__start": "moon"}, r"refinements\.ims3_plus\.start: 'moon' is unknown; known: dit, herding"),
         ({"diagnostics": {"c": {"type": "coverage", "adaptation": "im"}}}, r"diagnostics\.c\.type: 'coverage' measures no generator"),
         ({"diagnostics": {"c": {"type": "instability", "adaptation": "lora"}}}, r"diagnostics\.c\.adaptation: 'lora' is unknown"),

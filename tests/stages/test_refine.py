@@ -10,7 +10,7 @@ import yaml
 from ims3core.base import files
 from ims3core.data import distilled
 from ims3core.errors import NumericsError
-from ims3core.params import entries
+from ims3core.params import entries, load
 from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,6 +89,28 @@ def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch,
         stage("refine", "dm")
     assert content(other, "dm") == content(built, "dm")
     assert content(other, "random") == content(built, "random")
+
+
+def test_a_row_may_see_its_images_under_another_augmentation(built, tmp_path, monkeypatch, stage):
+    """Keys of the section augment with the row's own values; the others are the section's."""
+    shutil.copytree(built, other := tmp_path / "seen")
+    monkeypatch.chdir(other)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["refinements"]["dm"]["augment"] = {"flip": 0.25}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    seen = []
+
+    def stops(self, start):
+        seen.append(start.augment.model_dump())
+        raise NumericsError("enough")
+
+    for row in ("dm", "idc"):
+        monkeypatch.setattr(entries.entry_class("refinements", ROWS[row][1], "x"), "refine", stops)
+        shutil.rmtree(other / f"scratch/refine-{row}")
+        with pytest.raises(NumericsError, match="enough"):
+            stage("refine", row)
+    section = load(Path("params.yaml")).augment.model_dump()
+    assert seen == [section | {"flip": 0.25}, section] and section["flip"] != 0.25
 
 
 def test_another_generator_label_makes_the_sets_anew(built, tmp_path, monkeypatch, stage):

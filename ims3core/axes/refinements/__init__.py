@@ -76,7 +76,7 @@ class Start:
         latents: (N, ...) scaled latents of the images, where they were drawn; None for real images.
         real: the real training images.
         statistics: mean and std per channel of the real images in [0, 1].
-        augment: the section ``augment``.
+        augment: the section ``augment`` as the row wants it.
         seed: of this set.
         row_seed: of all sets of the row.
         shared: what the sets of a row have in common, such as trained networks; the first one fills it.

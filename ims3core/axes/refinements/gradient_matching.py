@@ -84,11 +84,16 @@ class GradientMatching(Refinement):
     def _distance(
         self, task: RealTask, network: nn.Module, batches: tuple[Tensor, Tensor], class_index: int, seed: int
     ) -> Tensor:
-        """How far the gradients of the real images of a class are from those of its chosen ones, augmented alike."""
-        from ims3core.base.seeds import derive_seed
+        """How far the gradients of the real images of a class are from those of its chosen ones, augmented alike.
 
-        view = derive_seed(seed, "augment", class_index)
-        images = [task.normalise(task.augmentation(batch, view)) for batch in batches]
+        Image n of either as image n of the other; under DSA all of them have one transformation.
+        """
+        from ims3core.base.seeds import derive_seed
+        from ims3core.students.warps import Alike
+
+        view, siamese = derive_seed(seed, "augment", class_index), task.augment.dsa is not None
+        views = [Alike([view], [len(batch)]) if siamese else view for batch in batches]
+        images = [task.normalise(task.augmentation(*pair)) for pair in zip(batches, views, strict=True)]
         real, chosen = (
             layer_gradients(network, images[n], class_index, task.machine.autocast, differentiable=n == 1)
             for n in range(2)

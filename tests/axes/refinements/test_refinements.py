@@ -28,9 +28,11 @@ from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.errors import NumericsError, ParameterError
 from ims3core.students import pixels
+from ims3core.students.dsa import siamese
 from ims3core.students.network_pool import NetworkPool
 from ims3core.students.networks import build_student
 from ims3core.students.settings import Augment
+from ims3core.students.warps import Alike
 
 AUGMENT = Augment(
     crop_scale=None, flip=0.0, rotate=5.0, translate=0.05, colour=0.0, lighting=0.0, patch_shuffle=1, randaugment=None
@@ -101,6 +103,65 @@ def test_the_mean_distance_is_dms():
     a, b = torch.randn(7, 5), torch.randn(3, 5)
     wanted = sum((a[:, d].mean() - b[:, d].mean()) ** 2 for d in range(5))
     torch.testing.assert_close(distribution_matching.distance(a, b, None), wanted)
+
+
+DSA = {
+    "brightness": 1.0, "saturation": 2.0, "contrast": 0.5, "crop": 0.125, "cutout": 0.5, "flip": 0.5, "scale": 1.2,
+    "rotate": 15.0, "operations": ["colour", "crop", "cutout", "flip", "scale", "rotate"],
+}  # fmt: skip
+
+
+def test_dm_with_dsa_equals_a_plain_loop():
+    """Two steps of Adam: of every class real and chosen images, normalised, under one transformation."""
+    refinement, augment = dm(iterations={1: 2}), AUGMENT.overridden({"dsa": DSA, "rotate": 0.0, "translate": 0.0}, "x")
+    begin = start(augment=augment)
+    mean, std = (torch.tensor(values) for values in begin.statistics)
+    task, real = begin.real_task("convnet"), pixels.RealBatches(begin.real, 3, MACHINE.device)
+    plain = siamese(begin.augment.dsa, ([0.0], [1.0]))  # on images that are normalised already
+    x = torch.nn.Parameter(begin.images / 255)
+    adam = torch.optim.Adam([x], lr=refinement.lr)
+    for iteration in range(2):
+        seed = derive_seed(begin.seed, "iteration", iteration)
+        network, loss = task.build(seed).requires_grad_(False), torch.zeros(())
+        for c in range(3):
+            view = derive_seed(seed, "augment", c)
+            one, other = (
+                network.features(plain((images - mean) / std, Alike([view], [len(images)]))).mean(0)
+                for images in (x[begin.chosen.class_index == c], real(c, refinement.real_batch, seed))
+            )
+            loss = loss + (one - other).square().sum()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        x.data.clamp_(0, 1)
+
+    found = refinement.refine(begin)
+
+    assert (found != begin.images).float().mean() > 0.5
+    assert (
+        (found - x.detach() * 255).abs() <= 0.6
+    ).float().mean() > 0.99  # where a gradient is 0, its sign is rounding
+
+
+def test_gradients_are_matched_under_one_transformation_of_a_class(monkeypatch):
+    """With DSA the images of a class are alike, real and chosen; without it image n is as image n."""
+    seeds = []
+    monkeypatch.setattr(
+        pixels,
+        "differentiable_augmentation",
+        lambda *_: lambda images, seed: seeds.append((len(images), seed)) or images,
+    )
+    refinement = GradientMatching(**IDC | {"outer": 1, "inner": 1, "pretrain_steps": 0, "train_steps": 0})
+    for changes, kind in (({"dsa": DSA}, Alike), ({}, int)):
+        seeds.clear()
+        refinement.refine(start(augment=AUGMENT.overridden(changes, "x")))
+        pairs = list(zip(seeds[::2], seeds[1::2], strict=True))
+        assert len(pairs) == 3 and all(isinstance(seed, kind) for _, seed in seeds)
+        for (many, one), (few, other) in pairs:
+            assert (many, few) == (8, 2)
+            assert (
+                one == other if kind is int else (one.seeds == other.seeds and (one.sizes, other.sizes) == ([8], [2]))
+            )
 
 
 def test_characteristic_functions_see_more_than_the_mean():
