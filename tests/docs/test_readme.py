@@ -116,4 +116,5 @@ def test_the_profile_of_ones_own_is_accepted(pages, tmp_path):
     shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     lines = re.search(r"^```yaml\n(extends: .*?)^```$", pages.texts["docs/own-images.md"], re.S | re.M)
     (tmp_path / "profiles/mine.yaml").write_text(lines[1])
-    assert profiles.read(tmp_path, "mine").data.source == "imagefolder"
+    data = profiles.read(tmp_path, "mine").data
+    assert (data.source, data.classes) == ("imagefolder", None)

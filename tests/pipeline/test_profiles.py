@@ -178,7 +178,7 @@ def test_use_writes_a_commented_profile_and_guards_edits(project, capsys):
     assert ims3("use", "digits", "--force") == 0
     assert (project / "params.yaml").read_text() == text
     assert ims3("use", "moon") == 2
-    assert "known: cifar10, digits" in capsys.readouterr().err
+    assert "known: cifar10, cifar10-gpu, digits" in capsys.readouterr().err
 
 
 def test_a_profile_that_was_edited_and_used_again_is_no_foreign_edit(project):

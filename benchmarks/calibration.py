@@ -1,0 +1,66 @@
+"""Do our students score random real images as the field's do, under a published protocol?
+
+    python benchmarks/calibration.py FOLDER [--protocol dc] [--student convnet] [--ipc 1 10] [--sets 5]
+
+FOLDER holds params.yaml of a profile and its real images (`ims3 use cifar10 && ims3 prepare`). Every set is drawn as
+the row `random` draws it and trained on once; the score is that of the last epoch on the test split. Prints a line per
+set, then mean and standard deviation over the sets beside the published number of Random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from ims3core import data
+from ims3core.axes.selections.random import random_subset
+from ims3core.base import compute
+from ims3core.base.seeds import generator
+from ims3core.params import load
+from ims3core.report import published
+from ims3core.students.cell import CellSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--protocol", default="dc")
+    parser.add_argument("--student", default="convnet", help="as in eval.students")
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--sets", type=int, default=5)
+    arguments = parser.parse_args()
+    params, real = load(arguments.folder / "params.yaml"), arguments.folder / "data/real"
+    train, held_out = data.read_split(real / "train"), data.read_split(real / "test")
+    names, student, protocol = data.read_classes(real / "classes.json"), arguments.student, arguments.protocol
+    spec = CellSpec(
+        student, params.network(student), side=params.data.side, classes=len(names),
+        statistics=data.read_statistics(real / data.STATISTICS), protocol=params.protocols[protocol],
+        augment=params.augmentation(protocol), options=params.network_options(student),
+        machine=compute.machine(**params.compute.model_dump()), root_seed=params.seed, protocol_name=protocol,
+    )  # fmt: skip
+    for ipc in arguments.ipc:
+        scores = []
+        for draw in range(arguments.sets):
+            chosen = torch.cat([_drawn(train, c, ipc, params.seed, draw) for c in range(len(names))])
+            images = data.ImageSet(train.images[chosen], train.class_index[chosen])
+            scores.append(spec.run(images, held_out, draw=draw, seed=0)["last_top1"])
+            print(f"IPC {ipc}, set {draw}: {scores[-1]:.2f}", flush=True)
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        printed, _ = published.find(
+            dataset=published.dataset(params.data), resolution=params.data.side, network=spec.network, ipc=ipc,
+            method="random", protocol=protocol,
+        )  # fmt: skip
+        print(f"IPC {ipc}: {statistics.fmean(scores):.1f} ± {spread:.1f}, published {printed or 'none'}", flush=True)
+
+
+def _drawn(images: data.ImageSet, class_index: int, ipc: int, seed: int, draw: int) -> torch.Tensor:
+    """The rows of one class in a set of the row ``random``."""
+    rows = (images.class_index == class_index).nonzero().flatten()
+    return rows[random_subset(len(rows), ipc, generator(seed, "random-subset", draw, class_index))]
+
+
+if __name__ == "__main__":
+    main()
