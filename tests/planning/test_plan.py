@@ -96,6 +96,16 @@ def test_more_work_takes_longer_and_only_where_it_is():
     }
 
 
+def test_all_data_is_planned_for_its_own_epochs(tmp_path):
+    """CIFAR-10 under DSA: ten epochs of 45,000 images in batches of 256, beside 1,000 of a set of 100."""
+    params = profile("cifar10")
+    found = {row.stage: row for row in plan.costs(params, tmp_path)[0]}
+    cell, full = (next(row for name, row in found.items() if name.startswith(start)) for start in
+                  ("students@random-10", "full_data"))  # fmt: skip
+    assert full.calls == 10 * 176 * params.eval.seeds
+    assert cell.calls == 1000 * params.eval.draws * params.eval.seeds
+
+
 def test_a_student_is_counted_with_its_options(toy, tmp_path):
     """A ViT for 224 pixels takes images of 8 only as its row of `students` says."""
     options = {"img_size": 8, "patch_size": 2}
