@@ -95,6 +95,15 @@ def test_ids_mean_the_pictures_of_the_split_the_table_is_for(draw, read):
     ]
 
 
+def test_answers_of_a_competition_are_no_labels(draw, read):
+    """sample_submission.csv gives every test picture the same class."""
+    root = draw(*(f"train/{n}.png" for n in ROWS), "test/90.png", "test/91.png")
+    write(root / "labels.csv", ["id", "label"], ROWS.items())
+    write(root / "sample_submission.csv", ["id", "label"], [("90", "cat"), ("91", "cat")])
+    found = read("imagefolder", root)
+    assert (labelled(found), set(found.splits)) == (ROWS, {"all"})
+
+
 def test_a_table_of_the_test_split_does_not_label_training_pictures(draw, read):
     """Rows test/00.png where only train/00.png is there name nothing."""
     root = draw(*(f"train/{n}.png" for n in ROWS))
