@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ims3core.base import files
-from ims3core.data import distilled, read_classes
+from ims3core.data import ClassRow, distilled, read_classes
 from ims3core.errors import ArtifactError, ParameterError, visible
 
 GENERATOR_CARD = """---
@@ -21,13 +22,14 @@ tags: [DiT, dataset-distillation]
 # {source}, adapted by `{adaptation}`
 
 A class-conditional DiT of {classes} classes; the DiffFit scales are folded into the linear layers, so that
-`diffusers` needs no other code: `DiTPipeline.from_pretrained(folder)`.
+`diffusers` needs no other code: `pipe = DiTPipeline.from_pretrained(folder)`. It knows the classes below by folder and
+name: `pipe(pipe.get_label_ids(["{example}"]){scale})`.
 
 What `DiTPipeline` itself fixes, and the distillation pipeline does not:
 
 - its null class is 1000. {null_note}
 - its time features: {time_note}
-- it guides {guided}; here `guided_channels` of the sampler decides.
+- it guides {guided}; here `guided_channels` of the sampler's section decides, as in `dpm_solver.guided_channels`.
 - it drops the learned variance and samples with the scheduler in `scheduler/`.
 
 | class_index | folder | name | generator_label |
@@ -77,7 +79,10 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     generator.write_generator(staged, network, autoencoder.read_autoencoder(root / "data/generator/vae"))
     classes, channels = network.config.classes, network.config.channels
     rows = read_classes(root / "data/real/classes.json")
+    index = files.read_json(staged / "model_index.json")
+    files.write_json(staged / "model_index.json", index | {"id2label": _id2label(rows)})
     card = GENERATOR_CARD.format(
+        example=visible(rows[0].name), scale="" if classes == 1000 else ", guidance_scale=1",
         source=facts.source, adaptation=adaptation, classes=classes,
         null_note="That is this model's, too." if classes == 1000 else (
             f"This model's is {classes}, so guidance does not work in it: "
@@ -91,6 +96,16 @@ def export_generator(root: Path, adaptation: str, target: Path, phase: int | Non
     )  # fmt: skip
     files.write_bytes(staged / "README.md", card.encode())
     files.replace_directory(staged, target)
+
+
+def _id2label(rows: list[ClassRow]) -> dict[str, str]:
+    """What ``DiTPipeline.get_label_ids`` knows: generator label -> folder, and words that no other class has."""
+    words = {row.name: dict.fromkeys([row.name, *(word.strip() for word in row.human_name.split(","))]) for row in rows}
+    owners = Counter(word for own in words.values() for word in own)
+    return {
+        str(row.generator_label): ", ".join(word for word in words[row.name] if word == row.name or owners[word] == 1)
+        for row in rows
+    }
 
 
 def _check_phase(adapted: Path, phase: int | None) -> None:

@@ -14,7 +14,7 @@ from ims3core import data
 from ims3core.base.seeds import derive_seed
 from ims3core.data.decode import CHUNK
 from ims3core.errors import DataError, some
-from ims3core.ingest import classes, prepare, readers, splits
+from ims3core.ingest import agreement, classes, prepare, readers, splits
 from ims3core.ingest.listing import Listing
 from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
@@ -70,6 +70,9 @@ class Prepare(Stage):
         """All images of the classes that are used, and the class table."""
         section = self.params.data
         listing = readers.read(section, classes.listed(section.classes))
+        listing.names = classes.with_wordnet_ids(listing.names, section.classes)
+        if section.classes is None:
+            listing = agreement.without_unused(listing)
         trained = self.params.generator.source != "pretrained"
         place = f"data.path: {section.path}" if section.path else f"data.name: {section.name}"
         used = [listing.names[c] for c in np.unique(listing.labels)]
@@ -80,7 +83,7 @@ class Prepare(Stage):
         if len(table) < 2:
             raise DataError(f"data.classes: {section.classes}: one class only, {table[0].name!r}, wanted at least two")
         listing = listing.restricted([row.name for row in table])
-        for line in listing.warnings:
+        for line in [*listing.warnings, *agreement.benchmark_warnings(listing)]:
             log.warning("%s", line)
         counts = np.bincount(listing.labels, minlength=len(table))
         if empty := [table[c].name for c in np.flatnonzero(counts == 0)]:
@@ -88,6 +91,7 @@ class Prepare(Stage):
                 f"{place}: {len(empty):,} of {len(table):,} classes have no image: {some(empty)}; wanted images of "
                 "every class, or a list of the classes that have some in data.classes"
             )
+        agreement.check_splits(listing)
         return listing, table
 
     def _members(self, listing: Listing, readable: np.ndarray, digests: list[str]) -> dict[str, np.ndarray]:

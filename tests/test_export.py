@@ -1,9 +1,11 @@
 """Exports: others read them without this project, and they hold what we hold."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ims3core import cli, data, export
 from ims3core.base import files
@@ -65,6 +67,30 @@ def test_the_exported_generator_equals_base_and_delta_in_diffusers(project, tmp_
     assert "null class is 1000. This model's is 10" in card
     with pytest.raises(ArtifactError, match="exists already"):
         export.export_generator(project, "im", tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_generator_knows_its_classes_by_name(project, tmp_path):
+    """As the card says: names give the labels of the table, and an image; keys in the card are keys of params.yaml."""
+    from diffusers import DiTPipeline
+
+    export.export_generator(project, "im", tmp_path / "out")
+    pipe, card = DiTPipeline.from_pretrained(tmp_path / "out"), (tmp_path / "out/README.md").read_text()
+    rows = data.read_classes(project / "data/real/classes.json")
+    assert pipe.get_label_ids([row.name for row in rows]) == [row.generator_label for row in rows]
+    call = re.search(r"`(pipe\(pipe\.get_label_ids.*\))`", card)[1]
+    pipe.set_progress_bar_config(disable=True)
+    assert eval(call[:-1] + ", num_inference_steps=1)", {"pipe": pipe}).images  # noqa: S307
+    keys = re.findall(r"`(\w+)\.(\w+)`", card)
+    known = yaml.safe_load(Path("params.yaml").read_text())
+    assert keys
+    assert all(key in known[section] for section, key in keys)
+
+
+def test_words_of_two_classes_name_neither():
+    """ImageNet's two cranes are known by their folders; each other word gives its class."""
+    rows = [data.ClassRow(0, "n02012849", 134, "crane"), data.ClassRow(1, "n03126707", 517, "crane, hoist")]
+    assert export._id2label(rows) == {"134": "n02012849", "517": "n03126707, hoist"}
 
 
 @pytest.mark.filterwarnings("ignore")

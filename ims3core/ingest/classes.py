@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -47,14 +49,12 @@ def class_table(names: list[str], chosen: str | None, *, trained: bool, hint: st
     Raises:
         DataError: naming a class that the source lacks, or a class without a generator label.
     """
-    spellings = {normal(name): name for name in names}
-    rows = [(spellings.get(normal(name), name), human, label) for name, human, label in _chosen_rows(names, chosen)]
-    known = set(names)
-    if missing := [name for name, _, _ in rows if name not in known]:
-        available = f"; there are {some(sorted(names))}" if names else ""
-        raise DataError(
-            f"data.classes: {len(missing)} of {len(rows)} classes have no folder: {some(missing)}{available}{hint}"
-        )
+    spellings = {_folder(normal(name)): name for name in names} | {normal(name): name for name in names}
+    rows = [
+        (spellings.get(normal(name)) or spellings.get(_folder(normal(name)), name), human, label)
+        for name, human, label in _chosen_rows(names, chosen)
+    ]
+    _check_known([name for name, _, _ in rows], names, hint)
     table = []
     for index, (name, human, label) in enumerate(rows):
         if name.startswith("n") and name in imagenet():
@@ -72,6 +72,22 @@ def class_table(names: list[str], chosen: str | None, *, trained: bool, hint: st
     return table
 
 
+def _check_known(wanted: list[str], names: list[str], hint: str) -> None:
+    """Raises a DataError if classes are ``wanted`` that are not among the ``names`` of the source."""
+    known = set(names)
+    missing = [name for name in wanted if name not in known]
+    if not missing:
+        return
+    available = f"; there are {some(sorted(names))}" if names else ""
+    alike = spelled_alike(missing[0], names)
+    hint = f"; is {missing[0]!r} the class {alike!r}, spelled otherwise?" if alike else hint
+    if is_wnid(missing[0]) and not any(map(is_wnid, names)):
+        hint = f"; the list is of WordNet ids, and a CSV file with the columns {', '.join(COLUMNS)} maps these classes"
+    raise DataError(
+        f"data.classes: {len(missing)} of {len(wanted)} classes have no folder: {some(missing)}{available}{hint}"
+    )
+
+
 def _check_distinct(table: list[ClassRow]) -> None:
     """Raises a DataError if two classes have one generator label: to the generator they would be one class."""
     owner: dict[int, str] = {}
@@ -86,7 +102,52 @@ def _check_distinct(table: list[ClassRow]) -> None:
 
 def listed(chosen: str | None) -> set[str] | None:
     """The names, :func:`normal`, of the classes that ``chosen`` stands for in :func:`class_table`; None for all."""
-    return None if chosen is None else {normal(name) for name, _, _ in _chosen_rows([], chosen)}
+    if chosen is None:
+        return None
+    names = [name for name, _, _ in _chosen_rows([], chosen)]
+    words = [word for name in names if is_wnid(name) and name in imagenet() for word in imagenet()[name][1].split(", ")]
+    return {normal(name) for name in [*names, *map(_folder, words), *words]}
+
+
+def with_wordnet_ids(names: list[str], chosen: str | None) -> list[str]:
+    """``names`` with WordNet ids for those that are ImageNet's words, as the hub's data sets call its classes.
+
+    A table of 1,000 names in ImageNet's order is ImageNet's (its words are not unique: 134 and 517 are cranes). Else
+    a name is taken for the class of the list ``chosen`` that it is a word of, and of no other class of ImageNet.
+    """
+    wanted = [] if chosen is None else [name for name, _, _ in _chosen_rows([], chosen)]
+    if any(map(is_wnid, names)) or not (all(map(is_wnid, wanted)) if wanted else len(names) == 1000):
+        return names
+    words = [[_plain(word) for word in text.split(",")] for _, text in imagenet().values()]
+    wnids = list(imagenet())
+    if len(names) == 1000:
+        same = [_plain(name.split(",")[0]) in own for name, own in zip(names, words, strict=True)]
+        if sum(same) > len(names) / 2:
+            return wnids
+    owners = Counter(word for own in words for word in set(own))
+    wnid_of = {word: wnid for wnid, own in zip(wnids, words, strict=True) for word in own if owners[word] == 1}
+    ids = [wnid_of.get(_plain(name.split(",")[0]), name) for name in names]
+    return [wnid if wnid in wanted and ids.count(wnid) == 1 else name for wnid, name in zip(ids, names, strict=True)]
+
+
+def _plain(word: str) -> str:
+    """A word of ImageNet without what tells doubles apart (``crane2``, ``crane (517)``), capitals and underscores."""
+    return re.sub(r" ?\(?\d+\)?$", "", word.replace("_", " ").strip()).lower()
+
+
+def is_wnid(name: str) -> bool:
+    """Whether a name has the form of a WordNet id."""
+    return re.fullmatch(r"n\d{8}", name) is not None
+
+
+def spelled_alike(name: str, names: Iterable[str]) -> str | None:
+    """One of ``names`` that differs from ``name`` in capitals, blanks, underscores, leading zeros or accents only."""
+    return next((other for other in names if other != name and _loose(other) == _loose(name)), None)
+
+
+def _loose(name: str) -> str:
+    text = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+    return text.lstrip("0") or text
 
 
 def _chosen_rows(names: list[str], chosen: str | None) -> list[tuple[str, str, int | None]]:
@@ -130,3 +191,8 @@ def _label(path: Path, row: dict[str, str]) -> int | None:
 def normal(name: str) -> str:
     """A name with its accents composed: file systems and editors spell the same letters differently."""
     return unicodedata.normalize("NFC", name)
+
+
+def _folder(name: str) -> str:
+    """A name as a folder has it, which lists may write with blanks."""
+    return name.replace(" ", "_")

@@ -134,6 +134,30 @@ def parquet(draw, **columns):
     return root / "hf"
 
 
+def other_split(draw):
+    """A test split without the last of three classes, in the archive that is there."""
+    with np.load(draw() / "x.npz") as archive:
+        arrays = dict(archive)
+    keep = arrays["train_labels"] < 2
+    np.savez(
+        draw() / "x.npz",
+        **arrays,
+        test_images=arrays["train_images"][keep] // 2,
+        test_labels=arrays["train_labels"][keep],
+    )
+    return {}
+
+
+def hub(draw):
+    """Two splits that number their classes in another order, as the hub would have them."""
+    from datasets import ClassLabel, Dataset
+
+    path = parquet(draw)
+    test = Dataset.from_parquet(str(path / "train-0.parquet"))
+    test.cast_column("label", ClassLabel(names=["b", "a"])).to_parquet(str(path / "test-0.parquet"))
+    return {"source": "huggingface", "name": str(path)}
+
+
 def configurations(draw):
     root = parquet(draw)
     (root / "train-0.parquet").rename(root / "p.parquet")
@@ -168,7 +192,7 @@ SCENARIOS = {
     "no-train": (no_train, "hold no class folders to train on; wanted train/<class>/<image>, or a table of labels in data.table", by_table),
     "texts": (texts, "wanted only class folders in ...; move it away, or name the classes in data.classes", lambda root, text: classes_csv(root, "a", "b")),
     "empty": (empty,
-              "found no image of class ..., wanted at least one; data.classes can leave the class out", lambda root, text: classes_csv(root, "a", "b")),
+              "found no image of class ..., wanted at least one...; data.classes can leave the class out", lambda root, text: classes_csv(root, "a", "b")),
     "no-table": (lambda draw: {"path": pictures(draw, "a", "b"), "label_column": "label"}, "found no table that names pictures below ...; wanted null", lambda root, text: {"label_column": None}),
     "columns": (lambda draw: {"path": rows(draw, *(f"{row},{row[-1]}" for row in ids(["images"])), header="file,k,l")}, "columns (...), wanted one; data.label_column chooses", lambda root, text: {"label_column": "l"}),
     "one-label": (lambda draw: {"path": rows(draw, *(f"{row.split(',')[0]},x,{row[-1]}" for row in ids(["images"])), header="file,label,kind")}, "wanted a column with a label for every class, which data.label_column chooses",
@@ -183,7 +207,10 @@ SCENARIOS = {
     "split-twice": (lambda draw: {"path": pictures(draw, *(f"{s}/{c}" for s in ("train", "val", "valid") for c in "ab"))}, "splits ... are both ...; data.splits chooses", lambda root, text: {"splits": {"train": "train", "test": "val"}}),
     "split-unknown": (lambda draw: npz(draw, "train_", "odd_", labels=np.arange(24) % 2),
                       "is unknown; known: ...; data.splits says what each is, for example {train: train, test: ", lambda root, text: {"splits": {"train": "train", "test": "odd"}}),
-    "unused": (lambda draw: npz(draw, "", labels=np.arange(24) % 2 * 2, class_names=np.array(["a", "b", "c"])), "classes have no image: ...; wanted images of every class, or a list of the classes that have some in data.classes", lambda root, text: classes_csv(root, "a", "c")),
+    "unused": (lambda draw: npz(draw, "", labels=np.arange(24) % 2 * 2, class_names=np.array(["a", "b", "c"])) | classes_csv(draw(), "a", "b", "c"), "classes have no image: ...; wanted images of every class, or a list of the classes that have some in data.classes", lambda root, text: classes_csv(root, "a", "c")),
+    "one-split": (lambda draw: npz(draw, "train_", labels=np.arange(24) % 3) | other_split(draw), "has images in ... and no image in the ... split...; rename it, add its images, or leave it out by a list in data.classes",
+                  lambda root, text: classes_csv(root, "0", "1")),
+    "tables": (hub, "have different class tables in column ...; download the files and name their folder in data.path", lambda root, text: {"name": None, "path": root / "hf"}),
     "configurations": (configurations, "holds several configurations (...); data.config chooses one", lambda root, text: {"config": "two"}),
     "fractions": (lambda draw: {"path": pictures(draw, "a", "b", count=9), "test_fraction": 0.01, "validation_fraction": 0.01}, "cannot split ... images of ... classes, wanted larger fractions, or at least ... images a class",
                   lambda root, text: {"test_fraction": 0.3, "validation_fraction": 0.3}),

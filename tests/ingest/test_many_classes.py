@@ -49,14 +49,17 @@ def test_names_and_lists_of_many_classes(tmp_path):
     assert len(str(error.value)) <= LONGEST
 
 
-def test_a_label_far_above_the_others_is_a_short_line(toy, tmp_path):
+def test_a_label_far_above_the_others_is_a_short_line(toy, tmp_path, caplog):
     text = refusal(toy, tmp_path, **npz(tmp_path, np.r_[np.arange(40) % 2, 19_998]))
-    assert "19,996 of 19,999 classes have no image: 2, 3, 4, 5, 6 and 19,991 more" in text
+    assert "19,996 of 19,999 classes have no image and are left out: 2, 3, 4, 5, 6 and 19,991 more" in caplog.text
+    assert "class 19998 has 1 distinct images" in text
 
 
 def test_a_table_of_unused_names_is_a_short_line(toy, tmp_path):
     names = np.array([f"a rather long name of the class with the number {n}" for n in range(1000)])
-    text = refusal(toy, tmp_path, **npz(tmp_path, np.arange(40) % 2, class_names=names))
+    (tmp_path / "c.csv").write_text("\n".join(["folder", *names]) + "\n")
+    keys = npz(tmp_path, np.arange(40) % 2, class_names=names)
+    text = refusal(toy, tmp_path, **keys, data__classes=str(tmp_path / "c.csv"))
     assert "998 of 1,000 classes have no image" in text
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,58 +15,148 @@ from ims3core.base.formats import disguised_as, format_of
 from ims3core.base.hub import cache_if_unreachable
 from ims3core.base.library_errors import reason, translate_errors
 from ims3core.errors import DataError, some
+from ims3core.ingest import cells
 from ims3core.ingest.folders import content
-from ims3core.ingest.listing import Listing, folder_names, roles, whole_labels
+from ims3core.ingest.listing import ROLES, Listing, folder_names, roles
 
 LABELS = ("label", "labels", "class", "target")  # columns that are taken for the label where nothing is typed as one
+SAVED = ("state.json", "dataset_dict.json")  # files of ``save_to_disk``
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
-    """All splits, undecoded; ``data.image_column``, ``data.label_column`` and ``data.splits`` choose."""
+    """All splits, undecoded; ``data.image_column``, ``data.label_column`` and ``data.splits`` choose.
+
+    A test split without labels, as competitions and ImageNet have it, is left out.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     place = f"data.name: {section.name}" if section.name else f"data.path: {Path(section.path).expanduser()}"
-    loaded = _load(section, place)
-    role_of, warnings = {"train": "all"}, list[str]()
+    folder = None if section.path is None else Path(section.path).expanduser()
+    loaded, warnings = _load(section, folder, place), list[str]()
+    for split in [split for split in loaded if ROLES.get(split) == "test" and len(loaded) > 1 and not section.splits]:
+        if all(_unlabelled(part, section.label_column) for part in loaded[split]):
+            lacking = "labels" if any(map(len, loaded[split])) else "rows"
+            warnings.append(f"{place}: split {split} has no {lacking} and is left out")
+            del loaded[split]
+    role_of = {"train": "all"}
     if set(loaded) != {"train"} or section.splits:
-        role_of, warnings = roles(list(loaded), section.splits, where=place)
-    images, labels, splits, origins, tables = [], [], [], [], []
+        role_of, more = roles(list(loaded), section.splits, where=place)
+        warnings += more
+    images, labels, splits, origins = list[Sequence](), list[cells.Labels](), list[str](), list[str]()
     for split, role in role_of.items():
-        part = loaded[split]
-        column = _image_column(part, section.image_column, place)
-        label = _label_column(part, section.label_column, place)
-        images.append(_Bytes(_undecoded(part, column), column))
-        labels.append((part[label], f"{place}, split {split}, column {label}"))
-        tables.append(_class_names(part, label))
-        splits += [role] * len(part)
-        origins += [f"{split if role != 'all' else 'all'}[{row}]" for row in range(len(part))]
-    names, numbers = _numbered_labels(tables, labels)
-    return Listing(folder_names(names, where=place), _Chain(images), numbers, splits, origins, warnings=warnings)
+        rows = itertools.count()
+        if not any(map(len, loaded[split])):
+            raise DataError(f"{place}: split {split} has no rows, wanted images and labels")
+        for part in loaded[split]:
+            column = _one_column(_image_columns(part.features), section.image_column, part.features, "image", place)
+            label = _one_column(_label_columns(part.features), section.label_column, part.features, "label", place)
+            where = f"{place}, split {split}, column"
+            images.append(cells.images(part.data.column(column), _base(folder), where=f"{where} {column}"))
+            labels.append(cells.labels(part.data.column(label), part.features[label], where=f"{where} {label}"))
+            splits += [role] * len(part)
+            origins += [f"{split if role != 'all' else 'all'}[{next(rows)}]" for _ in range(len(part))]
+    names, numbers, differences = cells.unified(labels)
+    folders = folder_names(names, where=place)
+    return Listing(folders, _Chain(images), numbers, splits, origins, warnings=warnings + differences)
 
 
-def _load(section: Any, place: str) -> Any:
-    """The splits of the data set as ``datasets`` opens them."""
+def _base(folder: Path | None) -> Path | None:
+    return folder.parent if folder is not None and folder.is_file() else folder
+
+
+def _load(section: Any, folder: Path | None, place: str) -> dict[str, list[Any]]:
+    """The splits of the data set, each as the parts whose files say the same of their columns."""
     import datasets
 
-    folder = None if section.path is None else Path(section.path).expanduser()
     if folder is not None:
         if not folder.exists():
             raise DataError(f"{place}: no such folder")
         _check_files(folder, place)
     reachable = contextlib.nullcontext() if section.name is None else cache_if_unreachable()
+    given = {"path": section.name or str(folder), "name": section.config, "revision": section.revision}
     try:
         with reachable:
-            return datasets.load_dataset(section.name or str(folder), name=section.config, revision=section.revision)
+            if folder is not None and folder.is_file():
+                return {"train": _parts([str(folder)], None)}
+            if folder is not None and any((folder / file).is_file() for file in SAVED):
+                saved = datasets.load_from_disk(str(folder))
+                return (
+                    {split: [part] for split, part in saved.items()} if isinstance(saved, dict) else {"train": [saved]}
+                )
+            builder = datasets.load_dataset_builder(**given)
+            files = {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
+            if all(file.endswith(".parquet") for found in files.values() for file in found):
+                if files and folder is not None:
+                    return {split: _parts(found, builder.info.features) for split, found in files.items()}
+                _check_same_tables(files, place)
+            return {split: [part] for split, part in datasets.load_dataset(**given).items()}
+    except DataError:
+        raise
     except Exception as error:
         text = reason(error)
         if "Config name is missing" in text or "onfigurations" in text or "BuilderConfig" in text:
             text = text.split("Example of usage")[0].split("Please pick one among the")[-1].strip()
             raise DataError(f"{place}: holds several configurations ({text}); data.config chooses one") from error
+        if folder is not None and set("*?[]") & set(str(folder)):
+            raise DataError(f"{place}: `datasets` takes * ? [ ] in a path for a pattern; rename the folder") from error
         names = [] if folder is None else sorted(file.name for file in folder.rglob("*.parquet"))
         _check_rows(folder, place)
         listed = f" of {some(names, 4)}" if names else "" if folder is None else f"; it holds {content(folder)}"
         raise DataError(f"{place}: not a readable data set{listed} ({text})") from error
+
+
+def _parts(files: list[str], described: Any) -> list[Any]:
+    """The rows of some parquet files, in one data set for each run of files that say the same of their columns.
+
+    ``datasets`` gives all files the class names of the first one, whatever they say themselves.
+
+    Args:
+        described: what the data set's card says of the columns, for files that say nothing; or None.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    parts = []
+    files = [
+        file for file in files if pyarrow.parquet.read_metadata(file).num_rows
+    ]  # `datasets` fails on those of none
+    for kinds, run in itertools.groupby(files, key=lambda file: _columns(file)):
+        names = [glob.escape(file) for file in run]
+        features = None if kinds[1] else described
+        parts.append(datasets.load_dataset("parquet", data_files=names, split="train", features=features))
+    return parts
+
+
+def _columns(file: str) -> tuple[Any, bool]:
+    """What a parquet file says of its columns, and whether in the words of ``datasets``."""
+    import datasets
+    import fsspec
+    import pyarrow.parquet
+
+    with fsspec.open(file, "rb") as stream:
+        schema = pyarrow.parquet.read_schema(stream)
+    return datasets.Features.from_arrow_schema(schema), b"huggingface" in (schema.metadata or {})
+
+
+def _check_same_tables(files: dict[str, list[str]], place: str) -> None:
+    """Raises a DataError if splits of a hub data set number their classes differently: the first's would be all's."""
+    first: dict[str, tuple[str, list[str]]] = {}
+    for split, found in files.items():
+        for column, kind in _columns(found[0])[0].items() if found else ():
+            names = getattr(kind, "names", None)
+            other, before = first.setdefault(column, (split, names)) if names else ("", None)
+            if before != names:
+                raise DataError(
+                    f"{place}: splits {other} and {split} have different class tables in column {column}; download the "
+                    "files and name their folder in data.path, where classes are matched by name"
+                )
+
+
+def _unlabelled(part: Any, chosen: str | None) -> bool:
+    """Whether no row has a label: there is no such column, or all of it is null or -1."""
+    found = _label_columns(part.features) if chosen is None else [name for name in part.features if name == chosen]
+    return not found or all(value in (None, -1) for name in found for value in part.data.column(name).to_pylist())
 
 
 def _check_files(folder: Path, place: str) -> None:
@@ -92,98 +184,40 @@ def _check_rows(folder: Path | None, place: str) -> None:
                 pass
 
 
-def _image_column(part: Any, chosen: str | None, place: str) -> str:
-    """The name of the column of images: typed as such, or of bytes."""
+def _image_columns(features: Any) -> list[str]:
+    """The columns that can be the image: typed as images or, where there are none, of bytes."""
     import datasets
 
-    features = part.features
     typed = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    loose = [name for name, kind in features.items() if _holds_bytes(kind)]
-    return _one_column(typed or loose, chosen, features, "image", place)
+    return typed or [name for name, kind in features.items() if _holds_bytes(kind)]
 
 
 def _holds_bytes(kind: Any) -> bool:
     if isinstance(kind, dict):
         return "bytes" in kind
-    return getattr(kind, "dtype", "") in ("binary", "large_binary")
+    return "binary" in getattr(kind, "dtype", "")
 
 
-def _label_column(part: Any, chosen: str | None, place: str) -> str:
-    """The name of the column of labels: typed as classes, or with a usual name."""
+def _label_columns(features: Any) -> list[str]:
+    """The columns that can be the label: typed as classes or, where there are none, with a usual name."""
     import datasets
 
-    features = part.features
     typed = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    loose = [name for name in features if name.lower() in LABELS]
-    return _one_column(typed or loose, chosen, features, "label", place)
+    return typed or [name for name in features if name.strip().lower() in LABELS]
 
 
 def _one_column(columns: list[str], chosen: str | None, features: Any, content: str, place: str) -> str:
     """The ``chosen`` column, or the only one of ``columns``."""
     if chosen is not None:
         if chosen not in features:
-            raise DataError(f"data.{content}_column: {place}: no column {chosen!r}; found {', '.join(features)}")
+            raise DataError(f"data.{content}_column: {place}: no column {chosen!r}; found {some(list(features))}")
         return chosen
     if len(columns) != 1:
-        which = " and ".join(columns) if columns else f"none among {', '.join(features)}"
+        which = some(columns, 3) if columns else f"none among {some(list(features))}"
         raise DataError(
             f"{place}: {len(columns)} {content} columns ({which}), wanted one; data.{content}_column chooses"
         )
     return columns[0]
-
-
-def _undecoded(part: Any, column: str) -> Any:
-    import datasets
-
-    images = part.select_columns([column])
-    if isinstance(part.features[column], datasets.Image):
-        return images.cast_column(column, datasets.Image(decode=False))
-    return images
-
-
-def _class_names(part: Any, label: str) -> list[str] | None:
-    """The class names of a typed column; None where they are the values."""
-    kind = part.features[label]
-    return list(kind.names) if hasattr(kind, "names") else None
-
-
-def _numbered_labels(tables: list[list[str] | None], labels: list[tuple[Any, str]]) -> tuple[list[str], np.ndarray]:
-    """Class names, and the labels of all splits one after the other as their numbers.
-
-    Args:
-        tables: per split, the class names of its column of labels, or None.
-        labels: per split, its column of labels and what to call it in a message.
-    """
-    if tables[0] is not None:
-        if any(table != tables[0] for table in tables):
-            raise DataError(f"{labels[0][1]}: splits have different class tables")
-        count = len(tables[0])
-        return tables[0], np.concatenate([whole_labels(column, classes=count, where=where) for column, where in labels])
-    values = [value for column, _ in labels for value in column]
-    if all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
-        position = {name: n for n, name in enumerate(names)}
-        return names, np.array([position[value] for value in values], np.int64)
-    numbers = np.concatenate([whole_labels(column, classes=None, where=where) for column, where in labels])
-    return [str(n) for n in range(int(numbers.max()) + 1)], numbers
-
-
-class _Bytes(Sequence):
-    """Encoded images of one column of a ``datasets`` table, read on demand; None where a row has none."""
-
-    def __init__(self, table: Any, column: str) -> None:
-        self._table, self._column = table, column
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, row: Any) -> Any:
-        cell = self._table[row][self._column]
-        if cell is None or isinstance(cell, bytes):
-            return cell
-        if cell.get("bytes") is not None:
-            return cell["bytes"]
-        return None if cell.get("path") is None else Path(cell["path"])
 
 
 class _Chain(Sequence):

@@ -12,8 +12,8 @@ import numpy as np
 from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import folders, tables
-from ims3core.ingest.classes import normal
+from ims3core.ingest import folders, ilsvrc, tables
+from ims3core.ingest.classes import normal, spelled_alike
 from ims3core.ingest.listing import Listing, role_named, roles, roles_in
 
 
@@ -42,6 +42,8 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     path = _folder(section.path)
     if section.table:
         return tables.read(section, path)
+    if section.splits is None and (found := ilsvrc.read(path, classes)) is not None:
+        return found
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout.splits, classes)
@@ -54,11 +56,6 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         key = "image_column" if section.image_column else "label_column"
         raise DataError(f"data.{key}: found no table that names pictures below {path}; wanted null for class folders")
     listing = _listed(path, layout, names, spelled, classes)
-    if "imagenette" in path.name or "imagewoof" in path.name:
-        listing.warnings.append(
-            "test images of fastai's imagenette and imagewoof are largely ImageNet training images, which DiT and "
-            "ImageNet encoders have seen; the paper tests on ImageNet's own validation images"
-        )
     listing.warnings.extend(tables.disagreeing(section, path, listing))
     return listing
 
@@ -82,8 +79,10 @@ def _listed(
                 with translate_errors(f"data.path: {place}"):
                     images = folders.files_below(place)
             if not images:
-                raise DataError(f"data.path: {place or folder}: found no image of class {name}, wanted at least one; "
-                                "data.classes can leave the class out")  # fmt: skip
+                alike = spelled_alike(name, (child.name for child in spelled[folder].values()))
+                hint = f"; is {alike!r} there the same, spelled otherwise?" if alike else ""
+                raise DataError(f"data.path: {place or folder}: found no image of class {name}, wanted at least one"
+                                f"{hint}; data.classes can leave the class out")  # fmt: skip
             items += images
             labels += [label] * len(images)
             splits += [split] * len(images)
