@@ -46,7 +46,7 @@ KINDS = {  # an artefact, and the stage that reads it
     "data/encoder/manifest.json": ("features", "dit"),
     "data/encoder/config.json": ("features", "dit"),
     "data/encoder/weights.safetensors": ("features", "dit"),
-    "data/teacher/manifest.json": ("labels", "steps_soft"),
+    "data/teacher/manifest.json": ("coverage",),  # labels copies it, with facts that nothing reads
     "data/teacher/classes.json": ("labels", "steps_soft"),
     "data/teacher/weights.safetensors": ("labels", "steps_soft"),
     "data/latents/manifest.json": ("guides", "modes"),

@@ -1,5 +1,7 @@
 """Every term, factor and rate of the refinements' losses, one at a time: a slip in one cannot hide behind the others."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,3 +164,31 @@ def test_trained_networks_take_turns(monkeypatch):
     turns = [pool(iteration, seed=7)[1] for iteration in range(9)]
     assert len(set(map(id, turns[:4]))) == 4
     assert [turns.index(head) for head in turns] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+def test_the_rate_of_inversion_falls_as_half_a_cosine(monkeypatch):
+    """From lr towards 0, anew for every image of a class; Adam's betas are 0.5 and 0.9 (SRe2L)."""
+    groups, step = [], torch.optim.Adam.step
+
+    def watched(adam, *arguments, **options):
+        groups.append((adam.param_groups[0]["lr"], adam.param_groups[0]["betas"]))
+        return step(adam, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    judge = Judge("batch").eval().requires_grad_(False)
+    BatchNormInversion(**SRE2L | {"iterations": 4, "lr": 0.2}).refine(start(teacher=lambda: judge))
+    half = math.sqrt(0.5)
+    once = [0.2, 0.1 * (1 + half), 0.1, 0.1 * (1 - half)]
+    assert [lr for lr, _ in groups] == pytest.approx(once * 2)
+    assert {betas for _, betas in groups} == {(0.5, 0.9)}
+
+
+def test_networks_are_trained_on_images_augmented_once():
+    """The gradient is that of the mean cross-entropy of the images under one draw of the augmentation."""
+    task, rows = start().real_task("convnet"), torch.tensor([3, 50, 80, 119])
+    one, other = task.build(1), task.build(1)
+    task.backward(one, rows, seed=4)
+    images = task.augmentation(task.real.images[rows].float() / 255, 4)
+    F.cross_entropy(other((images - 0.4) / 0.3), task.real.class_index[rows]).backward()
+    for own, plain in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, plain.grad)
