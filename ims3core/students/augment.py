@@ -15,7 +15,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Union
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ims3core.base.seeds import derive_seed, generator, scoped_rng
 from ims3core.data import unit
-from ims3core.errors import ParameterError
+from ims3core.errors import LibraryError, ParameterError
 from ims3core.students.settings import Augment
 
 Seed = Union[int, "Alike"]
@@ -68,6 +68,7 @@ def build_augmentation(spec: Augment, *, side: int, channels: int) -> Augmentati
             raise ParameterError(f"augment.patch_shuffle: {spec.patch_shuffle} does not divide images of {side} px")
         operations.append(partial(_shuffle_patches, parts=spec.patch_shuffle))
     if maps:
+        _checked_warp()  # before anything is trained
         operations.append(partial(_warp, maps=maps, padding="zeros" if spec.rotate or spec.translate else "border"))
     if spec.randaugment:
         operations.append(partial(_randaugment, count=spec.randaugment[0], magnitude=spec.randaugment[1]))
@@ -177,10 +178,25 @@ def _translation_maps(batch: int, seed: Seed, *, fraction: float) -> Tensor:
     return maps
 
 
-def _warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
-    """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
+@cache
+def _checked_warp() -> Callable[..., Tensor]:
+    """kornia's warp; a LibraryError if a shift by 2 px does not give the very pixels back, as in 0.8, which blurs."""
+    import kornia
     from kornia.geometry.transform import warp_affine
 
+    point = torch.zeros(1, 1, 8, 8)
+    point[..., 3, 3] = 1
+    shifted = warp_affine(point, torch.tensor([[[1.0, 0, 2], [0, 1, 0]]]), (8, 8), align_corners=False)
+    if abs(found := float(shifted[0, 0, 3, 5]) - 1) > 1e-4:
+        raise LibraryError(
+            f"kornia {kornia.__version__}: a pixel shifted by 2 px keeps {found + 1:.2f} of its value, wanted all; "
+            "`pip install --upgrade kornia`"
+        )
+    return warp_affine
+
+
+def _warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
+    """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
     batch, _, side, _ = images.shape
     product = _affine(batch)
     for draw in maps:
@@ -189,7 +205,7 @@ def _warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor
     linear, shift, centre = product[:, :2, :2], product[:, :2, 2:], torch.full((2, 1), (side - 1) / 2)
     pixels = torch.cat([linear, side * shift + centre - linear @ centre], dim=2)  # (B, 2, 3)
     pixels = pixels.to(images.device, images.dtype)
-    return warp_affine(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
+    return _checked_warp()(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _shuffle_patches(images: Tensor, seed: Seed, *, parts: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -10,13 +11,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ims3core.errors import ParameterError
+from ims3core.errors import LibraryError, ParameterError
 from ims3core.students.augment import (
     CROP_RATIO,
     GREY_WEIGHTS,
     LIGHTING_VALUES,
     LIGHTING_VECTORS,
     Alike,
+    _checked_warp,
     _crop_maps,
     _warp,
     build_augmentation,
@@ -259,6 +261,21 @@ def test_impossible_crop_scales_are_refused(scale):
     """A crop of no area, or a range upside down, is an error that names the key."""
     with pytest.raises(ParameterError, match=r"augment\.crop_scale: found .*wanted 0 < smallest <= largest <= 1"):
         build(crop_scale=scale)
+
+
+@pytest.mark.parametrize("kept", [0.7143, 1.0])
+def test_a_warp_that_blurs_is_refused_before_anything_is_trained(monkeypatch, kept):
+    """kornia 0.8 leaves 0.71 of a pixel that it shifts by 2 px; accuracies of such students are other ones."""
+    import kornia.geometry.transform as kornia
+
+    right = kornia.warp_affine
+    monkeypatch.setattr(kornia, "warp_affine", lambda *args, **options: kept * right(*args, **options))
+    _checked_warp.cache_clear()
+    refused = pytest.raises(LibraryError, match=r"^kornia [\d.]+: a pixel shifted by 2 px keeps 0\.71 of its value")
+    with refused if kept < 1 else contextlib.nullcontext():
+        build(translate=0.1)
+    build(colour=0.1)  # without a warp nothing is looked at
+    _checked_warp.cache_clear()
 
 
 class TestCutmix:
