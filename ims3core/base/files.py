@@ -13,7 +13,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*FULL, errno.EFBIG, errno.EIO, errno.EROFS)  # what is said of a write by those who know no name
 R = TypeVar("R", bound=Record)
 
 
@@ -44,17 +48,41 @@ class Manifest(Record):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before."""
+    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before.
+
+    It can be read and written as the user's umask says, whatever the library that writes it thinks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
-        temporary.replace(path)
+        with naming(path):
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the disk, a full one above all, become an OSError that names ``path`` where they name nothing."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK and error.filename is None:
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -147,15 +175,11 @@ def read_table(path: Path, schema: type[R]) -> list[R]:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(contiguous, temporary, dict(metadata or {}))
-    except SafetensorError as error:
-        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(path)) from error
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
