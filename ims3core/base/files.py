@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK = (*FULL, errno.EFBIG, errno.EIO, errno.EROFS)  # what is said of a write by those who know no name
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # said of writes, often without a name
 R = TypeVar("R", bound=Record)
 
 
@@ -48,16 +47,12 @@ class Manifest(Record):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before.
-
-    It can be read and written as the user's umask says, whatever the library that writes it thinks.
-    """
+    """A temporary sibling to write to; when the block ends, ``path`` holds all of it, else what it held before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
         with naming(path):
-            temporary.touch()
+            temporary.touch()  # as the umask says; safetensors makes files that only their owner reads
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
             with temporary.open("rb") as stream:
@@ -80,9 +75,8 @@ def naming(path: Path) -> Iterator[None]:
             error.filename = str(path)
         raise
     except SafetensorError as error:
-        if (number := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

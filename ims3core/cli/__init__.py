@@ -5,6 +5,7 @@ A stage module, and with it torch, is imported inside its command: ``ims3 --help
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -15,7 +16,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ims3core.base import files
 from ims3core.cli import look, products, run, stages
 from ims3core.errors import Ims3Error
 
@@ -91,7 +91,7 @@ def _one_line(error: Exception) -> str:
     """What is printed for an expected failure."""
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
-        hint = "; free some space and run the same command again" if error.errno in files.FULL else ""
+        hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{named}{error.strerror or error}{hint}"
     return " ".join(str(error).split())
 
