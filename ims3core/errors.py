@@ -44,3 +44,7 @@ class ArtifactError(Ims3Error):
 
 class NumericsError(Ims3Error):
     """A computation left the real numbers: a loss or an objective is not finite."""
+
+
+class LibraryError(Ims3Error):
+    """A library that is installed computes other numbers than the results stand for."""

@@ -20,7 +20,6 @@ class Encoder(Stage):
 
     name = "encoder"
     artifact = "encoder"
-    keeps_units = False
     silent = True
 
     def unread(self) -> list[str]:

@@ -28,7 +28,6 @@ class Finetune(Stage):
 
     name = "finetune"
     artifact = "adapted"
-    keeps_units = False
     sharing = "steps"
     silent = True
 

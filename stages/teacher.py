@@ -24,7 +24,6 @@ class Teacher(Stage):
 
     name = "teacher"
     artifact = "teacher"
-    keeps_units = False
     silent = True
 
     def unread(self) -> list[str]:
@@ -72,6 +71,9 @@ class Teacher(Stage):
                 folder = self.input("data/encoder")
                 files.read_manifest(folder, "encoder")
             for name in (encoder.CONFIG, encoder.WEIGHTS):
-                shutil.copyfile(folder / name, output / name)
+                if section.source == "train":
+                    self.workspace.link(f"{NETWORK.name}/{name}", name)
+                else:
+                    shutil.copyfile(folder / name, output / name)
             config = files.read_json(folder / encoder.CONFIG)
         return config

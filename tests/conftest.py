@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Libraries that only ask for attention; everything else that warns fails the test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["DVC_NO_ANALYTICS"] = "1"  # it would also leave a report among temporary files for every command
 torch.set_num_threads(1)  # tests are small: a second thread mostly waits, above all on a busy machine
+
+
+def pytest_configure(config):
+    """All temporary files of the tests, pytest's own and those of DVC and of processes included, in one folder."""
+    folder = tempfile.mkdtemp(prefix="ims3-tests-")
+    os.environ |= {"TMPDIR": folder, "DVC_SITE_CACHE_DIR": f"{folder}/dvc"}
+    tempfile.tempdir = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def toy_parameters(**changes) -> dict:

@@ -61,6 +61,22 @@ def test_a_wheel_holds_every_module_the_data_files_and_the_mark_of_types(wheel, 
     assert done.stdout.startswith(str(wheel))
 
 
+def test_tests_leave_nothing_in_the_temporary_folder(tmp_path):
+    """Nor do they tell DVC's makers that they ran: this one, run alone, sees a folder of its own that goes with it."""
+    assert os.environ["DVC_NO_ANALYTICS"] == "1"
+    if "ims3-tests-inner" in os.environ:
+        (tmp_path / "left").write_text("behind")
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+        return
+    me = f"{Path(__file__)}::test_tests_leave_nothing_in_the_temporary_folder"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", me], cwd=REPOSITORY, capture_output=True,
+        text=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path), "ims3-tests-inner": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_version_stands_in_one_place_and_its_copies_agree():
     """pyproject.toml; the change log's latest entry and the citation say the same, and no module says any."""
     version = PROJECT["version"]

@@ -18,7 +18,7 @@ ROWS = {
     "adaptations": tables.Adaptation, "guides": tables.Guide, "pools": tables.Pool, "centroids": tables.Centroids,
     "methods": tables.Method, "refinements": tables.Refinement, "diagnostics": tables.Diagnostic,
 }  # fmt: skip
-NAME = r"^[a-z][a-z0-9_]*$"  # the pattern of names of rows and entries
+NAME = r"^[a-z][a-z0-9_]{0,39}$"  # the pattern of names of rows and entries
 LONGEST = 60  # characters of a value that a table shows
 HEAD = ("key", "type, range", "value", "what it is", "paper")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import platformdirs
 import torch
 from torch import nn
 
-from ims3core.base import distributed
+from ims3core.base import caches, distributed
+from ims3core.base.library_errors import reason
 from ims3core.errors import ParameterError
 
 log = logging.getLogger(__name__)
@@ -63,27 +63,12 @@ class Machine:
         count = sum(weight.numel() for weight in network.parameters())
         if count < SMALL or not self._compiles():
             return network
-        import torch._dynamo
         import torch._inductor.config
 
         frozen = constant and count >= LARGE and self.device.type == "cpu"
         torch._inductor.config.freezing = frozen
-        parts = [network] if parts is None or frozen else parts
-        for part in parts:
-            part.compile(dynamic=False)
-
-        def call(*args: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor
-            try:
-                result = network(*args)
-            except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
-                log.warning(NO_COMPILER, type(error).__name__)
-                for part in parts:
-                    part._compiled_call_impl = None
-                result = network(*args)
-            return result
-
-        return call
+        compile_parts([network] if parts is None or frozen else parts)
+        return network
 
     def for_training(self, network: Module, *, parts: list[nn.Module], pays: bool, convolves: bool = False) -> Module:
         """``network`` on this machine, ready for training.
@@ -106,8 +91,9 @@ class Machine:
             if self.device.type == "cpu":
                 torch.use_deterministic_algorithms(True, warn_only=True)
                 setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  typed as a module; a debugging aid, and slow
-            for part in parts:
-                part.compile(dynamic=False)
+            if hasattr(functorch, "force_non_lazy_backward_lowering"):  # not in torch 2.9
+                functorch.force_non_lazy_backward_lowering = True  # a compiler then fails in a call, not in a gradient
+            compile_parts(parts)
         return network
 
     def _compiles(self) -> bool:
@@ -123,31 +109,64 @@ COMPILING_PAYS = 1000  # training steps of a small network; the first time takes
 NO_COMPILER = "compute.compile: no working compiler (%s), going on without"
 
 
-# Where compiled code is kept. Set before torch's compiler is loaded, which else takes a folder of temporary files.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(platformdirs.user_cache_dir("ims3"), "compiled")))
+COMPILED = caches.choose()  # before torch's compiler is loaded, which makes the folder that it then has
 
 
 def compiler_fault(device: torch.device) -> str | None:
     """Why networks cannot be compiled for ``device`` here, None if they can; prepares torch's cache."""
-    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return f"{folder} cannot be written: {error.strerror}"
+    if (fault := caches.fault(Path(os.environ[caches.COMPILED]))) is not None:
+        return fault
     import torch._dynamo.config
 
     torch._dynamo.config.recompile_limit = 64  # a block by batch size, with and without gradients and scales
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA that is installed without a GPU
     if device.type == "cpu":
-        from torch._inductor import cpp_builder, exc
+        from torch._inductor import codecache, cpp_builder, exc
 
+        # 150 MB of headers for each set of flags, which torch puts among temporary files wherever its cache is.
+        setattr(codecache, "_HEADER_DIR", str(COMPILED / "headers"))  # noqa: B010  a private name, which may go
+        setattr(codecache, "_HEADER_LOCK_DIR", str(COMPILED / "headers/locks"))  # noqa: B010
         try:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler:
             return "no C++ compiler such as g++ is installed"
     return None
+
+
+def compile_parts(parts: list[nn.Module]) -> None:
+    """Compiles ``parts`` in place, at their first call; where the compiler fails, all go on without, with one warning.
+
+    A missing compiler is known before; a full disk or no room for temporary files shows when it is at work.
+    """
+    for part in parts:
+        part.compile(dynamic=False)
+        part._compiled_call_impl = _with_fallback(part, parts)
+
+
+def _with_fallback(part: nn.Module, parts: list[nn.Module]) -> Callable[..., Any]:
+    """The compiled ``part``, and what it is without its compiler."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    compiled = part._compiled_call_impl
+    assert compiled is not None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except (TorchDynamoException, OSError) as error:
+            log.warning(NO_COMPILER, _said(error))
+            for one in parts:
+                one._compiled_call_impl = None
+        return part(*args, **kwargs)
+
+    return call
+
+
+def _said(error: BaseException) -> str:
+    """What a compiler complains of, out of the whole command and its output."""
+    text = str(error)
+    found = re.search(r"(?:fatal )?error: [^\n]*|No space left on device", text)
+    return reason(OSError(found[0])) if found else type(error).__name__
 
 
 @contextlib.contextmanager

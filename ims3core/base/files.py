@@ -13,7 +13,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # said of writes, often without a name
 R = TypeVar("R", bound=Record)
 
 
@@ -48,13 +51,32 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
-        temporary.replace(path)
+        with naming(path):
+            temporary.touch()  # as the umask says; safetensors makes files that only their owner reads
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the disk, a full one above all, become an OSError that names ``path`` where they name nothing."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK and error.filename is None:
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -147,15 +169,11 @@ def read_table(path: Path, schema: type[R]) -> list[R]:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(contiguous, temporary, dict(metadata or {}))
-    except SafetensorError as error:
-        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(path)) from error
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # names of files are made of them
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 SOURCES_OF_UNIONS = ("train", "pretrained", "timm", "encoder", "none")

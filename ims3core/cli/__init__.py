@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ims3core.cli import look, products, run, stages
 from ims3core.errors import Ims3Error
@@ -21,8 +23,26 @@ NO_CHECKOUT = (
     "no params.yaml, dvc.yaml or profiles/ in this folder: the pipeline is used from a checkout of its repository; "
     "change into one and run this again"
 )
+
+
+class Commands(TyperGroup):
+    """All commands; Ctrl-C ends each in a line that says what happens next, and exit code 130 as of other programs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; of the processes of a launcher, that one speaks for all."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if not {"WORLD_SIZE", stages.LAUNCHED} & os.environ.keys():
+                print(
+                    "ims3: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr
+                )
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
     name="ims3",
+    cls=Commands,
     help="Diffusion-based dataset distillation: one command per DVC stage (`dvc repro` runs them all).",
     epilog="Names of commands and options with the Tab key: ims3 --install-completion, then a new shell.",
     no_args_is_help=True,
@@ -71,7 +91,7 @@ def _one_line(error: Exception) -> str:
     """What is printed for an expected failure."""
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
-        hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{named}{error.strerror or error}{hint}"
     return " ".join(str(error).split())
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ims3core.cli.stages import ROOT, parameters
+from ims3core.cli.stages import ROOT, chosen, parameters
 from ims3core.errors import ParameterError
 
 app = typer.Typer()
@@ -53,13 +53,20 @@ def export_generator(
 @exports.command("set", epilog="Example: ims3 export set ims3 10 ./ims3-10")
 def export_set(method: Method, ipc: Ipc, target: Target, draw: Draw = 0) -> None:
     """A distilled set as parquet with a dataset card (Hugging Face layout)."""
+    _check_row(method)
     importlib.import_module("ims3core.export").export_set(ROOT, method, ipc, draw, target)
     typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}")
+
+
+def _check_row(name: str) -> None:
+    """Raises a ParameterError unless ``name`` is a row that has distilled sets."""
+    params = parameters()
+    chosen([*params.methods, *params.refinements], name, "methods")
 
 
 @exports.command("ddranking", epilog="Example: ims3 export ddranking ims3 10 ./ims3-10-ddranking")
 def export_ddranking(method: Method, ipc: Ipc, target: Target, draw: Draw = 0) -> None:
     """A distilled set as DD-Ranking reads it: an image folder in the order of the classes, and a configuration."""
-    parameters()
+    _check_row(method)
     importlib.import_module("ims3core.export").export_ddranking(ROOT, method, ipc, draw, target)
     typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}; LabelRobustScoreHard(Config('{target}/config.yaml'))")

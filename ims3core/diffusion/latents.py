@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +42,7 @@ def piece_name(number: int) -> str:
 def join(source: Path, target: Path, parts: list[tuple[int, slice]], label: torch.Tensor, *, variants: int) -> None:
     """Copies all pieces in ``source`` into two array files in ``target``, one piece in memory at a time."""
     shape = files.read_tensors(source / piece_name(0))["mean"].shape[1:]
-    arrays = {
-        name: np.lib.format.open_memmap(target / f"{name}.npy", "w+", np.float32, (variants, len(label), *shape))
-        for name in ("mean", "std")
-    }
+    arrays = {name: _mapped(target / f"{name}.npy", (variants, len(label), *shape)) for name in ("mean", "std")}
     for number, (variant, rows) in enumerate(parts):
         tensors = files.read_tensors(source / piece_name(number))
         for name, array in arrays.items():
@@ -52,6 +50,15 @@ def join(source: Path, target: Path, parts: list[tuple[int, slice]], label: torc
     for array in arrays.values():
         array.flush()
     files.write_tensors(target / LABELS, {"label": label})
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new float32 array file, mapped, its room taken: a full disk would kill who writes to a page without."""
+    with files.naming(path):
+        array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def subset(latents: Latents, chosen: torch.Tensor) -> Latents:

@@ -10,14 +10,14 @@ from pydantic import Field, StrictBool, model_validator
 from ims3core.base.schema import Count, Decay, Fraction, Index, Name, NonNegative, OpenFraction, Positive, Section
 
 EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
-NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]+)$"
+NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]{1,80})$"
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 NetworkName = Annotated[str, Field(pattern=NETWORK)]
 
 
 def is_network(name: str) -> bool:
     """Whether ``name`` is that of a student network."""
-    return re.match(NETWORK, name) is not None
+    return re.fullmatch(NETWORK, name) is not None
 
 
 class Data(Section):

@@ -6,6 +6,7 @@ taken up again, so that a run that was killed goes on and one that is repeated d
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from ims3core.base import files
 from ims3core.errors import ParameterError
 
+log = logging.getLogger(__name__)
 HOME = Path("scratch/runs")
 RESULTS = Path("metrics/profiles")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -57,17 +59,17 @@ def run(root: Path, profile: str) -> Iterator[str]:
 
 
 def require_commit(root: Path) -> None:
-    """Raises a ParameterError with the way out if ``root`` is no git repository with a commit, as from an archive."""
-    command = ["git", "rev-parse", "--show-toplevel", "--verify", "HEAD"]
+    """Raises a ParameterError with the way out if no commit holds ``root``, as in an archive; a part of one may."""
     try:
-        answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        commit = _try_git(root, "rev-parse", "--quiet", "--verify", "HEAD")
     except FileNotFoundError:
         missing = "no git is installed"
     else:
-        toplevel = answer.stdout.partition("\n")[0]
-        if answer.returncode == 0 and Path(toplevel).resolve() == root.resolve():
+        prefix = _try_git(root, "rev-parse", "--show-prefix").strip()
+        if commit and (not prefix or _try_git(root, "ls-tree", "HEAD", "dvc.yaml")):
             return
-        missing = f"the repository here is another, {toplevel}" if answer.returncode == 0 else "there is none here"
+        toplevel = _try_git(root, "rev-parse", "--show-toplevel").strip()
+        missing = f"the repository here is another, {toplevel}" if commit else "there is none here"
     raise ParameterError(
         f"`ims3 run` and `ims3 study` run the last git commit, and {missing}; `git init`, `git add -A` and "
         "`git commit -m start` make one. All else works without, `dvc repro` after `dvc config core.no_scm true`"
@@ -87,7 +89,8 @@ def prepare_clone(root: Path, name: str) -> Path:
     """The clone ``name`` at the last commit of ``root``, with what DVC knew in it, at first with what it knows in root.
 
     What the commit says may be of another machine, and DVC would rather make that anew than look for its own results.
-    A checkout is overwritten only where this function made it, which a key in its own git configuration says.
+    A checkout is overwritten only where this function made it, which a key in its own git configuration says. Where
+    the project is a folder of a bigger repository, all of that is cloned, and its folder in there comes back.
 
     Raises:
         ParameterError: ``name`` is no plain name but a path, or stands for a folder that was not made here.
@@ -96,28 +99,32 @@ def prepare_clone(root: Path, name: str) -> Path:
         raise ParameterError(f"profile: found {name!r}, wanted a plain name of letters, digits, '-' and '_'")
     home = (root / HOME).resolve()
     clone = home / name
-    commit = _git(root, "rev-parse", "HEAD")
+    commit, prefix = _git(root, "rev-parse", "HEAD"), _git(root, "rev-parse", "--show-prefix")
     if not clone.exists() and not clone.is_symlink():
         home.mkdir(parents=True, exist_ok=True)
-        _git(root, "clone", "--quiet", "--shared", "--config", f"{MADE_HERE}=true", str(root.resolve()), str(clone))
+        whole = _git(root, "rev-parse", "--show-toplevel")
+        _git(root, "clone", "--quiet", "--shared", "--config", f"{MADE_HERE}=true", whole, str(clone))
     elif clone.is_symlink() or not _is_made_here(clone):
         raise ParameterError(
             f"{clone}: found a folder that `ims3 run` and `ims3 study` did not make, which they will not overwrite; "
             "move it away"
         )
     _git(clone, "fetch", "--quiet", "origin", commit)
-    changed = ("diff", "--name-only", "--diff-filter=d", "HEAD", "--", "metrics")
+    changed = ("diff", "--name-only", "--diff-filter=d", "HEAD", "--", f"{prefix}metrics")
     names = _git(clone, "-c", "core.quotePath=false", *changed).splitlines()
     results = {clone / name: (clone / name).read_bytes() for name in names}
     _git(clone, "checkout", "--quiet", "--force", "--detach", commit)
     # The checkout has brought results and lock of the last commit back; DVC would run again what made the clone's own.
     for path, content in results.items():
         files.write_bytes(path, content)
+    clone /= prefix
     known = next(filter(Path.is_file, (clone / ".dvc/kept.lock", root / "dvc.lock")), None)
     if known:
         shutil.copyfile(known, clone / "dvc.lock")
     cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")  # a user may have put it elsewhere
-    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve()))
+    # Relative, because DVC's configuration takes no letter beyond ASCII, which folders above the project may have.
+    shared = os.path.relpath((root / cache).resolve(), clone)
+    _call(clone, sys.executable, "-m", "dvc", "config", "--local", "cache.dir", shared)
     return clone
 
 
@@ -142,7 +149,14 @@ def lend_data(root: Path, clone: Path, paths: Sequence[str | None]) -> None:
 
 
 def dvc(clone: Path, *arguments: str) -> None:
-    """Runs DVC in a clone with the clone's own code; what it then knows is kept for the next time."""
+    """Runs DVC in a clone with the clone's own code; what it then knows is kept for the next time.
+
+    A lock that an interrupt left damaged is mended before: nobody would look for it in here.
+    """
+    from ims3core.pipeline.doctor import mend_lock
+
+    for line in mend_lock(clone / ".dvc/tmp"):
+        log.info("%s", line.strip())
     try:
         _call(clone, sys.executable, "-m", "dvc", *arguments)
     finally:
@@ -159,7 +173,8 @@ def uncommitted(root: Path, places: Sequence[str]) -> list[str]:
     """The files under ``places`` that differ from the last commit, or are not in it."""
     require_commit(root)
     found = _git(root, "-c", "core.quotePath=false", "status", "--porcelain", "--untracked-files=all", "--", *places)
-    return [line[2:].strip() for line in found.splitlines()]
+    prefix = _git(root, "rev-parse", "--show-prefix")
+    return [line[2:].strip().removeprefix(prefix) for line in found.splitlines()]
 
 
 def _environment(clone: Path) -> dict[str, str]:

@@ -111,7 +111,10 @@ def _device(machine: Any, asked: dict[str, Any]) -> Iterator[str]:
         "compiler", found, f"{reason}; networks run uncompiled, slower" if reason and asked["compile"] else None
     )
     cores = len(os.sched_getaffinity(0))
-    yield _line("threads", f"{torch.get_num_threads()} of {cores} cores (compute.threads: {asked['threads']})")
+    waiting = ", ".join(f"{name}={os.environ[name]}" for name in ims3core.WAITING if name in os.environ)
+    yield _line(
+        "threads", f"{torch.get_num_threads()} of {cores} cores (compute.threads: {asked['threads']}); {waiting}"
+    )
 
 
 def _dvc(root: Path) -> Iterator[str]:

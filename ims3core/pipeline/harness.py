@@ -52,7 +52,8 @@ def execute(stage: Stage) -> None:
         executors.make_missing(stage, units)
         processes.barrier()
         if processes.is_main:
-            facts = stage.assemble(units)
+            with files.naming(stage.output):
+                facts = stage.assemble(units)
             if stage.artifact is not None:
                 files.write_manifest(workspace.output, stage.artifact, **(facts or {}))
             moved = (workspace.path / OUTPUT).is_dir()

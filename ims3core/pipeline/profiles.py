@@ -165,7 +165,7 @@ def edits(root: Path, written: str) -> list[str]:
 def diff(root: Path, name: str | None) -> list[str]:
     """What params.yaml says otherwise than a profile, or than what `ims3 use` wrote."""
     written = (root / "params.yaml").read_text(encoding="utf-8")
-    return differences(read(root, name).tree if name else _origin(root, written), tree_of(written))
+    return differences(read(root, name).tree if name is not None else _origin(root, written), tree_of(written))
 
 
 def _origin(root: Path, written: str) -> Tree:

@@ -45,7 +45,8 @@ class Stage(ABC):
             are named by.
         named: declared dependencies (patterns of paths) whose content is in the names of the units.
         artifact: the kind in the manifest of the output; None: the output is no folder with a manifest.
-        keeps_units: whether units stay after the output is there, for a larger grid or a cut that grows again.
+        keeps_units: whether units stay after the output is there: for a larger grid or a cut that grows again, and
+            because DVC deletes an output that it could not take into its cache, for example a full one.
         sharing: with several processes (``compute.launch``): ``alone``, one process does all; ``units``, they divide
             the units; ``steps``, all make every unit together.
         silent: no progress bar over units, because making one shows its own.

@@ -16,7 +16,7 @@ LOG = Path("scratch/timings.jsonl")
 
 @contextlib.contextmanager
 def timed(root: Path, stage: str) -> Iterator[None]:
-    """Appends one line about the enclosed stage to the log when it ends without an error."""
+    """Appends one line about the enclosed stage to the log when it ends without an error, if there is room."""
     began = time.perf_counter()
     yield
     record = {
@@ -29,7 +29,7 @@ def timed(root: Path, stage: str) -> Iterator[None]:
         record["gpu_mib"] = gpu
     path = root / LOG
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 

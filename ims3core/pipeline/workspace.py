@@ -64,9 +64,10 @@ class Workspace:
         part = self.path / f".{name}.part"
         remove(part)
         part.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        if part.exists():
-            part.replace(self.path / name)
+        with files.naming(part):
+            yield part
+            if part.exists():
+                part.replace(self.path / name)
 
     @property
     def output(self) -> Path:
@@ -163,7 +164,8 @@ def exclusive(home: Path, name: str) -> Iterator[bool]:
         lock.acquire()
         waited = True
     try:
-        holder.write_text(str(os.getpid()))
+        with files.naming(holder):
+            holder.write_text(str(os.getpid()))
         yield waited
     finally:
         holder.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from ims3core.data import unit
 from ims3core.errors import ParameterError
 from ims3core.students.dsa import siamese
 from ims3core.students.settings import Augment
-from ims3core.students.warps import Augmentation, Seed, Statistics, affine, rotations, uniform, warp
+from ims3core.students.warps import Augmentation, Seed, Statistics, affine, checked_warp, rotations, uniform, warp
 
 _GLOBAL_STREAM = threading.Lock()
 CROP_ATTEMPTS = 10
@@ -70,6 +70,7 @@ def build_augmentation(
             raise ParameterError(f"augment.patch_shuffle: {spec.patch_shuffle} does not divide images of {side} px")
         operations.append(partial(_shuffle_patches, parts=spec.patch_shuffle))
     if maps:
+        checked_warp()  # before anything is trained
         operations.append(partial(warp, maps=maps, padding="zeros" if spec.rotate or spec.translate else "border"))
     if spec.randaugment:
         operations.append(partial(_randaugment, count=spec.randaugment[0], magnitude=spec.randaugment[1]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Union
 
 import torch
 from torch import Tensor
 
 from ims3core.base.seeds import generator
+from ims3core.errors import LibraryError
 
 Seed = Union[int, "Alike"]
 Augmentation = Callable[[Tensor, Seed], Tensor]
@@ -50,10 +52,25 @@ def rotations(angle: Tensor) -> Tensor:
     return maps
 
 
-def warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
-    """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
+@cache
+def checked_warp() -> Callable[..., Tensor]:
+    """kornia's warp; a LibraryError if a shift by 2 px does not give the very pixels back, as in 0.8, which blurs."""
+    import kornia
     from kornia.geometry.transform import warp_affine
 
+    point = torch.zeros(1, 1, 8, 8)
+    point[..., 3, 3] = 1
+    shifted = warp_affine(point, torch.tensor([[[1.0, 0, 2], [0, 1, 0]]]), (8, 8), align_corners=False)
+    if abs(found := float(shifted[0, 0, 3, 5]) - 1) > 1e-4:
+        raise LibraryError(
+            f"kornia {kornia.__version__}: a pixel shifted by 2 px keeps {found + 1:.2f} of its value, wanted all; "
+            "`pip install --upgrade kornia`"
+        )
+    return warp_affine
+
+
+def warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]], padding: str) -> Tensor:
+    """``images`` (B, C, S, S) under the product of ``maps``, sampled once, bilinearly."""
     batch, _, side, _ = images.shape
     product = affine(batch)
     for draw in maps:
@@ -62,4 +79,4 @@ def warp(images: Tensor, seed: Seed, *, maps: list[Callable[[int, Seed], Tensor]
     linear, shift, centre = product[:, :2, :2], product[:, :2, 2:], torch.full((2, 1), (side - 1) / 2)
     pixels = torch.cat([linear, side * shift + centre - linear @ centre], dim=2)  # (B, 2, 3)
     pixels = pixels.to(images.device, images.dtype)
-    return warp_affine(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)
+    return checked_warp()(images, pixels, (side, side), mode="bilinear", padding_mode=padding, align_corners=False)

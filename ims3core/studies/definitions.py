@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ims3core.base.schema import Count, Index, Name, Section
+from ims3core.errors import ParameterError
 from ims3core.params import tree_of
+from ims3core.pipeline.checkouts import NAME
 
 FILE = "studies.yaml"
 
@@ -60,4 +62,7 @@ def read(root: Path) -> dict[str, Study]:
     if not path.is_file():
         return {}
     tree = tree_of(path.read_text(encoding="utf-8"), name=FILE) if path.read_text(encoding="utf-8").strip() else {}
+    for name in map(str, tree):
+        if not NAME.fullmatch(name):  # its table and figure are files of that name
+            raise ParameterError(f"{FILE}: found the name {name[:80]!r}, wanted one of letters, digits, '-' and '_'")
     return {str(name): Study.checked(study, f"{FILE}: {name}") for name, study in tree.items()}

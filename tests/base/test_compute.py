@@ -1,11 +1,14 @@
 """The machine: devices, threads and processes are decided once, and what cannot work is one line."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from ims3core.base import compute
+from ims3core.base import caches, compute
 from ims3core.errors import ParameterError
 
 SECTION = {"device": "auto", "precision": "fp32", "compile": False, "threads": 1}
@@ -113,6 +116,60 @@ def test_without_a_compiler_or_a_cache_one_line_and_on(monkeypatch, tmp_path, ca
     assert len(caplog.messages) == 2
     assert all(said[fault] in message for message in caplog.messages)
     assert network._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiler_that_fails_at_work_ends_in_one_line_and_the_plain_network(monkeypatch, tmp_path, caplog, training):
+    """Such as on a full disk: all parts go on as they are, once one has failed, with the same gradients."""
+
+    def full(graph, inputs):
+        raise OSError(28, "No space left on device")
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=full, **options))
+    monkeypatch.setattr(compute, "SMALL", 0)
+    monkeypatch.setenv(caches.COMPILED, str(tmp_path))
+    torch._dynamo.reset()
+    network = torch.nn.Sequential(Doubled(), torch.nn.GELU(), Doubled())
+    machine, inputs = compute.machine(**SECTION | {"device": "cpu", "compile": True}), torch.ones(2, 3)
+    wanted = torch.autograd.grad(network(inputs).sum(), list(network.parameters()))
+    if training:
+        machine.for_training(network, parts=list(network), pays=True)
+        found = torch.autograd.grad(network(inputs).sum(), list(network.parameters()))
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    else:
+        before = network(inputs)
+        assert torch.equal(machine.for_inference(network, parts=list(network))(inputs), before)
+    said = [record.getMessage() for record in caplog.records if record.name == compute.__name__]
+    assert said == [compute.NO_COMPILER % "No space left on device"]
+    assert all(part._compiled_call_impl is None for part in network)
+
+
+TRAINS = """
+import torch
+from ims3core.base import compute
+machine = compute.machine(device="cpu", precision="fp32", compile=True, threads=1)
+network = machine.for_training(torch.nn.Linear(64, 64), parts=[], pays=True)
+compute.compile_parts([network])
+network(torch.ones(2, 64)).sigmoid().sum().backward()
+print(network._compiled_call_impl is not None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [True, False])
+def test_compiling_needs_no_room_among_temporary_files(tmp_path, room):
+    """The headers that torch compiles first stay in the cache folder; without room there training goes on, one line."""
+    (tmp_path / "temporary").mkdir()
+    places = {caches.COMPILED: str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "temporary")}
+    limit = "" if room else "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    done = subprocess.run(
+        [sys.executable, "-c", limit + TRAINS], env=os.environ | places, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(room), done.stderr
+    assert done.stderr.count("no working compiler") == (not room)
+    assert not any(path.is_file() for path in (tmp_path / "temporary").rglob("*"))
+    assert not room or sum(path.stat().st_size for path in (tmp_path / "cache/headers").rglob("*")) > 1e7
 
 
 def test_training_is_compiled_where_it_pays(monkeypatch, tmp_path):

@@ -1,14 +1,19 @@
 """Files: atomic writing, manifests, and every kind of damage."""
 
+import errno
 import json
 import os
+import resource
+import stat
 
 import pytest
 import torch
 
 from ims3core.base import files
 from ims3core.base.records import Record
+from ims3core.diffusion import latents
 from ims3core.errors import ArtifactError
+from ims3core.pipeline.workspace import Workspace
 
 
 @pytest.fixture
@@ -145,6 +150,63 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     assert files.read_json(path) == 1
     assert os.listdir(tmp_path) == ["f.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_files_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
+    """Also those of a library that makes its own, and one that stood there with other rights."""
+    path = tmp_path / "y.json"
+    path.touch(0o640)
+    before = os.umask(umask)
+    try:
+        files.write_tensors(tmp_path / "x.safetensors", {"x": torch.arange(3)})
+        files.write_json(path, 1)
+        files.write_csv(tmp_path / "z.csv", ["a"], [[1]])
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {mode}
+
+
+@pytest.fixture
+def no_room():
+    """Files of this process cannot grow beyond 4 KiB: as on a full disk, whoever writes says no name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_room_for_a_mapped_file_is_taken_before_it_is_written(tmp_path, monkeypatch):
+    """Writing to a page of one on a full disk is SIGBUS, which no handler names."""
+
+    def full(descriptor, offset, length):
+        assert offset == 0 and length == os.fstat(descriptor).st_size
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError) as caught:
+        latents._mapped(tmp_path / "mean.npy", (3, 2))
+    assert caught.value.filename == str(tmp_path / "mean.npy")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "tensors", "latents", "unit"])
+def test_what_has_no_room_is_named(tmp_path, no_room, kind):
+    """By the path that is asked for; nothing half-written is left, and no write kills the process."""
+    path = tmp_path / {"unit": ".unit.part", "latents": "mean.npy"}.get(kind, "f.bin")
+    with pytest.raises(OSError) as caught:
+        if kind == "bytes":
+            files.write_bytes(path, bytes(5000))
+        elif kind == "tensors":
+            files.write_tensors(path, {"x": torch.zeros(5000)})
+        elif kind == "latents":
+            files.write_tensors(tmp_path / "p" / latents.piece_name(0), {n: torch.zeros(1, 4) for n in ("mean", "std")})
+            latents.join(tmp_path / "p", tmp_path, [(0, slice(0, 1))], torch.zeros(3000, dtype=torch.long), variants=1)
+        else:
+            with Workspace(tmp_path, "tag", already_published=False).making("unit") as part:
+                part.write_bytes(bytes(5000))
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    if kind in ("bytes", "tensors"):
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_directory_is_replaced_as_a_whole(tmp_path):

@@ -161,6 +161,33 @@ def test_a_full_disk_is_one_line(toy, capsys, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", ["prepare", "study", "run"])
+def test_an_interrupt_says_that_the_next_run_goes_on(toy, tmp_path, capsys, monkeypatch, name):
+    """Ctrl-C is one line and exit code 130, as of other programs; the processes of a launcher leave it to theirs."""
+    toy()
+    (tmp_path / "dvc.yaml").touch()
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    from ims3core.pipeline import checkouts, harness
+    from ims3core.studies import command, definitions
+
+    for place, what in ((harness, "run"), (checkouts, "run"), (command, "run")):
+        monkeypatch.setattr(place, what, interrupted)
+    monkeypatch.setattr(definitions, "read", lambda root: {"mine": None})
+    words = [name] if name == "prepare" else [name, "mine"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 130
+    said = "ims3: interrupted; what is finished is kept, the same command goes on from there\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setenv(stages.LAUNCHED, "1")
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert capsys.readouterr().err == ""
+
+
 def test_methods_prints_the_table(toy, capsys):
     """Each row with its five axes."""
     toy()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ims3core import cli
+from ims3core import WAITING, cli
 from ims3core.pipeline import doctor
 
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -129,6 +129,24 @@ def test_a_sound_machine_has_no_fault(checkout, capsys):
     assert set(names) <= set(lines) and not any(line.startswith("!") for line in lines.values())
     assert "compute.precision: fp32; as params.yaml says" in lines["precision"]
     assert "GB free" in lines["compiled"] and "commit " in lines["git"]
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [({}, "OMP_WAIT_POLICY=PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY=ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT=9")],
+)  # fmt: skip
+def test_idle_threads_sleep_unless_the_user_wants_otherwise(toy, tmp_path, own, wanted):
+    """Said before torch is loaded, which reads it then; the line of threads has what holds, and nothing else."""
+    toy()
+    env = {name: value for name, value in os.environ.items() if name not in WAITING} | own
+    code = (
+        "import ims3core, sys, pathlib; assert 'torch' not in sys.modules; from ims3core.pipeline import doctor; "
+        "print([line for line in doctor._machine(pathlib.Path()) if line[2:].startswith('threads')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith(f"(compute.threads: 0); {wanted}']"), done.stdout
 
 
 def test_automatic_precision_says_why(toy, tmp_path):

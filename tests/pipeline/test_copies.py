@@ -23,8 +23,9 @@ def git(folder, *arguments):
 
 
 def dvc(folder, *arguments):
+    env = os.environ | {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False, env=env
     )
 
 
@@ -94,6 +95,38 @@ def test_a_repository_around_the_folder_does_not_count(origin, archive):
         checkouts.committed_profiles(inside)
 
 
+@pytest.mark.parametrize("kind", ["letters beyond ASCII", "part of a bigger repository"])
+def test_profiles_and_studies_run_wherever_the_project_lies(origin, tmp_path, kind):
+    """DVC runs and makes experiments in the clone, and takes the cache of this folder; what comes back is the project.
+
+    Commands of git say names of a bigger repository from its top.
+    """
+    if kind == "letters beyond ASCII":
+        root = origin.rename(tmp_path / "größe 数据") / ""
+    else:
+        (tmp_path / "big/work").mkdir(parents=True)
+        shutil.rmtree(origin / ".git")
+        root = origin.rename(tmp_path / "big/work/ims3")
+        (tmp_path / "big/notes").write_text("of the whole\n")
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+            git(tmp_path / "big", *arguments)
+    assert checkouts.committed_profiles(root) == ["mine"]
+    (root / "profiles/new.yaml").touch()
+    assert checkouts.uncommitted(root, ["profiles"]) == ["profiles/new.yaml"]
+    for _ in range(2):  # made, and taken up again
+        clone = checkouts.prepare_clone(root, "mine")
+    assert (clone / "profiles/mine.yaml").is_file() and clone.is_relative_to(root / checkouts.HOME / "mine")
+    assert (clone / dvc(clone, "cache", "dir").stdout.strip()).resolve() == (root / ".dvc/cache").resolve()
+    done = dvc(clone, "exp", "run", "--quiet", "--name", "mine-1", "--set-param", "seed=1")
+    assert done.returncode == 0, done.stderr
+    assert (clone / "out").read_text() == "seed: 1\n"
+    (clone / ".dvc/tmp/rwlock").write_text("")  # as an interrupt leaves it
+    checkouts.dvc(clone, "repro", "--quiet")
+    assert any((root / ".dvc/cache").rglob("*")) and not (clone / ".dvc/cache").exists()
+    checkouts.forget_experiment(clone, "mine-1")
+    assert "mine-1" not in dvc(clone, "exp", "list").stdout
+
+
 def test_a_machine_without_git_is_told(archive, monkeypatch):
     """And an empty repository has no commit."""
     git(archive, "init", "-q")
@@ -114,8 +147,6 @@ def test_a_shallow_clone_runs_profiles_and_studies(origin, tmp_path):
     (shallow / "notes").write_text("three")
     git(shallow, "commit", "-qam", "three")
     assert checkouts.prepare_clone(shallow, "mine") == clone and (clone / "notes").read_text() == "three"
-    env = os.environ | {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--quiet", "--name", "mine-1"]
-    subprocess.run(command, cwd=clone, check=True, env=env, capture_output=True)
+    assert dvc(clone, "exp", "run", "--quiet", "--name", "mine-1").returncode == 0
     assert (clone / "out").read_text() == "seed: 0\n"
     checkouts.forget_experiment(clone, "mine-1")
