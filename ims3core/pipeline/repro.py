@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ims3core.errors import ParameterError
 from ims3core.params import Params
-from ims3core.pipeline import places, worker
+from ims3core.pipeline import places, warm, worker
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.places import Place
 from ims3core.pipeline.schedule import Schedule
@@ -57,10 +58,22 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
             params = worker.with_threads(params, threads)
             desk = ProjectDesk(root, params, graph, threads=threads, gpus=crew.gpus, memory=memory)
             driver = Driver(Schedule(edges, seconds), desk, crew, Board(len(edges)), replan=lambda: plan()[0])
-            driver.run()
+            with warm.serving():
+                driver.run()
         finally:
             crew.close()
     return f"{len(edges)} stages are up to date; {driver.units} units were made"
+
+
+@contextlib.contextmanager
+def shared(params: Params, place: Place | None) -> Iterator[Place | None]:
+    """``place`` for several runs, one after the other: its workers are started once, and stay."""
+    if place is None or place.scheduler is not None:
+        yield place
+        return
+    gpus = gpus_here(params) if place.cluster is None else 0
+    with places.client_of(place, threads_here(params, place, gpus), gpus, lambda: places.MOST_JOBS) as client:
+        yield Place(scheduler=client.scheduler.address, patience=place.patience)
 
 
 def gpus_here(params: Params) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import socket
@@ -75,8 +76,7 @@ def introduce(root: Path, token: str, threads: int, *, redirect: bool) -> Facts:
     Raises:
         ClusterError: ``root`` is another folder here, or none.
     """
-    import stages  # noqa: F401  from where the rest of the code is, before the folder changes
-
+    importlib.import_module("stages")  # from where the rest of the code is, before the folder changes
     if not (root / LOGS / token).is_file():
         raise ClusterError(f"{root} is another folder on {socket.gethostname()}, wanted a common file system")
     os.chdir(root)
@@ -109,7 +109,7 @@ def _log_to(log: Path, redirect: bool) -> None:
     logging.getLogger().addHandler(handler)
     logging.getLogger("ims3core").setLevel(logging.INFO)
     logging.getLogger("stages").setLevel(logging.INFO)
-    if redirect:
+    if redirect or sys.stderr.isatty():
         sys.stdout.flush()
         sys.stderr.flush()
         for number in (1, 2):
