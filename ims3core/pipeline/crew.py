@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOKS = 0.25  # seconds between looks at who is there
+REPLACING = 10.0  # seconds between looks at who has to be replaced
 DIED = "its worker died or was stopped"
 
 
@@ -63,7 +64,7 @@ class DaskCrew:
         self._meeting: dict[str, Future[Any]] = {}
         self._refused: dict[str, str] = {}
         self._handed: dict[str, _Handed] = {}
-        self._alone_since = self._looked = time.monotonic()
+        self._alone_since = self._looked = self._replaced = time.monotonic()
         self._token = f"token-{uuid.uuid4().hex}"
         folder = root / worker.LOGS
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,7 @@ class DaskCrew:
         if now - self._looked < LOOKS and self.members:
             return
         self._looked = now
+        self._replace(now)
         there: dict[str, Any] = self._asked()
         for address in self.members.keys() - there.keys():
             self._gone(address)
@@ -130,14 +132,18 @@ class DaskCrew:
                 "the same command goes on"
             )
 
+    def _replace(self, now: float) -> None:
+        """Has the cluster that is ours start again what is gone: jobs that were cancelled, processes that died."""
+        cluster: Any = self.client.cluster
+        if cluster is not None and now - self._replaced > REPLACING:
+            self._replaced = now
+            cluster.scale(len(cluster.worker_spec))
+
     def _asked(self) -> dict[str, Any]:
         try:
             info: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
-        except OSError as error:
-            raise ClusterError(
-                f"the scheduler is lost ({' '.join(str(error).split())}); what is made stays, and the same command "
-                "goes on"
-            ) from error
+        except (OSError, KeyError) as error:
+            raise ClusterError("the scheduler is lost; what is made stays, and the same command goes on") from error
         return info
 
     def _meet(self, address: str, future: Future[Any], info: dict[str, Any], own: worker.Facts) -> None:

@@ -123,6 +123,7 @@ class Driver:
         """
         desk = threading.Thread(target=self._sit_at_the_desk, name="desk", daemon=True)
         desk.start()
+        end = -1  # before everything that waits
         try:
             while not self.schedule.over:
                 for address in self.schedule.ready():
@@ -131,8 +132,10 @@ class Driver:
                 if (event := self.crew.next(TICK)) is not None:
                     getattr(self, f"_{event[0]}")(*event[1:])
                 self.crew.look(self._running + len(self._ready))
+            end = 2
         finally:
-            self._errands.put((-1, 0.0, next(self._count), "end", ""))
+            self._errands.put((end, 0.0, next(self._count), "end", ""))
+            desk.join()  # DVC is never left in the middle of a stage
             self.board.close()
         if self.schedule.failed:
             blocked = f"; not begun: {', '.join(self.schedule.blocked)}" if self.schedule.blocked else ""

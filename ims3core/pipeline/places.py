@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MOST_JOBS = 64
 CONNECTING = "10s"
+TRIES = 3
 KINDS = {
     "slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster", "oar": "OARCluster",
     "htcondor": "HTCondorCluster", "moab": "MoabCluster", "local": "LocalCluster",
@@ -134,7 +135,15 @@ def _local(count: int, threads: int, gpus: int) -> Iterator[Any]:
     }
     dashboard = {"dashboard": find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, **dashboard}}
-    with SpecCluster(workers=spec, scheduler=scheduler, silence_logs=False) as cluster:
+    for tried in range(TRIES):
+        try:
+            cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=False)
+        except RuntimeError as error:  # one of them died as it began
+            if tried + 1 == TRIES:
+                raise ClusterError(f"--workers: a worker does not start: {error}") from error
+        else:
+            break
+    with cluster:
         yield cluster
 
 

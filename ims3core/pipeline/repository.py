@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ims3core.errors import ArtifactError, ClusterError
+from ims3core.pipeline.doctor import mend_lock
 
+log = logging.getLogger(__name__)
 State = Literal["same", "kept", "changed"]
 Result = TypeVar("Result")
 PATIENCE = 300.0  # seconds that another command of DVC may hold its lock
@@ -28,6 +30,8 @@ class Repository:
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines about each stage; progress says the same
         try:
             self._repo = Repo(str(root))
+            for line in mend_lock(Path(self._repo.tmp_dir)):  # of a run that was killed
+                log.info("%s", line)
             self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
         except DvcException as error:
             raise ArtifactError(f"{root}: DVC cannot read this folder: {error}") from error
