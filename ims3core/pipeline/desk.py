@@ -16,6 +16,7 @@ from ims3core.pipeline.stage import Stage
 from ims3core.pipeline.workspace import Workspace, open_workspace
 
 ON_HOST = ("select", "report")  # whose units ask no network, but for selections that ask the teacher
+IN_ORDER = ("generator",)  # whose units stand on each other
 TEACHER = "data/teacher"
 
 
@@ -57,13 +58,13 @@ class ProjectDesk:
         return Work(stage.label, len(names), self._jobs(stage, fingerprint, missing))
 
     def _jobs(self, stage: Stage, fingerprint: str, names: list[str]) -> list[Job]:
-        """A unit each; as many as a worker makes on its threads; or all, where processes make them together."""
+        """A unit each; as many as a worker makes on its threads; or all, in order or by processes of a launcher."""
         need: Need = "device" if self.gpus and needs_device(stage) or not self.gpus else "host"
         size = 1
         if type(stage).threads is not Stage.threads and not self.gpus:
             size = self.threads
-        elif stage.sharing == "steps":
-            size = len(names)
+        elif stage.name in IN_ORDER or (stage.sharing == "steps" and self.params.compute.launch):
+            size = max(1, len(names))
         memory = self.memory.get(stage.node.address, 0.0)
         return [
             Job(

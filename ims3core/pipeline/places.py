@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_JOBS = 64
+IDLE_LOOKS = 60  # one a second, before a job that has nothing to do is ended: between stages there is little
 CONNECTING = "10s"
 TRIES = 3
 KINDS = {
@@ -172,11 +173,12 @@ def _queue(path: Path, wanted: Callable[[], int]) -> Iterator[Any]:
     with dask.config.set(dask.config.merge(dask.config.config, tree)):
         bounds = tree.get("distributed", {}).get("adaptive", {})
         least, most = bounds.get("minimum", 0), bounds.get("maximum", MOST_JOBS)
+        looks = bounds.get("wait-count", IDLE_LOOKS)
         make = LocalCluster if kind == "local" else getattr(dask_jobqueue, KINDS[kind])
         try:
             cluster = make(silence_logs=False)
         except (ValueError, TypeError, RuntimeError, OSError, yaml.YAMLError) as error:
             raise ParameterError(f"--cluster: {path}: {' '.join(str(error).split())}") from error
         with cluster:
-            cluster.adapt(minimum=least, maximum=most, Adaptive=Demand)
+            cluster.adapt(minimum=least, maximum=most, wait_count=looks, Adaptive=Demand)
             yield cluster

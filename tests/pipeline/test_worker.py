@@ -276,8 +276,32 @@ def test_facts_that_differ_are_named():
     )
 
 
-def test_units_are_named_by_a_stage_with_steps_together(project, monkeypatch):
-    """What all processes make together is one job."""
-    monkeypatch.setattr(harness.find_stage("features"), "sharing", "steps")
-    work = desk_of(project).begin("features@real")
-    assert len(work.jobs) == 1 and len(work.jobs[0].names) == work.total > 1
+@pytest.mark.parametrize(
+    ("sharing", "launch", "in_order", "together"),
+    [
+        ("steps", "torchrun", (), True),
+        ("steps", None, (), False),
+        ("units", "torchrun", (), False),
+        ("units", None, ("features",), True),
+    ],
+)
+def test_units_that_belong_together_are_one_job(project, monkeypatch, sharing, launch, in_order, together):
+    """What the processes of a launcher make together, and what stands on units before; phases of one process do not."""
+    monkeypatch.setattr(harness.find_stage("features"), "sharing", sharing)
+    monkeypatch.setattr(desk, "IN_ORDER", in_order)
+    office = desk_of(project)
+    office.params = office.params.model_copy(
+        update={"compute": office.params.compute.model_copy(update={"launch": launch})}
+    )
+    office.params._tree, office.params._rows = load(project / "params.yaml")._tree, load(project / "params.yaml")._rows
+    work = office.begin("features@real")
+    assert (len(work.jobs) == 1) == together and sum(len(job.names) for job in work.jobs) == work.total > 1
+    office.release("features@real")
+
+
+def test_a_generator_is_one_job_in_its_order(project):
+    """The DiT is trained on latents of the VAE."""
+    office = desk_of(project)
+    (job,) = office.begin("generator").jobs
+    assert job.names[0] == "vae" and job.names[1].startswith("dit-")
+    office.release("generator")
