@@ -153,10 +153,16 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
     schedule = schedule_of(edges, each, units)
     print("critical path:", " > ".join(a for a in schedule.critical_path() if each[a] * units[a] > 60))
     quiet = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.memory.terminate": False}
-    options = {"processes": False, "n_workers": workers, "threads_per_worker": 1, "resources": {"device": 1, "host": 1}}
+    options = {
+        "processes": False,
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "memory_limit": 0,
+        "resources": {"device": 1, "host": 1},
+    }
     with (
         dask.config.set(quiet), tempfile.TemporaryDirectory() as folder,
-        LocalCluster(**options, dashboard_address=None) as cluster, Client(cluster, set_as_default=False) as client,
+        LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip
         crew = DaskCrew(client, Path(folder), threads=1, patience=60, make=time.sleep)
         facts = worker.Facts("", "", "fp32", False, "")
