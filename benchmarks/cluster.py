@@ -57,14 +57,14 @@ def units_of(planner, node) -> int:
     """The units of a stage; none where DVC runs it."""
     params, grid, stage = planner.params, planner.params.eval, node.stage
     if stage == "candidates":
-        return 0 if params.pool(node.row).source.indexed else len(planner._shards(node.row))
+        return 0 if params.pool(node.row).source.indexed else len(planner.shards(node.row))
     if stage == "features":
         indexed = params.pool(node.row).source.indexed
-        return -(-planner.size.train // params.features.batch_size) if indexed else len(planner._shards(node.row))
+        return -(-planner.size.train // params.features.batch_size) if indexed else len(planner.shards(node.row))
     if stage == "guides":
         return planner.size.classes if params.guide(node.row).provides != "nothing" else 0
     if stage == "finetune":
-        return planner._phases(node.row) if params.adaptation(node.row).trains else 0
+        return planner.phases(node.row) if params.adaptation(node.row).trains else 0
     if stage == "latents":
         return max(1, planner.cost(node).calls)
     sets = len(grid.ipc) * grid.draws

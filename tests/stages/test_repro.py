@@ -153,3 +153,38 @@ def test_jobs_of_a_queue_make_the_grid(fresh, plain, tmp_path):
     found = call(project, "ims3core", "repro", "--cluster", str(tmp_path / "local.yaml"))
     assert found.returncode == 0, found.stderr[-3000:]
     assert_same(project, plain)
+
+
+def slurm():
+    """Why no job can be sent to Slurm here, or None."""
+    if shutil.which("sbatch") is None:
+        return "Slurm is not installed"
+    found = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, check=False)
+    return None if found.returncode == 0 and "idle" in found.stdout else "Slurm has no idle node"
+
+
+def test_a_cancelled_job_of_slurm_is_replaced(fresh, plain, tmp_path):
+    """Two jobs of one core make the grid; one is cancelled on the way (docs/cluster.md has the recipe of a machine)."""
+    if (reason := slurm()) is not None:
+        pytest.skip(reason)
+    project = fresh()
+    (tmp_path / "slurm.yaml").write_text(
+        "jobqueue: {slurm: {cores: 1, processes: 1, memory: 2GB, walltime: '01:00:00', log-directory: scratch/slurm}}\n"
+        "distributed: {adaptive: {minimum: 0, maximum: 2}}\n"
+    )
+
+    def jobs():
+        command = ["squeue", "-h", "-n", "dask-worker", "-t", "R", "-o", "%i"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    driver, seen = begin(project, "--cluster", str(tmp_path / "slurm.yaml")), set()
+    while driver.poll() is None and not list((project / "scratch").glob("generator/*/*begun*")):
+        time.sleep(0.2)
+    cancelled = jobs()[0]
+    subprocess.run(["scancel", cancelled], check=True)
+    while driver.poll() is None:
+        seen |= set(jobs())
+        time.sleep(1)
+    assert driver.returncode == 0, driver.stderr.read()[-3000:]
+    assert len(seen - {cancelled}) >= 2
+    assert_same(project, plain)
