@@ -54,7 +54,7 @@ def repro(
     cluster: Cluster = None,
     patience: Patience = 60.0,
 ) -> None:
-    """`dvc repro` on many workers: they make the pieces of stages side by side, DVC assembles. Needs ims3[cluster]."""
+    """Reproduce like `dvc repro`, on workers that make the pieces of stages side by side; needs ims3[cluster]."""
     reproduce = importlib.import_module("ims3core.pipeline.repro")
     params, place = parameters(), reproduce.Place(workers, scheduler, cluster, patience)
     plan = importlib.import_module("ims3core.planning.priorities").plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +35,19 @@ class Repository:
             self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
         except DvcException as error:
             raise ArtifactError(f"{root}: DVC cannot read this folder: {error}") from error
+
+    def ignore_outputs(self, addresses: Collection[str]) -> None:
+        """Writes the .gitignore files in the order in which DVC alone would: whole folders are dependencies too."""
+        from dvc.repo.reproduce import get_active_graph, plan_repro
+
+        def write() -> None:
+            with self._repo.lock, self._repo.scm_context:
+                for stage in plan_repro(get_active_graph(self._repo.index.graph)):
+                    for out in stage.outs if stage.addressing in addresses else ():
+                        Path(out.fspath).parent.mkdir(parents=True, exist_ok=True)
+                        out.ignore()
+
+        self._patiently(write)
 
     def state(self, address: str) -> State:
         """Whether a stage is as dvc.lock says, is in the run cache, or has to run."""

@@ -57,6 +57,7 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
                 threads = params.compute.threads or crew.threads_each
             params = worker.with_threads(params, threads)
             desk = ProjectDesk(root, params, graph, threads=threads, gpus=crew.gpus, memory=memory)
+            desk.repository.ignore_outputs(edges)
             driver = Driver(Schedule(edges, seconds), desk, crew, Board(len(edges)), replan=lambda: plan()[0])
             with warm.serving():
                 driver.run()
