@@ -40,9 +40,7 @@ def begin(project, *words):
 
 def outputs(project):
     files = [path for name in ("data", "metrics", "reports") for path in sorted((project / name).rglob("*"))]
-    return {
-        str(path.relative_to(project)): path.read_bytes() for path in files if path.is_file() and path.name[0] != "."
-    }
+    return {str(path.relative_to(project)): path.read_bytes() for path in files if path.is_file()}
 
 
 @pytest.fixture(scope="module")
