@@ -42,6 +42,10 @@ class ArtifactError(Ims3Error):
     """A file written by a stage is missing, truncated or does not match its manifest."""
 
 
+class ClusterError(Ims3Error):
+    """Workers do not come, are not like the others, or fail at a unit again and again."""
+
+
 class NumericsError(Ims3Error):
     """A computation left the real numbers: a loss or an objective is not finite."""
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ims3core.cli.stages import ROOT, chosen, parameters
 from ims3core.pipeline import profiles
+from ims3core.pipeline.places import Place
 
 app = typer.Typer()
 PANEL = "Run"
+Workers = Annotated[int | None, typer.Option(help="Processes on this machine; without any option one a GPU, or one.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a scheduler of Dask that runs, tcp://...:8786.")]
+Cluster = Annotated[Path | None, typer.Option(help="File of dask-jobqueue: Slurm, PBS, LSF, SGE and others.")]
+Patience = Annotated[float, typer.Option(help="Minutes to wait for a worker while there is none.")]
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: ims3 use digits s3.alpha=0.5")
@@ -40,12 +46,41 @@ def diff(
         typer.echo(line)
 
 
+@app.command(rich_help_panel=PANEL, epilog="Example: ims3 repro students --workers 2")
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages of dvc.yaml; everything without one.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    patience: Patience = 60.0,
+) -> None:
+    """Reproduce like `dvc repro`, on workers that make the pieces of stages side by side; needs ims3[cluster]."""
+    reproduce = importlib.import_module("ims3core.pipeline.repro")
+    params, place = parameters(), reproduce.Place(workers, scheduler, cluster, patience)
+    plan = importlib.import_module("ims3core.planning.priorities").plan
+    typer.echo(reproduce.run(ROOT, params, targets or [], place, lambda: plan(params, ROOT)))
+
+
+def asked(workers: int | None, scheduler: str | None, cluster: Path | None, patience: float) -> Place | None:
+    """Where a run shall be; None: DVC alone, in this process."""
+    if workers is None and scheduler is None and cluster is None:
+        return None
+    place = Place(workers, scheduler, cluster and cluster.resolve(), patience)
+    place.check()
+    return place
+
+
 @app.command(rich_help_panel=PANEL, epilog="Example: ims3 run digits-all")
 def run(
     profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits-all.")],
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    patience: Patience = 60.0,
 ) -> None:
     """Run another profile in a clone of its own; leaves its tables, image grid and page in metrics/profiles."""
-    for line in importlib.import_module("ims3core.pipeline.checkouts").run(ROOT, profile):
+    place = asked(workers, scheduler, cluster, patience)
+    for line in importlib.import_module("ims3core.pipeline.checkouts").run(ROOT, profile, place):
         typer.echo(line)
 
 
@@ -55,6 +90,10 @@ def study(
         list[str] | None, typer.Argument(help="Studies of studies.yaml; without one they are listed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    patience: Patience = 60.0,
 ) -> None:
     """Run studies of the paper as DVC experiments; leaves metrics/studies/<name>.csv and .png."""
     params, command = parameters(), importlib.import_module("ims3core.studies.command")
@@ -64,5 +103,5 @@ def study(
     if not names and not every:
         command.show(ROOT, params)
     for name in known if every else names or []:
-        for line in command.run(ROOT, name, params):
+        for line in command.run(ROOT, name, params, asked(workers, scheduler, cluster, patience)):
             typer.echo(line)

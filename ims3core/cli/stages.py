@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-import shlex
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +12,11 @@ import typer
 
 from ims3core.errors import ParameterError
 from ims3core.params import Params, load
+from ims3core.pipeline import launching
 
 app = typer.Typer()
 ROOT = Path()
 PANEL = "Pipeline stages"
-LAUNCHED = "IMS3_LAUNCHED"  # set for the processes of a launcher, also one that starts a single process
 Row = Annotated[str | None, typer.Argument(help="One row of the table in params.yaml; all rows without it.")]
 
 
@@ -37,22 +35,13 @@ def chosen(known: list[str], name: str | None, key: str) -> list[str]:
 def run_stage(stage: str, params: Params, *arguments: object) -> None:
     """Runs one row of a stage, under ``compute.launch`` where processes can share it."""
     harness = importlib.import_module("ims3core.pipeline.harness")
-    launcher = None if {"WORLD_SIZE", LAUNCHED} & os.environ.keys() else params.compute.launch
+    launcher = None if {"WORLD_SIZE", launching.LAUNCHED} & os.environ.keys() else params.compute.launch
     if launcher and harness.find_stage(stage).sharing != "alone":
-        _launch(launcher, [stage, *map(str, arguments)])
+        launching.launch(launcher, [stage, *map(str, arguments)])
+    elif launching.UNITS_ONLY in os.environ:
+        harness.make_units(stage, params, ROOT, arguments)
     else:
         harness.run(stage, params, ROOT, arguments)
-
-
-def _launch(launcher: str, arguments: list[str]) -> None:
-    """Runs this command under a launcher of several processes, such as ``accelerate launch``."""
-    command = [*shlex.split(launcher), "-m", "ims3core", *arguments]
-    try:
-        code = subprocess.run(command, check=False, env=os.environ | {LAUNCHED: "1"}).returncode
-    except FileNotFoundError as error:
-        raise ParameterError(f"compute.launch: {command[0]!r}: no such command") from error
-    if code:
-        raise ParameterError(f"compute.launch: {shlex.join(command)} ended with code {code}; see the lines above")
 
 
 def run_rows(stage: str, row: str | None, table: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ims3core.base import files
 from ims3core.errors import ParameterError
+from ims3core.pipeline.places import Place
 
 log = logging.getLogger(__name__)
 HOME = Path("scratch/runs")
@@ -29,8 +30,11 @@ KEPT = (
 )  # fmt: skip
 
 
-def run(root: Path, profile: str) -> Iterator[str]:
+def run(root: Path, profile: str, place: Place | None = None) -> Iterator[str]:
     """Reproduces ``profile`` in a clone and leaves :data:`KEPT` of it in metrics/profiles/<profile>; yields lines.
+
+    Args:
+        place: where workers are that make its pieces; None: DVC alone.
 
     Raises:
         ParameterError: not a git repository, no such profile in its last commit, or a stage that failed.
@@ -44,8 +48,8 @@ def run(root: Path, profile: str) -> Iterator[str]:
         yield "uncommitted changes of code and profiles do not count: the last commit is run"
     _call(clone, sys.executable, "-m", "ims3core", "use", profile, "--force")
     lend_data(root, clone, load(clone / "params.yaml").user_paths)
-    yield f"{profile}: dvc repro in {clone}"
-    dvc(clone, "repro")
+    yield f"{profile}: {'ims3' if place else 'dvc'} repro in {clone}"
+    reproduce(clone, place)
     markdown = subprocess.run(
         [sys.executable, "-m", "ims3core", "report", "--markdown"], cwd=clone, capture_output=True, check=True,
         env=_environment(clone),
@@ -160,7 +164,22 @@ def dvc(clone: Path, *arguments: str) -> None:
     try:
         _call(clone, sys.executable, "-m", "dvc", *arguments)
     finally:
-        shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+        _keep_lock(clone)
+
+
+def _keep_lock(clone: Path) -> None:
+    shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+
+
+def reproduce(clone: Path, place: Place | None, *targets: str) -> None:
+    """Runs the stages ``targets``, or all, in a clone, on the workers of ``place`` or by DVC alone."""
+    if place is None:
+        dvc(clone, "repro", *targets)
+        return
+    try:
+        _call(clone, sys.executable, "-m", "ims3core", "repro", *targets, *place.options())
+    finally:
+        _keep_lock(clone)
 
 
 def forget_experiment(clone: Path, name: str) -> None:

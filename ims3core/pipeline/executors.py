@@ -28,13 +28,19 @@ def make_missing(stage: Stage, units: list[Unit]) -> None:
         missing = processes.broadcast(missing) if stage.sharing == "steps" else missing
     if not missing:
         return
-    threads = stage.threads()
-    # Closed on the way out: an interrupt stops what other threads are at before it goes further.
-    made = _one_by_one(stage, missing) if threads == 1 else _on_threads(stage, missing, threads)
-    with contextlib.closing(made):
+    with made_now(stage, missing) as made:
         done = len(own) - len(missing)
         for _ in made if stage.silent else progress.track(made, label=stage.label, total=len(own), done=done):
             pass
+
+
+def made_now(stage: Stage, units: list[Unit]) -> contextlib.closing[Generator[Unit, None, None]]:
+    """``units``, made one by one as they are asked for, or on as many threads as the stage says.
+
+    Closed on the way out: an interrupt stops what other threads are at before it goes further.
+    """
+    threads = stage.threads()
+    return contextlib.closing(_one_by_one(stage, units) if threads == 1 else _on_threads(stage, units, threads))
 
 
 def _one_by_one(stage: Stage, units: list[Unit]) -> Generator[Unit, None, None]:
@@ -66,7 +72,8 @@ def make(stage: Stage, unit: Unit) -> None:
         stage.make(unit, stage.workspace.path / unit.name)
         return
     with stage.workspace.making(unit.name) as path:
-        stage.make(unit, path)
+        if path is not None:
+            stage.make(unit, path)
 
 
 def stop_if_cancelled(stopped: threading.Event) -> None:

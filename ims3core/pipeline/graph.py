@@ -48,6 +48,11 @@ class Node:
         return f"{self.stage}@{self.row}" if self.row else self.stage
 
     @property
+    def place(self) -> str:
+        """The name of its folder in ``scratch/``."""
+        return self.address.replace("@", "-")
+
+    @property
     def data(self) -> tuple[str, ...]:
         """The dependencies that are not code."""
         return tuple(dep for dep in self.deps if dep.split("/")[0] not in CODE)
@@ -82,6 +87,16 @@ class Graph:
             if node.stage == stage and node.arguments == words:
                 return node
         raise ParameterError(f"{stage}: dvc.yaml has no row {' '.join(words) or 'without arguments'}")
+
+    def edges(self) -> dict[str, list[str]]:
+        """Every address with those of the stages whose outputs it depends on."""
+        return {
+            node.address: [
+                other.address for other in self.nodes
+                if other is not node and any(overlap(out, dep) for out in other.outs for dep in node.data)
+            ]
+            for node in self.nodes
+        }  # fmt: skip
 
     def upstream(self, targets: list[str]) -> list[Node]:
         """The stages of these names or addresses with all they stand on, in order."""
@@ -132,6 +147,11 @@ def code_files(deps: tuple[str, ...] = CODE) -> tuple[str, ...]:
     paths = [PROJECT / dep for dep in deps]
     files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
     return tuple(sorted(file.relative_to(PROJECT).as_posix() for file in files))
+
+
+def project_digest() -> str:
+    """Sixteen hexadecimal digits over all source files, as they were when this process first looked."""
+    return _digest(code_files())[:16]
 
 
 @cache

@@ -13,10 +13,10 @@ from pathlib import Path
 from ims3core.base import files
 from ims3core.params import Params
 from ims3core.pipeline import executors
-from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.graph import Graph, Node
 from ims3core.pipeline.stage import Stage
 from ims3core.pipeline.timings import timed
-from ims3core.pipeline.workspace import OUTPUT, open_workspace
+from ims3core.pipeline.workspace import OUTPUT, Workspace, open_workspace
 
 
 def find_stage(name: str) -> type[Stage]:
@@ -30,8 +30,12 @@ def find_stage(name: str) -> type[Stage]:
 
 def open_stage(name: str, params: Params, root: Path, arguments: Sequence[object]) -> Stage:
     """The stage ``name`` of the row that ``arguments`` name, ready to run."""
-    tree = params.tree
-    return find_stage(name)(params, root, Graph(tree).node(name, *arguments), tree)
+    return open_node(Graph(params.tree).node(name, *arguments), params, root)
+
+
+def open_node(node: Node, params: Params, root: Path) -> Stage:
+    """The stage of one row, ready to run."""
+    return find_stage(node.stage)(params, root, node, params.tree)
 
 
 def run(name: str, params: Params, root: Path, arguments: Sequence[object] = ()) -> None:
@@ -40,12 +44,19 @@ def run(name: str, params: Params, root: Path, arguments: Sequence[object] = ())
         execute(open_stage(name, params, root, arguments))
 
 
+def make_units(name: str, params: Params, root: Path, arguments: Sequence[object] = ()) -> None:
+    """Makes the units of one row of a stage in a workspace that another process has locked; assembles nothing."""
+    stage = open_stage(name, params, root, arguments)
+    stage.workspace = Workspace.shared(root, stage.node.place, stage.fingerprint())
+    executors.make_missing(stage, stage.units())
+
+
 def execute(stage: Stage) -> None:
     """Makes the units of a stage that are missing, and assembles its outputs."""
     units, processes = stage.units(), stage.processes
-    place, names = stage.node.address.replace("@", "-"), [unit.name for unit in units]
-    extent = [names, stage.fingerprint(whole=True)]
-    with open_workspace(stage.root, place, stage.fingerprint(), extent=extent, processes=processes) as workspace:
+    names = [unit.name for unit in units]
+    extent, fingerprint = [names, stage.fingerprint(whole=True)], stage.fingerprint()
+    with open_workspace(stage.root, stage.node.place, fingerprint, extent=extent, processes=processes) as workspace:
         if workspace.already_published:
             return
         stage.workspace = workspace

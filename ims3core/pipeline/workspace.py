@@ -4,7 +4,7 @@ DVC deletes a stage's outputs before it runs it, so work lives elsewhere: ``scra
 stage goes on, and one that is asked for more makes only what is new; any other fingerprint starts afresh. A unit is
 named by what decides its content, written whole or not at all, and hard-linked into the output, so that it takes no
 space of its own. A file lock keeps an orphan of a killed ``dvc`` and its successor from writing side by side: the
-successor waits, and takes over what the orphan published.
+successor waits, and takes over what the orphan published. A unit has a lock of its own, for many workers.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class Workspace:
         self.path, self.already_published, self._tag = path, already_published, tag
         self._ledger = _read_ledger(path)
 
+    @classmethod
+    def shared(cls, root: Path, name: str, fingerprint: str) -> Workspace:
+        """One that another process has locked, to make units in and nothing else."""
+        return cls(_home(root, name) / fingerprint, "", already_published=False)
+
     def has(self, name: str) -> bool:
         """Whether the unit ``name``, a file or a folder, is there; one that changed since it was published is not."""
         path = self.path / name
@@ -59,15 +64,22 @@ class Workspace:
         return True
 
     @contextlib.contextmanager
-    def making(self, name: str) -> Iterator[Path]:
-        """A temporary sibling to write a file or folder to; when the block ends it is the unit ``name``, whole."""
+    def making(self, name: str) -> Iterator[Path | None]:
+        """A temporary sibling to write a file or folder to; when the block ends it is the unit ``name``, whole.
+
+        One writer at a time: whoever waited for another, and finds the unit there, is given None.
+        """
         part = self.path / f".{name}.part"
-        remove(part)
         part.parent.mkdir(parents=True, exist_ok=True)
-        with files.naming(part):
-            yield part
-            if part.exists():
-                part.replace(self.path / name)
+        with FileLock(self.path / f".{name}.lock"):
+            if (self.path / name).exists():
+                yield None
+                return
+            remove(part)
+            with files.naming(part):
+                yield part
+                if part.exists():
+                    part.replace(self.path / name)
 
     @property
     def output(self) -> Path:
@@ -110,7 +122,7 @@ def open_workspace(
     """
     group, tag = processes or ProcessGroup(), f"{fingerprint} {short_digest(extent)}"
     group.require_equal(tag, f"{name}: fingerprint of parameters, inputs and code")
-    home = root / "scratch" / name.replace(":", "_")
+    home = _home(root, name)
     if not group.is_main:
         yield Workspace(home / fingerprint, tag, already_published=group.broadcast(None))
         return
@@ -122,6 +134,11 @@ def open_workspace(
             remove(home / fingerprint / OUTPUT)
             _delete_untrusted(home / fingerprint)
         yield Workspace(home / fingerprint, tag, already_published=group.broadcast(done))
+
+
+def _home(root: Path, name: str) -> Path:
+    """The folder of a stage's work."""
+    return root / "scratch" / name.replace(":", "_")
 
 
 def _delete_stale(home: Path, fingerprint: str) -> None:

@@ -13,6 +13,7 @@ from ims3core.studies.settings import settings_of
 
 if TYPE_CHECKING:
     from ims3core.params import Params
+    from ims3core.pipeline.places import Place
 
 
 def show(root: Path, params: Params) -> None:
@@ -33,13 +34,13 @@ def show(root: Path, params: Params) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def run(root: Path, name: str, params: Params) -> Iterator[str]:
+def run(root: Path, name: str, params: Params, place: Place | None = None) -> Iterator[str]:
     """Runs what is missing of a study, writes its table and figure, and yields its result in sentences."""
     from ims3core.report.figures import tsne
     from ims3core.studies import experiments, figures, sentences
 
     study = definitions.read(root)[name]
-    frame, ran = experiments.run(root, name, params.tree, study)
+    frame, ran = experiments.run(root, name, params.tree, study, place)
     files.write_bytes(results.path_of(root, name, "png"), figures.draw(study, frame))
     if "plane" in study.measures:
         plane = results.read_plane(root, name)

@@ -11,7 +11,7 @@ import yaml
 
 from ims3core.base import files
 from ims3core.errors import ParameterError
-from ims3core.pipeline import checkouts, progress
+from ims3core.pipeline import checkouts, progress, repro
 from ims3core.pipeline.workspace import exclusive
 from ims3core.studies import results
 from ims3core.studies.settings import settings_of
@@ -19,6 +19,7 @@ from ims3core.studies.settings import settings_of
 if TYPE_CHECKING:
     from typing import Any
 
+    from ims3core.pipeline.places import Place
     from ims3core.studies.definitions import Study
     from ims3core.studies.settings import Setting
 
@@ -30,7 +31,9 @@ TARGETS = {  # measure -> the stages it needs
 CODE = ("ims3core", "stages", "dvc.yaml")
 
 
-def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.DataFrame, int]:
+def run(
+    root: Path, name: str, tree: dict[str, Any], study: Study, place: Place | None = None
+) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """The table of a study with every setting in it, and how many experiments ran.
 
     Settings that are in the table are not run; it is written after each that was. params.yaml, dvc.lock and the results
@@ -38,6 +41,7 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
 
     Args:
         tree: params.yaml as it stands; uncommitted changes of it count.
+        place: where workers are that make the pieces of all settings; None: DVC alone.
 
     Raises:
         ParameterError: a setting that params.yaml does not allow, uncommitted changes of code, a stage that failed.
@@ -50,14 +54,17 @@ def run(root: Path, name: str, tree: dict[str, Any], study: Study) -> tuple[pd.D
     missing = [setting for setting in settings if setting.key not in set(frame["key"])]
     if missing:
         _check_committed(root)
-        with exclusive(root / checkouts.HOME / "studies-lock", "studies"):
+        with (
+            exclusive(root / checkouts.HOME / "studies-lock", "studies"),
+            repro.shared(missing[0].params, place) as workers,
+        ):
             clone = checkouts.prepare_clone(root, "studies")
             done = len(settings) - len(missing)
             for setting in progress.track(missing, label=f"study {name}", total=len(settings), done=done):
                 labels = [f"{key} {value}" for key, value in setting.labels.items()]
                 labels += [f"root seed {setting.params.seed}"] if study.root_seeds else []
                 log.info("study %s: %s", name, ", ".join(labels) or "one setting")
-                _experiment(root, clone, name, study, setting)
+                _experiment(root, clone, name, study, setting, workers)
                 values = results.collect(clone, study, setting)
                 if "plane" in study.measures:
                     results.write_plane(root, name, clone, setting)
@@ -79,11 +86,15 @@ def _check_committed(root: Path) -> None:
         )
 
 
-def _experiment(root: Path, clone: Path, name: str, study: Study, setting: Setting) -> None:
-    """``dvc exp run`` of one setting, with the stages that its measures need."""
+def _experiment(
+    root: Path, clone: Path, name: str, study: Study, setting: Setting, place: Place | None
+) -> None:  # fmt: skip
+    """``dvc exp run`` of one setting, with the stages that its measures need; workers have made them before."""
     files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
     checkouts.lend_data(root, clone, setting.params.user_paths)
     targets = list(dict.fromkeys(stage for measure in study.measures for stage in TARGETS[measure]))
     title = f"{name}-{setting.key}"
+    if place is not None:
+        checkouts.reproduce(clone, place, *targets)
     checkouts.forget_experiment(clone, title)
     checkouts.dvc(clone, "exp", "run", "--quiet", "--name", title, *targets)

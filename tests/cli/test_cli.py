@@ -84,7 +84,20 @@ def test_training_a_student_does_not_load_torchs_compiler():
 def test_every_stage_of_dvc_has_its_command():
     """dvc.yaml calls commands that exist, and every stage command is in dvc.yaml."""
     called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
-    others = {"use", "diff", "run", "study", "methods", "plan", "doctor", "timings", "results", "caption", "export"}
+    others = {
+        "repro",
+        "use",
+        "diff",
+        "run",
+        "study",
+        "methods",
+        "plan",
+        "doctor",
+        "timings",
+        "results",
+        "caption",
+        "export",
+    }
     assert called == set(cli.registered()) - others
 
 

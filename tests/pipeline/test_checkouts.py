@@ -9,6 +9,7 @@ import pytest
 from ims3core.errors import ParameterError
 from ims3core.params import parse
 from ims3core.pipeline import checkouts, profiles
+from ims3core.pipeline.places import Place
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,30 @@ def git(tmp_path):
     run("add", "-A")
     run("commit", "-qm", "start")
     return run
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (None, ["dvc", "repro", "students"]),
+        (Place(workers=3), ["ims3core", "repro", "students", "--workers", "3", "--patience", "60"]),
+        (Place(cluster=Path("/c.yaml"), patience=5), ["ims3core", "repro", "students", "--cluster", "/c.yaml", "--patience", "5"]),
+    ],
+)  # fmt: skip
+def test_a_clone_is_run_by_dvc_or_on_workers(tmp_path, monkeypatch, place, words):
+    """With the same options; what DVC then knows is kept even where a stage failed."""
+    called = []
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.lock").write_text("known")
+
+    def call(folder, *command):
+        called.append(list(command[2:]))
+        raise ParameterError("a stage failed")
+
+    monkeypatch.setattr(checkouts, "_call", call)
+    with pytest.raises(ParameterError, match="a stage failed"):
+        checkouts.reproduce(tmp_path, place, "students")
+    assert called == [words] and (tmp_path / ".dvc/kept.lock").read_text() == "known"
 
 
 def test_uncommitted_names_what_differs_and_what_is_new(git, tmp_path):

@@ -173,7 +173,7 @@ def numbers(tmp_path):
     """A function that runs Numbers with some attributes; returns the units that were made, in order."""
 
     def run(**attributes):
-        node = SimpleNamespace(address="numbers@a", row="a", outs=("data/numbers",), data=())
+        node = SimpleNamespace(address="numbers@a", row="a", place="numbers-a", outs=("data/numbers",), data=())
         stage = type("Numbers", (Numbers,), attributes)(PARAMS, tmp_path, node, TREE)
         stage.made = []
         try:

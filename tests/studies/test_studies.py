@@ -1,5 +1,6 @@
 """Studies: settings, their tables, sentences and figures; the experiments themselves with a stand-in for DVC."""
 
+import contextlib
 import json
 import math
 
@@ -10,6 +11,7 @@ import yaml
 from ims3core import params
 from ims3core.errors import ArtifactError, ParameterError
 from ims3core.pipeline import checkouts, profiles
+from ims3core.pipeline.places import Place
 from ims3core.studies import costs, definitions, experiments, figures, results, sentences
 from ims3core.studies.definitions import Study
 from ims3core.studies.settings import settings_of
@@ -258,6 +260,22 @@ class TestExperiments:
         ((_, arguments),) = self.ran
         assert arguments[:2] == ("exp", "run") and arguments[-1] == "students" and "--name" in arguments
         assert "--force" not in arguments  # it runs every stage again
+
+    def test_settings_share_the_workers(self, project, monkeypatch):
+        """They are started once; each setting is made by them before DVC records it as an experiment."""
+        opened, made = [], []
+
+        @contextlib.contextmanager
+        def shared(params, place):
+            opened.append(place)
+            yield Place(scheduler="tcp://there:1")
+
+        monkeypatch.setattr(experiments.repro, "shared", shared)
+        monkeypatch.setattr(checkouts, "reproduce", lambda clone, *asked: made.append((len(self.ran), *asked)))
+        study = study_of(vary={"s3.alpha": [0.1, 0.2]})
+        frame, ran = experiments.run(project, "mine", toy_parameters(), study, Place(workers=2))
+        assert ran == 2 and opened == [Place(workers=2)]
+        assert made == [(number, Place(scheduler="tcp://there:1"), "students") for number in (0, 1)]
 
     def test_killed_in_the_middle_only_the_rest_runs(self, project):
         study, self.dies_at = study_of(vary={"s3.alpha": [0.1, 0.2, 0.3]}), 2

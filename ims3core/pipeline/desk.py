@@ -1,0 +1,101 @@
+"""The desk of a run on many workers: opens stages, holds their workspaces, and has DVC assemble them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ims3core.params import Params
+from ims3core.pipeline import harness
+from ims3core.pipeline.driver import Job, Need, Work
+from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.repository import Repository
+from ims3core.pipeline.stage import Stage
+from ims3core.pipeline.workspace import Workspace, open_workspace
+
+ON_HOST = ("select", "report")  # whose units ask no network, but for selections that ask the teacher
+IN_ORDER = ("generator",)  # whose units stand on each other
+TEACHER = "data/teacher"
+
+
+class ProjectDesk:
+    """That of the checkout in ``root``.
+
+    Args:
+        threads: CPU threads of a worker; ``gpus``: whether workers compute on GPUs.
+        memory: bytes that a process of a stage takes at most, by address.
+    """
+
+    def __init__(
+        self, root: Path, params: Params, graph: Graph, *, threads: int, gpus: bool, memory: Mapping[str, float]
+    ) -> None:  # fmt: skip
+        self.root, self.params, self.threads, self.gpus, self.memory = root, params, threads, gpus, memory
+        self.nodes = {node.address: node for node in graph.nodes}
+        self.repository = Repository(root)
+        self._held: dict[str, tuple[contextlib.ExitStack, Workspace]] = {}
+
+    def begin(self, address: str) -> Work | None:
+        """The units of a stage that DVC calls changed, and whose workspace is now held, as jobs.
+
+        A stage without units, or whose outputs DVC has kept, is left to it.
+        """
+        state = self.repository.state(address)
+        if state == "same":
+            return None
+        if state == "kept":
+            return Work(address, 0)
+        stage = harness.open_node(self.nodes[address], self.params, self.root)
+        names = [unit.name for unit in stage.units()]
+        if not names:
+            return Work(stage.label, 0)
+        fingerprint = stage.fingerprint()
+        with contextlib.ExitStack() as stack:
+            workspace = stack.enter_context(open_workspace(self.root, stage.node.place, fingerprint))
+            missing = [name for name in names if not workspace.has(name)]
+            self._held[address] = stack.pop_all(), workspace
+        return Work(stage.label, len(names), self._jobs(stage, fingerprint, missing))
+
+    def _jobs(self, stage: Stage, fingerprint: str, names: list[str]) -> list[Job]:
+        """A unit each; as many as a worker makes on its threads; or all, in order or by processes of a launcher."""
+        need: Need = "device" if self.gpus and needs_device(stage) or not self.gpus else "host"
+        size = 1
+        if type(stage).threads is not Stage.threads and not self.gpus:
+            size = self.threads
+        elif stage.name in IN_ORDER or (stage.sharing == "steps" and self.params.compute.launch):
+            size = max(1, len(names))
+        memory = self.memory.get(stage.node.address, 0.0)
+        return [
+            Job(
+                stage.node.address, part, need, memory,
+                (self.root, stage.node, fingerprint, part, self.threads, need),
+            )
+            for part in (names[first : first + size] for first in range(0, len(names), size))
+        ]  # fmt: skip
+
+    def finish(self, address: str) -> None:
+        """Has DVC run the stage, which finds its units, or bring its outputs back."""
+        self.release(address)
+        self.repository.reproduce(address)
+
+    def release(self, address: str) -> None:
+        """Lets others into the workspace."""
+        if (held := self._held.pop(address, None)) is not None:
+            held[0].close()
+
+    def missing(self, job: Job) -> list[str]:
+        """The units of a job that are not there."""
+        _, workspace = self._held[job.address]
+        return [name for name in job.names if not workspace.has(name)]
+
+    def state(self, job: Job) -> Any:
+        """What there is of a job: its units, and checkpoints by their time."""
+        _, workspace = self._held[job.address]
+        begun = [path.stat().st_mtime_ns for path in workspace.path.glob("*begun*")]
+        return self.missing(job), max(begun, default=0)
+
+
+def needs_device(stage: Stage) -> bool:
+    """Whether units of a stage ask a network."""
+    return stage.name not in ON_HOST or (TEACHER in stage.node.data and TEACHER not in stage.unread())

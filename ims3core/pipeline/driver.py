@@ -1,0 +1,247 @@
+"""Runs a graph on many workers: they make the units of stages, DVC assembles, each as soon as it can be.
+
+Three parts meet here. The *schedule* knows which stage is next. The *desk* asks and tells DVC and opens stages, one
+after the other in a thread of its own. The *crew* is the workers. What a run leaves is the same as that of one process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from ims3core.errors import ClusterError, Ims3Error
+from ims3core.pipeline.progress import Board
+from ims3core.pipeline.schedule import Schedule
+
+log = logging.getLogger(__name__)
+TRIES = 3
+TICK = 0.5  # seconds that it waits for something to happen
+Need = Literal["device", "host"]
+
+
+@dataclass
+class Job:
+    """What a worker is asked for at a time: a unit, or as many as it makes at once on its threads.
+
+    Attributes:
+        need: what of a worker it holds, its ``device`` or only its ``host``.
+        memory: bytes that it takes at most.
+        arguments: of the function that workers run.
+        state: of the work when it was last tried; another one is a new beginning.
+    """
+
+    address: str
+    names: list[str]
+    need: Need = "device"
+    memory: float = 0.0
+    arguments: tuple[Any, ...] = ()
+    tries: int = 0
+    state: Any = None
+
+
+@dataclass
+class Work:
+    """The units of one stage that are missing, of ``total``, as jobs."""
+
+    label: str
+    total: int
+    jobs: list[Job] = field(default_factory=list)
+
+
+class Desk(Protocol):
+    """What is done at one place, one after the other."""
+
+    def begin(self, address: str) -> Work | None:
+        """The work of a stage; None where there is nothing to do, or where it is done now."""
+
+    def finish(self, address: str) -> None:
+        """Assembles a stage whose units are all there."""
+
+    def release(self, address: str) -> None:
+        """Lets go of a stage that failed."""
+
+    def missing(self, job: Job) -> list[str]:
+        """The units of a job that are not there, and nothing else: asked beside other work."""
+
+    def state(self, job: Job) -> Any:
+        """Of a job that failed: it changes whenever some of the work was kept."""
+
+
+class Crew(Protocol):
+    """The workers."""
+
+    events: queue.SimpleQueue[tuple[Any, ...]]
+
+    def look(self, jobs: int) -> None:
+        """Sees who came and who went; ``jobs`` wait or run. Raises a ClusterError where nobody comes."""
+
+    def free(self, job: Job) -> str | None:
+        """The worker that can take ``job`` now."""
+
+    def start(self, job: Job, worker: str) -> None:
+        """Hands it over; an event follows: (``made``, job, seconds) or (``lost``, job, reason, log, try it again)."""
+
+    def next(self, seconds: float) -> tuple[Any, ...] | None:
+        """What happened, or None where nothing did within ``seconds``."""
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+
+
+class Driver:
+    """One run.
+
+    Attributes:
+        units: that were made.
+    """
+
+    def __init__(
+        self, schedule: Schedule, desk: Desk, crew: Crew, board: Board,
+        replan: Callable[[], Mapping[str, float]] | None = None, replan_after: str = "prepare",
+    ) -> None:  # fmt: skip
+        self.schedule, self.desk, self.crew, self.board = schedule, desk, crew, board
+        self._replan, self._replan_after = replan, replan_after
+        self.units = 0
+        self._ready: list[tuple[float, int, Job]] = []
+        self._count = itertools.count()
+        self._open: dict[str, int] = {}  # jobs that are left of a stage
+        self._errands: queue.PriorityQueue[tuple[int, float, int, str, str]] = queue.PriorityQueue()
+        self._running = 0
+
+    def run(self) -> None:
+        """Everything that can be made.
+
+        Raises:
+            ClusterError: stages failed, each of which a line has named, or nobody is there to make them.
+        """
+        desk = threading.Thread(target=self._sit_at_the_desk, name="desk", daemon=True)
+        desk.start()
+        end = -1  # before everything that waits
+        try:
+            while not self.schedule.over:
+                for address in self.schedule.ready():
+                    self._send("begin", address)
+                self._hand_out()
+                if (event := self.crew.next(TICK)) is not None:
+                    getattr(self, f"_{event[0]}")(*event[1:])
+                self.crew.look(self._running + len(self._ready))
+            end = 2
+        finally:
+            self._errands.put((end, 0.0, next(self._count), "end", ""))
+            desk.join()  # DVC is never left in the middle of a stage
+            self.board.close()
+        if self.schedule.failed:
+            blocked = f"; not begun: {', '.join(self.schedule.blocked)}" if self.schedule.blocked else ""
+            raise ClusterError(f"failed: {', '.join(self.schedule.failed)}{blocked}; see the lines above")
+
+    def _send(self, errand: str, address: str) -> None:
+        """To the desk: what gives workers something to do comes first, then what most is waiting for."""
+        order = {"begin": 0, "release": 0, "finish": 1}[errand]
+        self._errands.put((order, -self.schedule.remaining[address], next(self._count), errand, address))
+
+    def _sit_at_the_desk(self) -> None:
+        while (errand := self._errands.get())[3] != "end":
+            kind, address = errand[3:]
+            try:
+                result = getattr(self.desk, kind)(address)
+            except Exception as error:
+                expected = isinstance(error, (Ims3Error, OSError))
+                if not expected:
+                    log.exception("%s", address)
+                self.crew.events.put(("refused", address, error))
+            else:
+                if kind != "release":
+                    self.crew.events.put((kind, address, result))
+
+    def _hand_out(self) -> None:
+        """Gives jobs to free workers, the longest path first; a job that nobody can take now lets others pass."""
+        passed: list[tuple[float, int, Job]] = []
+        refused: set[Need] = set()
+        while self._ready and len(refused) < 2:
+            entry = heapq.heappop(self._ready)
+            job = entry[2]
+            if job.address not in self._open:
+                continue  # its stage failed
+            worker = None if job.need in refused else self.crew.free(job)
+            if worker is None:
+                refused.add(job.need)
+                passed.append(entry)
+            else:
+                self._running += 1
+                self.crew.start(job, worker)
+        for entry in passed:
+            heapq.heappush(self._ready, entry)
+
+    def _begin(self, address: str, work: Work | None) -> None:
+        if work is None:
+            self._ended(address)
+            return
+        left = sum(len(job.names) for job in work.jobs)
+        self.board.begin(
+            address, work.label, total=work.total, done=work.total - left, planned=self.schedule.seconds[address]
+        )
+        self._open[address] = len(work.jobs)
+        for job in work.jobs:
+            self._queue(job)
+        if not work.jobs:
+            self._assemble(address)
+
+    def _assemble(self, address: str) -> None:
+        self.board.assemble(address)
+        self._send("finish", address)
+
+    def _queue(self, job: Job) -> None:
+        heapq.heappush(self._ready, (-self.schedule.remaining[job.address], next(self._count), job))
+
+    def _made(self, job: Job, seconds: float) -> None:
+        self._running -= 1
+        if job.address not in self._open:
+            return
+        self.units += len(job.names)
+        self.board.advance(job.address, len(job.names), seconds, self.crew.size)
+        self._open[job.address] -= 1
+        if not self._open[job.address]:
+            self._assemble(job.address)
+
+    def _lost(self, job: Job, reason: str, where: str, again: bool) -> None:
+        """A job that failed is tried again, at most :data:`TRIES` times without any of it being kept."""
+        self._running -= 1
+        if job.address not in self._open:
+            return
+        state = self.desk.state(job)
+        job.tries = job.tries + 1 if state == job.state else 1
+        job.state = state
+        if again and job.tries < TRIES:
+            job.names = self.desk.missing(job) or job.names
+            self._queue(job)
+            return
+        tried = f", tried {job.tries} times" if job.tries > 1 else ""
+        log.error("%s: %s: %s%s; log: %s", job.address, ", ".join(job.names), reason, tried, where)
+        self._fail(job.address)
+
+    def _refused(self, address: str, error: Exception) -> None:
+        log.error("%s: %s", address, str(error) or type(error).__name__)
+        self._fail(address)
+
+    def _fail(self, address: str) -> None:
+        if self._open.pop(address, None) is not None:
+            self._send("release", address)
+        self.board.end(address)
+        self.schedule.end(address, failed=True)
+
+    def _finish(self, address: str, _: None) -> None:
+        self._open.pop(address)
+        self._ended(address)
+
+    def _ended(self, address: str) -> None:
+        self.board.end(address)
+        self.schedule.end(address)
+        if address == self._replan_after and self._replan is not None:
+            self.schedule.replan(self._replan())

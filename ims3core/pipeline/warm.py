@@ -1,0 +1,119 @@
+"""A process that has loaded everything, of which every command of ours is a copy: a start-up is paid once, not a stage.
+
+The server answers ``python -m ims3core``, which asks it where the environment names its socket. A command runs in a
+process of its own with the asker's folder, environment, output and exit code. The server computes nothing itself, so
+that no library has begun threads, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+SOCKET = "IMS3_WARM"
+MODULES = ("ims3core.cli", "ims3core.pipeline.harness", "torch", "stages.students", "stages.select", "stages.coverage")
+
+
+def ask(arguments: list[str]) -> int | None:
+    """The exit code of the command, run by the server; None where there is none."""
+    path = os.environ.get(SOCKET)
+    if path is None or "WORLD_SIZE" in os.environ:
+        return None
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.connect(path)
+        except OSError:
+            return None
+        request = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode()
+        handles = array.array("i", [1, 2])
+        server.sendmsg([len(request).to_bytes(4)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)])
+        server.sendall(request)
+        answer = server.recv(1)
+    return answer[0] if answer else 1
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """A server for the commands that this process, and what it starts, run in the meantime."""
+    with tempfile.TemporaryDirectory(prefix="ims3-") as folder:
+        path = str(Path(folder, "socket"))
+        process = subprocess.Popen([sys.executable, "-m", __name__, path], stdin=subprocess.DEVNULL)
+        os.environ[SOCKET] = path
+        try:
+            yield
+        finally:
+            del os.environ[SOCKET]
+            process.terminate()
+            process.wait()
+
+
+def serve(path: str) -> None:
+    """Answers until the process that started this one is gone."""
+    parent = os.getppid()
+    with socket.socket(socket.AF_UNIX) as server:
+        for name in MODULES:
+            importlib.import_module(name)
+        server.bind(path)
+        server.listen()
+        server.settimeout(1.0)
+        while os.getppid() == parent:
+            try:
+                asker, _ = server.accept()
+            except TimeoutError:
+                continue
+            with asker:
+                asker.setblocking(True)
+                _answer(asker, server)
+
+
+def _answer(asker: socket.socket, server: socket.socket) -> None:
+    """Runs one command in a copy of this process."""
+    size, rights, *_ = asker.recvmsg(4, socket.CMSG_SPACE(8))
+    handles = array.array("i", rights[0][2])
+    with asker.makefile("rb") as stream:
+        arguments, folder, environment = json.loads(stream.read(int.from_bytes(size)))
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            server.close()
+            for number, handle in zip((1, 2), handles, strict=True):
+                os.dup2(handle, number)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
+            code = run(arguments)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    for handle in handles:
+        os.close(handle)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):  # the asker was killed
+        asker.sendall(bytes([code if code >= 0 else 128 - code]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of a command, run here."""
+    try:
+        importlib.import_module(MODULES[0]).main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

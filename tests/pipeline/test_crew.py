@@ -1,0 +1,241 @@
+"""Real workers of Dask: who is let in, what a death costs, what the command line refuses."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from ims3core import cli
+from ims3core.errors import ClusterError, ParameterError
+from ims3core.pipeline import places, worker
+from ims3core.pipeline.crew import DIED, DaskCrew
+from ims3core.pipeline.driver import Job
+from ims3core.pipeline.places import Place, read_cluster
+
+pytest.importorskip("distributed")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask's threads and sockets, where a worker is killed
+SLURM = {"jobqueue": {"slurm": {"cores": 1, "memory": "1GB"}}}
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two processes on this machine."""
+    with places.client_of(Place(workers=2), threads=1, gpus=0, wanted=lambda: 2) as client:
+        yield client
+
+
+@pytest.fixture
+def crew(client, toy, tmp_path):
+    """Workers that run what a job brings along."""
+    params = toy(compute__threads=1)
+    crew = DaskCrew(client, tmp_path, threads=1, patience=60, make=lambda call, *arguments: call(*arguments))
+    crew.own = worker.facts(params)
+    yield crew
+    crew.close()
+
+
+def happen(crew, seconds=60):
+    """The next event."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        crew.look(1)
+        if (event := crew.next(0.2)) is not None:
+            return event
+    raise TimeoutError
+
+
+def test_a_worker_that_dies_gives_its_job_back_and_another_comes(crew):
+    """Its log is named; the other job is not touched; whoever replaces the dead worker is let in."""
+    crew.gather()
+    while crew.size < 2:
+        crew.look(1)
+        time.sleep(0.05)
+    victim, other = Job("s", ["a"], arguments=(os.kill, 0, 0)), Job("s", ["b"], arguments=(time.sleep, 0.5))
+    victim.arguments = (lambda: os.kill(os.getpid(), signal.SIGKILL),)
+    first = crew.free(victim)
+    log = crew.members[first].facts.log
+    crew.start(victim, first)
+    second = crew.free(other)
+    assert second != first
+    crew.start(other, second)
+    assert crew.free(other) is None
+    events = {event[1].names[0]: event for event in (happen(crew), happen(crew))}
+    assert events["a"][0] == "lost" and events["a"][2:] == (DIED, log, True)
+    assert events["b"][0] == "made"
+    while crew.size < 2:
+        crew.look(1)
+        time.sleep(0.05)
+    assert first not in crew.members
+
+
+def test_what_a_worker_raises_comes_back_as_one_line(crew):
+    """A mistake is not tried again, anything else is."""
+    crew.gather()
+
+    def fail(error):
+        raise error
+
+    for error, again in ((ClusterError("other inputs"), False), (MemoryError("17 GB"), True)):
+        job = Job("s", ["a"], arguments=(fail, error))
+        crew.start(job, crew.free(job))
+        kind, _, reason, log, tried_again = happen(crew)
+        assert (kind, tried_again) == ("lost", again)
+        assert str(error) in reason and log.startswith(str(crew.root))
+
+
+@pytest.mark.parametrize("fact", ["code", "torch", "precision"])
+def test_a_worker_that_is_not_like_the_others_is_refused(crew, fact, caplog):
+    """Before it makes anything, in one line that names what differs."""
+    crew.own = replace(crew.own, **{fact: "another"})
+    with pytest.raises(
+        ClusterError, match=rf"no worker can be used: worker tcp://.*{fact}.*: found .*, wanted another"
+    ):
+        while True:
+            crew.look(1)
+            time.sleep(0.05)
+    assert not crew.members and len(caplog.messages) in (1, 2)
+
+
+def test_workers_without_the_common_folder_are_refused(client, toy, tmp_path):
+    """One line says that there is no common file system."""
+    params = toy()
+    crew = DaskCrew(client, tmp_path, threads=1, patience=60)
+    crew.own = worker.facts(params)
+    for token in (tmp_path / worker.LOGS).glob("token-*"):
+        token.unlink()
+    with pytest.raises(ClusterError, match=r"is another folder on .*, wanted a common file system"):
+        crew.gather()
+    crew.close()
+
+
+def test_workers_that_never_come_end_the_run(toy, tmp_path):
+    """After a limit, with one line."""
+    from distributed import Client, Scheduler, SpecCluster
+
+    toy()
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "port": 0}}
+    with SpecCluster(workers={}, scheduler=scheduler) as cluster, Client(cluster, set_as_default=False) as client:
+        crew = DaskCrew(client, tmp_path, threads=1, patience=0.3)
+        with pytest.raises(ClusterError, match="no worker came within 0 s, and 1 pieces of work wait"):
+            crew.gather()
+
+
+def test_a_scheduler_that_is_lost_ends_the_run(toy, tmp_path):
+    """With one line that says that the same command goes on."""
+    from distributed import Client, Scheduler, SpecCluster
+
+    toy()
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "port": 0}}
+    cluster = SpecCluster(workers={}, scheduler=scheduler)
+    with Client(cluster.scheduler_address, set_as_default=False, timeout="2s") as client:
+        crew = DaskCrew(client, tmp_path, threads=1, patience=60)
+        crew.look(1)
+        cluster.close()
+        with pytest.raises(ClusterError, match="the scheduler is lost; what is made stays, and the same"):
+            crew.gather()
+
+
+def test_a_job_goes_to_a_worker_with_the_memory_for_it(client, toy, tmp_path):
+    """And to the one that knows its stage; without one that is large enough, to any."""
+    from ims3core.pipeline.crew import Member
+
+    toy()
+    crew, facts = DaskCrew(client, tmp_path, threads=1, patience=1), worker.Facts("", "", "fp32", False, "")
+    crew.members = {
+        "small": Member(facts, 1, 1e9, last="s"),
+        "large": Member(facts, 1, 9e9),
+        "any": Member(facts, 1, 0),
+    }
+    assert crew.free(Job("s", ["a"], memory=1e8)) == "small"
+    assert crew.free(Job("s", ["a"], memory=5e9)) == "large"
+    crew.members["large"].busy["device"] = Job("t", ["b"])
+    assert crew.free(Job("s", ["a"], memory=5e9)) == "any"
+    assert crew.free(Job("s", ["a"], memory=5e9, need="host")) == "large"
+    del crew.members["any"], crew.members["large"]
+    assert crew.free(Job("s", ["a"], memory=5e9)) == "small"
+    crew.close()
+
+
+def complaint(capsys, *arguments):
+    """What a command that is wrong prints, and its exit code."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--workers", "0"], "--workers: found 0, wanted 1 or more"),
+        (["--workers", "1", "--scheduler", "tcp://x:1"], "found --workers and --scheduler, wanted one of"),
+        (["--patience", "0"], "--patience: found 0, wanted more than 0 minutes"),
+        (["nothing"], "nothing: no stage of dvc.yaml; `dvc stage list` prints them"),
+        (["--cluster", "no.yaml"], "--cluster: no.yaml: cannot be read: No such file or directory"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "no scheduler of Dask answers at 'tcp://127.0.0.1:1'"),
+        (["--scheduler", "nonsense://x"], "no scheduler of Dask answers at 'nonsense://x'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_one_line(toy, capsys, monkeypatch, arguments, line):
+    """With exit code 2, before anything is made."""
+    toy()
+    monkeypatch.setattr(places, "CONNECTING", "0.3s")
+    code, text = complaint(capsys, "repro", *arguments)
+    assert code == 2 and text.count("\n") == 1 and line in text
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("command", [["run", "digits"], ["study", "ablation"]])
+def test_profiles_and_studies_refuse_the_same(toy, capsys, monkeypatch, command):
+    """They take the same options."""
+    toy()
+    code, text = complaint(capsys, *command, "--workers", "0")
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: [", "not valid YAML"),
+        ("jobqueue: {}", "found none under jobqueue"),
+        ("jobqueue: {slurm: {}, pbs: {}}", "found slurm, pbs under jobqueue"),
+        ("jobqueue: {cray: {}}", "found cray under jobqueue, wanted one of slurm"),
+        ("jobqueue: {slurm: 3}", "found slurm under jobqueue"),
+        ("slurm: {cores: 1}", "found none under jobqueue"),
+    ],
+)
+def test_a_file_that_describes_no_cluster_is_refused(tmp_path, text, found):
+    """With what is wrong."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ParameterError, match=found):
+        read_cluster(tmp_path / "c.yaml")
+
+
+def test_without_dask_one_line_says_how_to_get_it(toy, capsys, monkeypatch):
+    """It is an extra."""
+    toy()
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
+    code, text = complaint(capsys, "repro")
+    assert code == 2 and "distributed is not installed; `pip install 'ims3[cluster]'` brings it" in text
+
+
+def test_nothing_of_dask_is_loaded_without_need():
+    """Commands that do not ask for workers start as quickly as before."""
+    import subprocess
+
+    code = "import sys; import ims3core.cli; print([m for m in ('dask', 'distributed', 'torch', 'dvc') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_workers_on_this_machine_have_a_gpu_each(monkeypatch):
+    """One of those that this process may use."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [places._visible(number, 2) for number in range(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    assert [places._visible(number, 2) for number in range(2)] == ["4", "GPU-7"]

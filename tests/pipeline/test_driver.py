@@ -1,0 +1,187 @@
+"""A run on many workers, without any: in which order, what a failure costs, what goes on."""
+
+import heapq
+import itertools
+import queue
+import random
+
+import pytest
+
+from ims3core.errors import ClusterError
+from ims3core.pipeline.driver import TRIES, Driver, Job, Work
+from ims3core.pipeline.progress import Board
+from ims3core.pipeline.schedule import Schedule
+
+EDGES = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["c"]}
+
+
+class Desk:
+    """Stages of so many units; ``kept`` are the units that are there."""
+
+    def __init__(self, units, same=()):
+        self.units, self.same, self.kept, self.log = units, same, set(), []
+
+    def begin(self, address):
+        if address in self.same:
+            return None
+        self.log.append(f"begin {address}")
+        names = [f"{address}{n}" for n in range(self.units.get(address, 1))]
+        return Work(address, len(names), [Job(address, [name]) for name in names if name not in self.kept])
+
+    def finish(self, address):
+        assert all(f"{address}{n}" in self.kept for n in range(self.units.get(address, 1)))
+        self.log.append(f"finish {address}")
+
+    def release(self, address):
+        self.log.append(f"release {address}")
+
+    def missing(self, job):
+        return [name for name in job.names if name not in self.kept]
+
+    def state(self, job):
+        return None
+
+
+class Crew:
+    """So many workers with a clock of their own; ``fate`` says what becomes of a job that is handed out."""
+
+    def __init__(self, desk, workers, seconds=lambda job: 1.0, fate=lambda job: ("made",)):
+        self.desk, self.size, self.seconds, self.fate = desk, workers, seconds, fate
+        self.events, self.clock, self.running, self.handed = queue.SimpleQueue(), 0.0, [], []
+        self.count = itertools.count()
+
+    def look(self, jobs):
+        pass
+
+    def free(self, job):
+        return "worker" if len(self.running) < self.size else None
+
+    def start(self, job, worker):
+        self.handed.append(job.names[0])
+        heapq.heappush(self.running, (self.clock + self.seconds(job), next(self.count), job))
+
+    def next(self, seconds):
+        try:  # what the desk says comes at once
+            return self.events.get(timeout=0.02)
+        except queue.Empty:
+            if not self.running:
+                return None
+        self.clock, _, job = heapq.heappop(self.running)
+        fate = self.fate(job)
+        if fate[0] == "made":
+            self.desk.kept.update(job.names)
+            return "made", job, 1.0
+        return "lost", job, *fate[1:]
+
+
+def run(desk, crew, edges=EDGES, seconds=None):
+    Driver(Schedule(edges, seconds or {}), desk, crew, Board(len(edges))).run()
+
+
+def test_every_stage_is_assembled_after_those_it_stands_on():
+    """And everything is made once."""
+    desk = Desk({"c": 4})
+    crew = Crew(desk, 3)
+    run(desk, crew)
+    assert sorted(crew.handed) == sorted(desk.kept) == ["a0", "b0", "c0", "c1", "c2", "c3", "d0", "e0"]
+    place = {entry: number for number, entry in enumerate(desk.log)}
+    for stage, befores in EDGES.items():
+        assert all(place[f"finish {before}"] < place[f"begin {stage}"] for before in befores)
+
+
+def test_the_longest_path_comes_first():
+    """A free worker gets the unit that most seconds stand behind, whatever was asked for first."""
+    edges = {"short": [], "long": [], "after": ["long"]}
+    desk = Desk({"short": 2, "long": 2})
+    crew = Crew(desk, 1)
+    run(desk, crew, edges, {"short": 5, "long": 1, "after": 60})
+    assert crew.handed[-3:] in (["after0", "short0", "short1"], ["short1", "after0"], ["short0", "after0", "short1"])
+    assert crew.handed.index("long1") < crew.handed.index("short1")
+
+
+def test_stages_that_dvc_calls_the_same_are_passed():
+    """What stands on them begins."""
+    desk = Desk({}, same=("a", "b", "c"))
+    crew = Crew(desk, 1)
+    run(desk, crew)
+    assert sorted(crew.handed) == ["d0", "e0"]
+
+
+def test_a_unit_that_fails_is_tried_three_times_and_the_other_stages_go_on(caplog):
+    """One line names stage, unit, reason and log; the last one what failed and what was not begun."""
+    desk = Desk({"b": 2})
+    crew = Crew(desk, 2, fate=lambda job: ("lost", "killed", "w.log", True) if job.names == ["b0"] else ("made",))
+    with pytest.raises(ClusterError, match=r"^failed: b; not begun: d; see"):
+        run(desk, crew)
+    assert crew.handed.count("b0") == TRIES == 3
+    assert caplog.messages == ["b: b0: killed, tried 3 times; log: w.log"]
+    assert {"finish c", "finish e", "release b"} <= set(desk.log) and "finish b" not in desk.log
+
+
+def test_a_mistake_is_not_tried_again(caplog):
+    """It would fail again: another order of the same numbers."""
+    desk = Desk({})
+    crew = Crew(desk, 1, fate=lambda job: ("lost", "diverged", "w.log", False))
+    with pytest.raises(ClusterError, match=r"^failed: a; not begun: b, c, d, e"):
+        run(desk, crew)
+    assert crew.handed == ["a0"]
+    assert caplog.messages == ["a: a0: diverged; log: w.log"]
+
+
+def test_tries_count_only_while_nothing_is_kept():
+    """A training that a checkpoint saw further is another beginning each time; ten kills do not end it."""
+    desk, lives = Desk({}), iter(range(10))
+    desk.state = lambda job: next(lives, None)
+    crew = Crew(desk, 1, fate=lambda job: ("made",) if next(deaths, None) is None else ("lost", "killed", "", True))
+    deaths = iter(range(9))
+    run(desk, crew)
+    assert "finish e" in desk.log and crew.handed.count("a0") == 10
+
+
+def test_a_stage_that_cannot_be_opened_or_assembled_stops_what_stands_on_it(caplog):
+    """With the line of its error."""
+    desk = Desk({})
+
+    def finish(address):
+        raise ClusterError(f"{address} ended with code 2")
+
+    desk.finish = finish
+    with pytest.raises(ClusterError, match=r"^failed: a; not begun: b, c, d, e"):
+        run(desk, Crew(desk, 1))
+    assert caplog.messages == ["a: a ended with code 2"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_deaths_lose_nothing(seed):
+    """Any graph, any worker count, deaths at random: every unit is kept, every stage assembled."""
+    stream = random.Random(seed)
+    names = [f"s{n}-" for n in range(6)]
+    edges = {name: [other for other in names[:n] if stream.random() < 0.4] for n, name in enumerate(names)}
+    desk = Desk({name: stream.randint(1, 4) for name in names})
+    desk.state = lambda job: object()
+    crew = Crew(
+        desk, stream.randint(1, 4), seconds=lambda job: stream.random(),
+        fate=lambda job: ("made",) if stream.random() < 0.6 else ("lost", "killed", "", True),
+    )  # fmt: skip
+    run(desk, crew, edges)
+    assert {entry for entry in desk.log if entry.startswith("finish")} == {f"finish {name}" for name in names}
+
+
+def paths(edges, seconds, start):
+    """All paths from ``start``, by trying every follower."""
+    followers = [name for name, befores in edges.items() if start in befores]
+    return [seconds[start] + rest for name in followers for rest in paths(edges, seconds, name)] or [seconds[start]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_remains_is_the_longest_of_all_paths(seed):
+    """Against a search through all of them; the critical path is one that long."""
+    stream = random.Random(seed)
+    names = [f"s{n}" for n in range(7)]
+    edges = {name: [other for other in names[:n] if stream.random() < 0.4] for n, name in enumerate(names)}
+    seconds = {name: float(stream.randint(1, 9)) for name in names}
+    schedule = Schedule(edges, seconds)
+    assert schedule.remaining == {name: max(paths(edges, seconds, name)) for name in names}
+    path = schedule.critical_path()
+    assert sum(seconds[name] for name in path) == max(schedule.remaining.values())
+    assert all(before in edges[after] for before, after in itertools.pairwise(path))
