@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ims3core.cli import look, products, run, stages
 from ims3core.errors import Ims3Error
+from ims3core.pipeline import launching
 
 NO_CHECKOUT = (
     "no params.yaml, dvc.yaml or profiles/ in this folder: the pipeline is used from a checkout of its repository; "
@@ -33,7 +34,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            if not {"WORLD_SIZE", stages.LAUNCHED} & os.environ.keys():
+            if not {"WORLD_SIZE", launching.LAUNCHED} & os.environ.keys():
                 print(
                     "ims3: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr
                 )
