@@ -175,7 +175,9 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
     asleep = sum(each[a] * units[a] for a in edges) / scale
     longest = Schedule(edges, {a: each[a] if units[a] else 0.0 for a in edges}).remaining
     bound = max(asleep / workers, max(longest.values()) / scale)
-    return {"units": sum(units.values()), "seconds": total, "busy": asleep / workers / total,
+    count = sum(units.values())
+    overhead = 1000 * (total * workers - asleep) / count  # at most: workers that wait for a stage are in it
+    return {"units": count, "seconds": total, "milliseconds beside a unit": overhead, "busy": asleep / workers / total,
             "of what is possible": bound / total, "driver": own}  # fmt: skip
 
 
@@ -199,6 +201,18 @@ def grid(folder: Path, workers: list[int], threads: int) -> None:
             [sys.executable, "-m", "dvc", "status", "-q"], cwd=clone, check=False, env=environment
         ).returncode  # fmt: skip
         print(f"{clone.name}: {found[clone.name]:.0f} s, dvc status {again}{same}", flush=True)
+        if count:
+            for gone in ("metrics/cells", "metrics/full_data", "data/distilled/ims3_plus", ".dvc/cache", "scratch"):
+                shutil.rmtree(clone / gone, ignore_errors=True)
+            began = time.perf_counter()
+            said = subprocess.run(
+                [sys.executable, "-m", "ims3core", "repro", "students", "full_data", "--workers", str(count)],
+                cwd=clone, check=True, env=environment, capture_output=True, text=True,
+            ).stdout  # fmt: skip
+            print(
+                f"{clone.name}, students and refinement: {time.perf_counter() - began:.0f} s; {said.strip()}",
+                flush=True,
+            )
 
 
 def outputs(clone: Path) -> dict[str, str]:
