@@ -19,7 +19,7 @@ BAD = {
     "lines": "a\nb", "hidden": "U+200B\u200b",
 }  # fmt: skip
 COMMANDS = [  # every command that takes a name; {} is the name
-    "run {}", "study {}", "results {}", "use {}", "diff {}", "use --print {}", "finetune {}", "guides {}",
+    "run {}", "repro {}", "study {}", "results {}", "use {}", "diff {}", "use --print {}", "finetune {}", "guides {}",
     "candidates {}", "features {}", "centroids {}", "select {}", "refine {}", "labels {}", "students {}",
     "students ims3 1 {}", "students ims3 1 convnet3 {}", "full-data {}", "full-data convnet3 {}", "diagnose {}",
     "export generator {} out", "export set {} 1 out", "export ddranking {} 1 out",
