@@ -160,12 +160,9 @@ def _divided(listing: Listing, rows: np.ndarray, data: Data, seed: int, where: s
     """How many pictures of every class each split will have, all taken for different ones.
 
     Raises:
-        DataError: naming the first class that is missing in a split.
+        DataError: naming a class that would be missing in a split.
     """
     labels, number = listing.labels[rows], len(listing.names)
-    counts = np.bincount(labels, minlength=number)
-    fewest = f"{listing.names[int(counts.argmin())]}, with {counts.min()} pictures,"
-    advice = "add some, or move its folder away"
     try:
         members = splits.assign(
             labels, [str(row) for row in rows], listing.names, brought=_pick(listing.splits, rows),
@@ -173,18 +170,8 @@ def _divided(listing: Listing, rows: np.ndarray, data: Data, seed: int, where: s
             test_fraction=data.test_fraction,
         )  # fmt: skip
     except DataError as error:
-        raise DataError(
-            f"{where}: class {fewest} is too small to train, choose and test on ({error}); {advice}"
-        ) from error
-    images = {name: np.bincount(labels[members[name]], minlength=number) for name in SPLITS}
-    for name, count in images.items():
-        if not count.min():
-            smallest = int(count.argmin())
-            raise DataError(
-                f"{where}: class {listing.names[smallest]}, with {counts[smallest]} pictures, would have none in the "
-                f"{name} split; {advice}"
-            )
-    return images
+        raise DataError(f"{where}: {str(error).removeprefix('data: ')}; add some, or move its folder away") from error
+    return {name: np.bincount(labels[members[name]], minlength=number) for name in SPLITS}
 
 
 def _pick(values: list[str], rows: Iterable[int]) -> list[str]:
