@@ -1,4 +1,4 @@
-"""Products for others: the adapted generator as a plain ``DiTPipeline``, a distilled set as parquet with a card."""
+"""Products for others: the adapted generator as a plain ``DiTPipeline``, a distilled set as folders and parquet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from ims3core.base import files
-from ims3core.data import ClassRow, distilled, read_classes
+from ims3core.data import ClassRow, distilled, read_classes, read_split
 from ims3core.errors import ArtifactError, ParameterError, visible
 
+SOURCES = "sources.csv"
+FOLDERS = {"test": "test", "validation": "val"}  # of splits, as readers of image folders look for them
 GENERATOR_CARD = """---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -44,12 +46,15 @@ configs:
 task_categories: [image-classification]
 size_categories: ["{size}"]
 tags: [dataset-distillation]
+# license: that of your pictures
 ---
 # {method}, {ipc} images per class, draw {draw}
 
-{images} images of {classes} classes, distilled by `{method}`. `datasets.load_dataset(folder)` reads them. Columns:
-`image`, `label`, `seed` (of the generated image; null for a real one), `group` (chosen subgroup; null without groups),
-`sha256` (of the PNG).
+{images} images of {classes} classes, distilled by `{method}`: `train/<class>/*.png` for readers of image folders, and
+the same as parquet for `datasets.load_dataset(folder)`.
+{beside}
+Columns of the parquet: `image`, `label`, `seed` (of the generated image; null for a real one), `group` (chosen
+subgroup; null without groups), `sha256` (of the PNG).
 
 | label | folder | name |
 |---|---|---|
@@ -119,39 +124,81 @@ def _check_phase(adapted: Path, phase: int | None) -> None:
         raise ParameterError(f"{adapted}: wanted {phases}, found {'none' if phase is None else phase}")
 
 
-def export_set(root: Path, method: str, ipc: int, draw: int, target: Path) -> None:
-    """Writes one distilled set as parquet in the Hugging Face layout, with a card.
+def export_set(root: Path, method: str, ipc: int, draw: int, target: Path, *, held_out: str | None = None) -> None:
+    """Writes one distilled set as image folders and as parquet in the Hugging Face layout, with a card.
+
+    ``train/<class>/*.png`` is the set, ``test/<class>`` or ``val/<class>`` beside it the held-out images that students
+    were scored on. ``sources.csv`` says which file an image is, or was before it was refined, where it is a real one.
+
+    Args:
+        held_out: ``test`` or ``validation``; None leaves them out.
 
     Raises:
         ArtifactError: if ``target`` exists, the set is missing, or an image has changed since.
     """
-    import datasets
-
     _refuse_existing(target)
     folder = root / distilled.SetKey(method, ipc, draw).folder
     images = distilled.read_set_manifest(folder).images
     rows = read_classes(root / "data/real/classes.json")
-    columns: dict[str, list[Any]] = {
-        "image": [{"bytes": distilled.read_png(folder, image), "path": Path(image.file).name} for image in images],
-        "label": [image.class_index for image in images],
-        **{name: [getattr(image, name) for image in images] for name in ("seed", "group", "sha256")},
-    }
-    features = datasets.Features({
-        "image": datasets.Image(), "label": datasets.ClassLabel(names=[row.name for row in rows]),
-        "seed": datasets.Value("int64"), "group": datasets.Value("int64"), "sha256": datasets.Value("string"),
-    })  # fmt: skip
-    staged = _staged(target)
-    (staged / "data").mkdir(parents=True)
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(staged / "data/train-00000-of-00001.parquet"))
+    staged, pngs = _staged(target), [distilled.read_png(folder, image) for image in images]
+    for image, png in zip(images, pngs, strict=True):
+        files.write_bytes(staged / image.file, png)
+    beside = ""
+    if held_out is not None:
+        place = FOLDERS[held_out]
+        count = _write_split(root / "data/real" / held_out, staged / place, [row.name for row in rows])
+        beside = f"\n`{place}/` holds the {count:,} held-out images that students were scored on, unchanged.\n"
+    if sources := _sources(root, images):
+        files.write_csv(staged / SOURCES, ("file", "class", "source_file"), sources)
+        beside += f"\n`{SOURCES}` names the picture that each image is, or was before it was refined.\n"
+    _write_parquet(staged, images, pngs, [row.name for row in rows])
     count = len(images)
     size = "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"
     card = SET_CARD.format(
-        method=method, ipc=ipc, draw=draw, images=count, classes=len(rows), size=size,
+        method=method, ipc=ipc, draw=draw, images=count, classes=len(rows), size=size, beside=beside,
         table=_table(rows, ("class_index", "name", "human_name")),
     )  # fmt: skip
     files.write_bytes(staged / "README.md", card.encode())
     files.replace_directory(staged, target)
+
+
+def _write_parquet(staged: Path, images: list[distilled.SetImage], pngs: list[bytes], names: list[str]) -> None:
+    """The set as one file of parquet, in the order of its manifest."""
+    import datasets
+
+    columns: dict[str, list[Any]] = {
+        "image": [{"bytes": png, "path": Path(image.file).name} for image, png in zip(images, pngs, strict=True)],
+        "label": [image.class_index for image in images],
+        **{name: [getattr(image, name) for image in images] for name in ("seed", "group", "sha256")},
+    }
+    features = datasets.Features({
+        "image": datasets.Image(), "label": datasets.ClassLabel(names=names),
+        "seed": datasets.Value("int64"), "group": datasets.Value("int64"), "sha256": datasets.Value("string"),
+    })  # fmt: skip
+    (staged / "data").mkdir(parents=True)
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(staged / "data/train-00000-of-00001.parquet"))
+
+
+def _write_split(directory: Path, target: Path, names: list[str]) -> int:
+    """Writes a split of the real images as ``<class>/<row>.png``; returns how many there are."""
+    split = read_split(directory)
+    for row, class_index in enumerate(split.class_index.tolist()):
+        files.write_bytes(target / names[class_index] / f"{row:06d}.png", files.png_bytes(split.images[row]))
+    return len(split.images)
+
+
+def _sources(root: Path, images: list[distilled.SetImage]) -> list[tuple[str, str, str]]:
+    """File, class and source file of every image of a set; none where it was drawn, or where sources are no files."""
+    if any(image.seed is not None for image in images):
+        return []
+    train = read_split(root / "data/real/train")
+    if train.names is None:
+        return []
+    rows = [
+        (train.class_index == label).nonzero().flatten().tolist() for label in range(int(train.class_index.max()) + 1)
+    ]
+    return [(one.file, one.class_name, train.names[rows[one.class_index][one.index]]) for one in images]
 
 
 def export_ddranking(root: Path, method: str, ipc: int, draw: int, target: Path) -> None:

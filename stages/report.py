@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 
 from ims3core.base import files
 from ims3core.pipeline.stage import Stage, Unit
 from ims3core.pipeline.workspace import short_digest
-from ims3core.report import data
+from ims3core.report import answer, data
 from ims3core.report.render import render
 from ims3core.studies import figures
+
+log = logging.getLogger(__name__)
 
 
 class Report(Stage):
@@ -54,3 +57,6 @@ class Report(Stage):
         ]
         for path, content in render(self.report, parts).items():
             files.write_bytes(self.root / path, content)
+        told = answer.answer(self.report)
+        for line in (told.headline, *told.sentences, "reports/index.html has the curve, the images and every table"):
+            log.info("%s", line)

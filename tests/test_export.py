@@ -110,6 +110,72 @@ def test_the_exported_set_holds_the_images(project, tmp_path, method):
         assert np.array_equal(np.asarray(row["image"]), image[0].numpy())
     assert (loaded[0]["seed"] is None) == (method == "random")
     assert "n<1K" in (tmp_path / "out/README.md").read_text()
+    assert not (tmp_path / "out/sources.csv").exists()  # drawn images, and digits, which lie in no files
+
+
+@pytest.fixture(scope="module")
+def photographs(build, toy_text, tmp_path_factory):
+    """A project whose 60 pictures of three classes lie in folders; sets of random ones and of refined ones."""
+    import numpy as np
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for n in range(60):
+        place = folder / ("ant", "bee", "cat")[n % 3] / f"IMG_{n:02d}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(place)
+    tree = yaml.safe_load(toy_text)
+    tree["data"] |= {"source": "imagefolder", "path": str(folder)}
+    tree["eval"] |= {"methods": ["random", "ims3_plus"]}
+    tree["report"]["tsne_method"] = "random"
+    tree["methods"]["s3_image"]["pool"] = "real"
+    for name, row in list(tree["refinements"].items()):
+        tree["refinements"][name] = row | {"start": "random"}
+    lines = ("prepare", "generator", "encoder", "candidates real", "features real", "centroids real", "select random",
+             "refine ims3_plus")  # fmt: skip
+    return build(yaml.safe_dump(tree, sort_keys=False), *lines), folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["random", "ims3_plus"])
+def test_others_open_the_exported_folders(photographs, tmp_path, monkeypatch, method):
+    """torchvision and timm read train/ and test/ with one class table; test/ holds the pixels that were scored on."""
+    import numpy as np
+    import timm.data
+    from torchvision.datasets import ImageFolder
+
+    project, _ = photographs
+    monkeypatch.chdir(project)
+    cli.app(["export", "set", method, "2", str(tmp_path / "out")], standalone_mode=False)
+    train, test = (ImageFolder(tmp_path / "out" / name) for name in ("train", "test"))
+    assert train.class_to_idx == test.class_to_idx == {"ant": 0, "bee": 1, "cat": 2}
+    chosen = distilled.read_set(project / f"data/distilled/{method}/ipc-2/draw-0")
+    held_out = data.read_split(project / "data/real/test")
+    for folder, expected in ((train, chosen), (test, held_out)):
+        found = [(label, np.asarray(image.convert("L")).tobytes()) for image, label in folder]
+        pairs = zip(expected.class_index.tolist(), expected.images, strict=True)
+        assert sorted(found) == sorted((label, image.numpy().tobytes()) for label, image in pairs)
+    for split, folder in (("train", train), ("test", test)):
+        theirs = timm.data.create_dataset("", root=str(tmp_path / "out"), split=split)
+        assert [label for _, label in theirs] == [label for _, label in folder]
+
+
+def test_a_real_image_is_traced_to_its_file(photographs, tmp_path):
+    """By its pixels: the file that sources.csv names decodes to the exported image; drawn images have no such table."""
+    import csv
+
+    import numpy as np
+    from PIL import Image
+
+    project, folder = photographs
+    export.export_set(project, "random", 2, 1, tmp_path / "out")
+    with (tmp_path / "out/sources.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 6 and not (tmp_path / "out/test").exists()
+    for row in rows:
+        assert row["source_file"].startswith(row["class"] + "/")
+        ours, theirs = (Image.open(path) for path in (tmp_path / "out" / row["file"], folder / row["source_file"]))
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
 def test_a_changed_image_is_not_exported(project, tmp_path):

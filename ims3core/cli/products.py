@@ -51,10 +51,14 @@ def export_generator(
 
 
 @exports.command("set", epilog="Example: ims3 export set ims3 10 ./ims3-10")
-def export_set(method: Method, ipc: Ipc, target: Target, draw: Draw = 0) -> None:
-    """A distilled set as parquet with a dataset card (Hugging Face layout)."""
+def export_set(
+    method: Method, ipc: Ipc, target: Target, draw: Draw = 0,
+    held_out: Annotated[bool, typer.Option(help="The real images that students are scored on, beside it.")] = True,
+) -> None:  # fmt: skip
+    """A distilled set as image folders with the test images beside it, and as parquet with a dataset card."""
     _check_row(method)
-    importlib.import_module("ims3core.export").export_set(ROOT, method, ipc, draw, target)
+    split = parameters().eval.split if held_out else None
+    importlib.import_module("ims3core.export").export_set(ROOT, method, ipc, draw, target, held_out=split)
     typer.echo(f"{target} holds {method}, IPC {ipc}, draw {draw}")
 
 

@@ -20,6 +20,38 @@ Cluster = Annotated[Path | None, typer.Option(help="File of dask-jobqueue: Slurm
 Patience = Annotated[float, typer.Option(help="Minutes to wait for a worker while there is none.")]
 
 
+@app.command(rich_help_panel=PANEL, epilog="Example: ims3 new birds ~/pictures/birds --ipc 1 10 --budget 30m")
+def new(
+    name: Annotated[str, typer.Argument(help="Of the profile to write, for example birds.")],
+    folder: Annotated[str, typer.Argument(help="Class folders of pictures, a folder of parquet files, or an npz.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="Further numbers of --ipc, and key=value as for `ims3 use`.")
+    ] = None,
+    ipc: Annotated[int | None, typer.Option(min=1, help="Images per class; 1 10 without it.")] = None,
+    budget: Annotated[str, typer.Option(help="Time that everything may take here: 30m, 1h30m.")] = "30m",
+    row: Annotated[str | None, typer.Option(help="Row that the page features; ims3_plus without it.")] = None,
+    generate: Annotated[
+        bool | None,
+        typer.Option("--generate/--no-generate", help="With a generator: one that knows the classes, or one's own."),
+    ] = None,
+    fewer: Annotated[bool, typer.Option("--fewer", help="Lower an IPC that a class does not have.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the profile and params.yaml.")] = False,
+) -> None:  # fmt: skip
+    """From a folder of pictures to a profile that fits a time budget, and to params.yaml."""
+    command = importlib.import_module("ims3core.planning.begin")
+    words = more or []
+    wish = command.Wish(
+        name, folder, command.images_per_class(ipc, [word for word in words if "=" not in word]),
+        command.budget_seconds(budget), row, generate, fewer,
+        profiles.parsed([word for word in words if "=" in word]),
+    )  # fmt: skip
+    command.check_name(ROOT, name, force=force)
+    beginning = command.Beginning(ROOT, wish)
+    beginning.write(force=force)
+    for line in beginning.lines():
+        typer.echo(line)
+
+
 @app.command(rich_help_panel=PANEL, epilog="Example: ims3 use digits s3.alpha=0.5")
 def use(
     profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, for example digits.")],

@@ -50,7 +50,11 @@ def read(root: Path, name: str, changes: Mapping[str, Any] | None = None, *, eve
     """
     if name not in (known := names(root)):
         raise ParameterError(f"profile: found {name!r}; known: {', '.join(known)}")
-    tree = merged(root, name)
+    return resolved(merged(root, name), name, changes, every_row=every_row)
+
+
+def resolved(tree: Tree, name: str, changes: Mapping[str, Any] | None = None, *, every_row: bool = False) -> Params:
+    """The checked parameters of the merged layers in ``tree``, which is changed, as :func:`read` returns them."""
     for key, value in (changes or {}).items():
         change(tree, key, value)
     if tree["report"]["tsne_method"] not in tree["eval"]["methods"] and "report.tsne_method" not in (changes or {}):

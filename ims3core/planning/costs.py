@@ -10,7 +10,7 @@ from ims3core.pipeline.graph import Graph, Node
 from ims3core.planning.evaluation_costs import EvaluationCosts
 from ims3core.planning.facts import Cost
 from ims3core.planning.generation_costs import GenerationCosts
-from ims3core.planning.sizes import DatasetSize
+from ims3core.planning.sizes import DatasetSize, dataset_size
 
 if TYPE_CHECKING:
     from ims3core.params import Params
@@ -25,7 +25,7 @@ class _Planner(GenerationCosts, EvaluationCosts):
         return replace(row, stage=node.address)
 
 
-def costs(params: Params, root: Path) -> tuple[list[Cost], DatasetSize]:
-    """The plan: one row per stage of the graph, in its order."""
-    planner = _Planner(params, root)
+def costs(params: Params, root: Path, size: DatasetSize | None = None) -> tuple[list[Cost], DatasetSize]:
+    """The plan: one row per stage of the graph, in its order; ``size`` of the data set is found out without one."""
+    planner = _Planner(params, size or dataset_size(params, root))
     return [planner.cost(node) for node in Graph(params.tree).nodes], planner.size

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ims3core.planning import memory
 from ims3core.planning.counting import NetworkCosts
 from ims3core.planning.image_costs import networks, precision_of
-from ims3core.planning.sizes import dataset_size, generator_config, with_generator
+from ims3core.planning.sizes import DatasetSize, generator_config, with_generator
 
 if TYPE_CHECKING:
     from ims3core.axes.sources import PoolSpec
@@ -50,9 +49,9 @@ class Cost:
 class Facts:
     """The parameters of a run with the size of its data set and the costs of an image."""
 
-    def __init__(self, params: Params, root: Path) -> None:
+    def __init__(self, params: Params, size: DatasetSize) -> None:
         self.generates, params = params.generator.source != "none", with_generator(params)
-        self.params, self.size = params, dataset_size(params, root)
+        self.params, self.size = params, size
         self.config = generator_config(params, self.size.classes)
         self.networks = networks(params, self.config, self.size.classes)
         self.pixels = params.data.channels * params.data.side**2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from ims3core.planning.counting import NetworkCosts
 
 MIB = 2.0**20
@@ -29,3 +33,11 @@ def asked(network: NetworkCosts, batch: int, number: int = 4) -> float:
 def moved(network: NetworkCosts, through: int, forward: int) -> float:
     """Bytes of a frozen network that images are moved by: some with gradients, some without."""
     return 4 * network.weights + through * network.through + forward * network.forward
+
+
+def available() -> float:
+    """Bytes of memory that are free: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ims3core.params import Params
-    from ims3core.params.sections import Eval
+    from ims3core.params.sections import Data, Eval
     from ims3core.report.artifacts import DistilledSet, Results
     from ims3core.report.layouts import Layout
     from ims3core.students.settings import Protocol
@@ -129,7 +129,7 @@ def read(params: Params, root: Path) -> ReportData:
     generated = [name for name in params.pools if not params.pool(name).source.indexed]
     on_plane = {name: sets[name] for name in sets if name in (*COMPARED_WITH, featured)}
     return ReportData(
-        dataset=params.data.name or params.data.source, featured=featured, grid=grid,
+        dataset=dataset_name(params.data), featured=featured, grid=grid,
         protocols={name: params.protocols[name] for name in grid.protocols},
         method_rows=[_method_row(params, name) for name in grid.methods],
         fixed=fixed, results=results, runs=runs, summary=summary,
@@ -143,6 +143,11 @@ def read(params: Params, root: Path) -> ReportData:
         images=_images(params, sets, len(classes)),
         grid_images=params.report.grid_images,
     )  # fmt: skip
+
+
+def dataset_name(section: Data) -> str:
+    """What the page calls the data set: its name, the folder or file that it is in, or its source."""
+    return section.name or (Path(section.path).name.removesuffix(".npz") if section.path else section.source)
 
 
 def read_results(params: Params, root: Path) -> Results:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -27,9 +28,13 @@ from ims3core.report.artifacts import FULL, REAL
 from ims3core.report.data import MAX_CLASSES
 from ims3core.report.published import label
 
+if TYPE_CHECKING:
+    from ims3core.report.answer import Answer
+
 DPI = 160
 WIDTH = 10.0  # inches
 LONGEST_NAME = 24  # characters of a class name in a figure
+CURVE_WIDTH = 6.4  # inches
 MOST_ACROSS = 8  # methods in one line of the sample grid
 CHARACTERS = 9  # of a title, on an inch
 MAX_POINT_IPCS = 3  # beyond, lines over IPC read better than one panel per IPC
@@ -135,6 +140,30 @@ def _accuracy_lines(summary: pd.DataFrame, *, students: Sequence[str]) -> bytes:
             panels[len(students) - 1].legend(loc="lower right")
         else:  # beside the panels: as many lines would hide them
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    return target.getvalue()
+
+
+def curve(answer: Answer) -> bytes:
+    """Accuracy over images per class with 95 % intervals: the best row, random images, and all images as a line."""
+    rows = [(answer.points, label(answer.method), ACCENT)]
+    rows += [(answer.random, label("random"), MUTED)] if answer.random else []
+    with canvas(height=3.6, width=CURVE_WIDTH) as (figure, target):
+        axes = figure.subplots()
+        for points, name, colour in rows:
+            x, means = [point.ipc for point in points], [point.mean for point in points]
+            spread = np.nan_to_num([point.half_width for point in points])
+            axes.errorbar(x, means, spread, color=colour, marker="o", ms=6, lw=2, capsize=4, label=name)
+        axes.axhline(answer.full, color=INK, lw=1, ls=(0, (4, 3)), label=f"all {answer.images:,} images")
+        ipcs = [point.ipc for point in answer.points]
+        axes.set_xscale("log")
+        axes.set_xticks(ipcs, labels=[str(ipc) for ipc in ipcs])
+        axes.minorticks_off()
+        axes.margins(x=0.12)
+        axes.set_ylim(0, 100)
+        axes.grid(axis="y")
+        axes.set_xlabel("images per class")
+        axes.set_ylabel("test images recognised (%)")
+        axes.legend(loc="lower right")
     return target.getvalue()
 
 

@@ -15,6 +15,7 @@ import jinja2
 import pandas as pd
 
 from ims3core.report import tables
+from ims3core.report.answer import LISTED, Answer
 from ims3core.report.artifacts import FULL, REAL
 from ims3core.report.data import COMPARED_WITH, HIGHER, NOTHING, ReportData
 from ims3core.report.pictures import Picture
@@ -41,7 +42,7 @@ class Pictures:
     """The pictures of a page.
 
     Attributes:
-        charts: by the names the template asks for: accuracy, selection, training, confusion, tsne.
+        charts: by the names the template asks for: curve, accuracy, selection, training, confusion, tsne.
         samples: by method.
         galleries: by class and method.
     """
@@ -107,8 +108,8 @@ class Block:
         return {"student": self.title, "ipc": ipc, "lines": [*lines, line(FULL, self.full, NOTHING)]}
 
 
-def html(data: ReportData, pictures: Pictures, studies: Sequence[StudyPart]) -> str:
-    """The whole page; ``studies`` are those of this data set that were run."""
+def html(data: ReportData, answer: Answer, pictures: Pictures, studies: Sequence[StudyPart]) -> str:
+    """The whole page, which begins with the ``answer``; ``studies`` are those of this data set that were run."""
     blocks = [Block(data, student, protocol) for protocol in data.grid.protocols for student in data.grid.students]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -116,7 +117,7 @@ def html(data: ReportData, pictures: Pictures, studies: Sequence[StudyPart]) -> 
     environment.filters["label"] = label
     source = files("ims3core.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
-        data=data, grid=data.grid, pictures=pictures, studies=studies, HIGHER=HIGHER,
+        data=data, answer=answer, listed=LISTED, grid=data.grid, pictures=pictures, studies=studies, HIGHER=HIGHER,
         protocol_texts={name: protocol_text(protocol) for name, protocol in data.protocols.items()},
         student_tables=[block.table() for block in blocks],
         details=[block.details(ipc) for block in blocks for ipc in data.grid.ipc],

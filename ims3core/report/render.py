@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ims3core.base import files
-from ims3core.report import ddranking, figures, layouts, page, pictures, tables
+from ims3core.report import answer, ddranking, figures, layouts, page, pictures, tables
 from ims3core.report.artifacts import FULL
 from ims3core.report.data import MAX_CLASSES
 
@@ -31,7 +31,9 @@ def render(data: ReportData, studies: Sequence[page.StudyPart]) -> dict[str, byt
     contents["metrics/accuracy.json"] = files.json_bytes(tables.accuracy_tree(data.summary))
     samples, galleries = _photographs(data)
     on_page = {name: pictures.opened(pictures.chart(png)) for name, png in charts.items() if name != "samples"}
-    html = page.html(data, page.Pictures(on_page, samples, galleries), studies)
+    told = answer.answer(data)
+    on_page["curve"] = pictures.opened(pictures.chart(figures.curve(told)))
+    html = page.html(data, told, page.Pictures(on_page, samples, galleries), studies)
     return contents | {"reports/index.html": html.encode()}
 
 

@@ -86,6 +86,7 @@ def test_every_stage_of_dvc_has_its_command():
     called = {entry.get("do", entry)["cmd"].split()[3] for entry in DVC["stages"].values()}
     others = {
         "repro",
+        "new",
         "use",
         "diff",
         "run",

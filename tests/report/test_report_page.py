@@ -13,6 +13,7 @@ import typer
 from ims3core import cli
 from ims3core.params.sections import Eval
 from ims3core.report import costs, data, layouts, page, published
+from ims3core.report.answer import Answer, Point
 from ims3core.report.artifacts import CoverageRow
 from ims3core.report.pictures import Picture
 from ims3core.students.settings import Protocol
@@ -21,6 +22,10 @@ PROTOCOL = Protocol(
     labels="hard", temperature=None, epochs=None, steps=400, batch_size=64, optimiser="sgd", lr=0.01, lr_for={},
     momentum=0.9, weight_decay=5e-4, decay_matrices_only=False, schedule="cosine", cutmix=0.5, batchnorm_warmup=False,
     evaluations=20, norm="instance", side=None, test_crop=1.0, augment={},
+)  # fmt: skip
+ANSWER = Answer(
+    "ims3", [Point(1, 50.0, 2.0), Point(10, 85.06, 0.7)], [Point(1, 40.0, 2.0), Point(10, 80.0, 1.0)], 96.0, 8522,
+    [("bee", 40.0), ("cat", 70.0), ("ant", 90.0)],
 )  # fmt: skip
 PICTURE = Picture(b"\x89PNG not really", "png", 1600, 900)
 
@@ -84,9 +89,9 @@ def render(values=None, *, methods=None, protocols=("steps",), studies=(), **cha
             name: layouts.layout(make_summary(values, protocol=name), grid, protocol=name) for name in protocols
         },
     }  # fmt: skip
-    charts = dict.fromkeys(("accuracy", "selection", "training", "confusion", "tsne"), PICTURE)
+    charts = dict.fromkeys(("curve", "accuracy", "selection", "training", "confusion", "tsne"), PICTURE)
     pictures = page.Pictures(charts, {"ims3": PICTURE}, {"ant": {"ims3": PICTURE}})
-    return page.html(data.ReportData(**arguments | changes), pictures, studies)
+    return page.html(data.ReportData(**arguments | changes), ANSWER, pictures, studies)
 
 
 class Rows(html.parser.HTMLParser):
@@ -130,11 +135,11 @@ class TestPage:
         assert ", protocol steps" not in render()
 
     def test_loads_nothing(self):
-        """Every picture is embedded once; there is no other address, script or style sheet."""
+        """Every picture is embedded, that of the best row twice; there is no other address, script or style sheet."""
         text = render()
         parsed = Rows(text)
 
-        assert len(parsed.loaded) == 5 + 2
+        assert len(parsed.loaded) == 6 + 3
         assert all(address.startswith("data:image/png;base64,") for address in parsed.loaded)
         assert parsed.open == []
         assert not re.search(r"<script|<link|@import|url\(|https?:", text)
@@ -165,7 +170,7 @@ class TestPage:
 
     def test_best_epoch_is_labelled(self):
         """The column says that it is not the score."""
-        assert "best epoch on the test split (not the score)" in Rows(render()).rows[6]
+        assert "best epoch on the test split (not the score)" in Rows(render()).rows[6 + 3]
 
     def test_marks_differences_that_are_decided(self):
         """An interval without 0 is bold, one with it faint; both say their verdict."""
@@ -195,6 +200,15 @@ class TestPage:
         heads = [row[0] for row in rows[rows.index(next(row for row in rows if row[0] == "images")) + 1 :][:3]]
         assert heads[0] == "real, held out" and heads[2] == "IMS3"
         assert heads[1].startswith("pooldit") and (said in heads[1] if said else heads[1] == "pooldit")
+
+    def test_begins_with_the_answer(self):
+        """The sentence and what follows from it stand before the settings and every table; the hardest class first."""
+        text = render()
+        top = text[text.index("<h1>") : text.index('<p class="lead">')]
+        assert "10 images per class reach 85 % where all 8,522 reach 96 %." in top
+        assert all(sentence in top for sentence in ANSWER.sentences)
+        assert [row[:2] for row in Rows(top).rows] == [["bee", "40 %"], ["cat", "70 %"], ["ant", "90 %"]]
+        assert "IPC" not in top
 
     def test_the_highest_row_is_the_headline(self):
         """Whichever it is, at every IPC: title, tile and the tinted row; what loses to Random is no headline."""

@@ -39,13 +39,15 @@ def run(params) -> None:
     harness.execute(harness.open_stage("report", params, Path(), ()))
 
 
-def test_forced_rerun_changes_no_byte(tree, make_params, monkeypatch):
-    """A run writes exactly the promised files and touches no input; a second one writes the same bytes."""
+def test_forced_rerun_changes_no_byte(tree, make_params, monkeypatch, caplog):
+    """A run writes exactly the promised files, says the answer and touches no input; a second one writes the same bytes."""
     monkeypatch.setattr(figures, "DPI", 60)  # for speed
     params, before = make_params(), snapshot(tree)
+    caplog.set_level("INFO")
 
     run(params)
     first = snapshot(tree)
+    assert any("4 images per class reach" in record.getMessage() for record in caplog.records)
     run(params)
 
     assert snapshot(tree) == first
