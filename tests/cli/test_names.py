@@ -22,7 +22,7 @@ COMMANDS = [  # every command that takes a name; {} is the name
     "run {}", "repro {}", "study {}", "results {}", "use {}", "diff {}", "use --print {}", "finetune {}", "guides {}",
     "candidates {}", "features {}", "centroids {}", "select {}", "refine {}", "labels {}", "students {}",
     "students ims3 1 {}", "students ims3 1 convnet3 {}", "full-data {}", "full-data convnet3 {}", "diagnose {}",
-    "export generator {} out", "export set {} 1 out", "export ddranking {} 1 out",
+    "new {} pictures", "export generator {} out", "export set {} 1 out", "export ddranking {} 1 out",
 ]  # fmt: skip
 
 
