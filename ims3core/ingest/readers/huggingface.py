@@ -121,7 +121,7 @@ def _parts(files: list[str], described: Any) -> list[Any]:
     files = [
         file for file in files if pyarrow.parquet.read_metadata(file).num_rows
     ]  # `datasets` fails on those of none
-    for kinds, run in itertools.groupby(files, key=lambda file: _columns(file)):
+    for kinds, run in itertools.groupby(files, key=_columns):
         names = [glob.escape(file) for file in run]
         features = None if kinds[1] else described
         parts.append(datasets.load_dataset("parquet", data_files=names, split="train", features=features))
