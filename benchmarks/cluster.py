@@ -75,7 +75,7 @@ def units_of(planner, node) -> int:
     return counts.get(stage, 0)
 
 
-class Desk:
+class Assembler:
     """Stages whose units are asleep; assembling takes ``nap`` seconds."""
 
     def __init__(self, units, each, nap=0.0, scale=1.0):
@@ -147,7 +147,7 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
     import dask
     from distributed import Client, LocalCluster
 
-    from ims3core.pipeline.crew import DaskCrew, Member
+    from ims3core.pipeline.dask_executor import DaskExecutor, Member
 
     edges, each, units, _ = plan(profile, tflops)
     schedule = schedule_of(edges, each, units)
@@ -164,14 +164,14 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
         dask.config.set(quiet), tempfile.TemporaryDirectory() as folder,
         LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip
-        crew = DaskCrew(client, Path(folder), threads=1, patience=60, make=time.sleep)
+        executor = DaskExecutor(client, Path(folder), threads=1, patience=60, make=time.sleep)
         facts = worker.Facts("", "", "fp32", False, "")
         there = client.scheduler_info(n_workers=-1)["workers"]
-        crew.members = {address: Member(facts, 1, 0.0) for address in there}
+        executor.members = {address: Member(facts, 1, 0.0) for address in there}
         began, used = time.perf_counter(), time.thread_time()
-        Driver(schedule, Desk(units, each, ASSEMBLY, scale), crew, Board(len(edges))).run()
+        Driver(schedule, Assembler(units, each, ASSEMBLY, scale), executor, Board(len(edges))).run()
         total, own = time.perf_counter() - began, time.thread_time() - used
-        crew.close()
+        executor.close()
     asleep = sum(each[a] * units[a] for a in edges) / scale
     longest = Schedule(edges, {a: each[a] if units[a] else 0.0 for a in edges}).remaining
     bound = max(asleep / workers, max(longest.values()) / scale)

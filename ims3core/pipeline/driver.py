@@ -1,7 +1,8 @@
 """Runs a graph on many workers: they make the units of stages, DVC assembles, each as soon as it can be.
 
-Three parts meet here. The *schedule* knows which stage is next. The *desk* asks and tells DVC and opens stages, one
-after the other in a thread of its own. The *crew* is the workers. What a run leaves is the same as that of one process.
+Three parts meet here. The *schedule* knows which stage is next. The *assembler* asks and tells DVC and opens stages,
+one after the other in a thread of its own. The *executor* is the workers. What a run leaves is the same as that of one
+process.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Work:
     jobs: list[Job] = field(default_factory=list)
 
 
-class Desk(Protocol):
+class Assembler(Protocol):
     """What is done at one place, one after the other."""
 
     def begin(self, address: str) -> Work | None:
@@ -73,7 +74,7 @@ class Desk(Protocol):
         """Of a job that failed: it changes whenever some of the work was kept."""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """The workers."""
 
     events: queue.SimpleQueue[tuple[Any, ...]]
@@ -103,10 +104,10 @@ class Driver:
     """
 
     def __init__(
-        self, schedule: Schedule, desk: Desk, crew: Crew, board: Board,
+        self, schedule: Schedule, assembler: Assembler, executor: Executor, board: Board,
         replan: Callable[[], Mapping[str, float]] | None = None, replan_after: str = "prepare",
     ) -> None:  # fmt: skip
-        self.schedule, self.desk, self.crew, self.board = schedule, desk, crew, board
+        self.schedule, self.assembler, self.executor, self.board = schedule, assembler, executor, board
         self._replan, self._replan_after = replan, replan_after
         self.units = 0
         self._ready: list[tuple[float, int, Job]] = []
@@ -121,44 +122,44 @@ class Driver:
         Raises:
             ClusterError: stages failed, each of which a line has named, or nobody is there to make them.
         """
-        desk = threading.Thread(target=self._sit_at_the_desk, name="desk", daemon=True)
-        desk.start()
+        assembler = threading.Thread(target=self._assembling, name="assembler", daemon=True)
+        assembler.start()
         end = -1  # before everything that waits
         try:
             while not self.schedule.over:
                 for address in self.schedule.ready():
                     self._send("begin", address)
                 self._hand_out()
-                if (event := self.crew.next(TICK)) is not None:
+                if (event := self.executor.next(TICK)) is not None:
                     getattr(self, f"_{event[0]}")(*event[1:])
-                self.crew.look(self._running + len(self._ready))
+                self.executor.look(self._running + len(self._ready))
             end = 2
         finally:
             self._errands.put((end, 0.0, next(self._count), "end", ""))
-            desk.join()  # DVC is never left in the middle of a stage
+            assembler.join()  # DVC is never left in the middle of a stage
             self.board.close()
         if self.schedule.failed:
             blocked = f"; not begun: {', '.join(self.schedule.blocked)}" if self.schedule.blocked else ""
             raise ClusterError(f"failed: {', '.join(self.schedule.failed)}{blocked}; see the lines above")
 
     def _send(self, errand: str, address: str) -> None:
-        """To the desk: what gives workers something to do comes first, then what most is waiting for."""
+        """To the assembler: what gives workers something to do comes first, then what most is waiting for."""
         order = {"begin": 0, "release": 0, "finish": 1}[errand]
         self._errands.put((order, -self.schedule.remaining[address], next(self._count), errand, address))
 
-    def _sit_at_the_desk(self) -> None:
+    def _assembling(self) -> None:
         while (errand := self._errands.get())[3] != "end":
             kind, address = errand[3:]
             try:
-                result = getattr(self.desk, kind)(address)
+                result = getattr(self.assembler, kind)(address)
             except Exception as error:
                 expected = isinstance(error, (Ims3Error, OSError))
                 if not expected:
                     log.exception("%s", address)
-                self.crew.events.put(("refused", address, error))
+                self.executor.events.put(("refused", address, error))
             else:
                 if kind != "release":
-                    self.crew.events.put((kind, address, result))
+                    self.executor.events.put((kind, address, result))
 
     def _hand_out(self) -> None:
         """Gives jobs to free workers, the longest path first; a job that nobody can take now lets others pass."""
@@ -169,13 +170,13 @@ class Driver:
             job = entry[2]
             if job.address not in self._open:
                 continue  # its stage failed
-            worker = None if job.need in refused else self.crew.free(job)
+            worker = None if job.need in refused else self.executor.free(job)
             if worker is None:
                 refused.add(job.need)
                 passed.append(entry)
             else:
                 self._running += 1
-                self.crew.start(job, worker)
+                self.executor.start(job, worker)
         for entry in passed:
             heapq.heappush(self._ready, entry)
 
@@ -205,7 +206,7 @@ class Driver:
         if job.address not in self._open:
             return
         self.units += len(job.names)
-        self.board.advance(job.address, len(job.names), seconds, self.crew.size)
+        self.board.advance(job.address, len(job.names), seconds, self.executor.size)
         self._open[job.address] -= 1
         if not self._open[job.address]:
             self._assemble(job.address)
@@ -215,11 +216,11 @@ class Driver:
         self._running -= 1
         if job.address not in self._open:
             return
-        state = self.desk.state(job)
+        state = self.assembler.state(job)
         job.tries = job.tries + 1 if state == job.state else 1
         job.state = state
         if again and job.tries < TRIES:
-            job.names = self.desk.missing(job) or job.names
+            job.names = self.assembler.missing(job) or job.names
             self._queue(job)
             return
         tried = f", tried {job.tries} times" if job.tries > 1 else ""

@@ -35,34 +35,34 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
     place.check()
     chosen = {node.address for node in (graph.upstream(list(targets)) if targets else graph.nodes)}
 
-    from ims3core.pipeline.crew import DaskCrew
-    from ims3core.pipeline.desk import ProjectDesk
+    from ims3core.pipeline.assembler import ProjectAssembler
+    from ims3core.pipeline.dask_executor import DaskExecutor
     from ims3core.pipeline.driver import Driver
     from ims3core.pipeline.progress import Board
 
     edges = {address: befores for address, befores in graph.edges().items() if address in chosen}
-    crews: list[DaskCrew] = []
+    executors: list[DaskExecutor] = []
     local = place.scheduler is None and place.cluster is None
     gpus = gpus_here(params) if local else 0
     threads = threads_here(params, place, gpus)
-    with places.client_of(place, threads, gpus, lambda: crews[0].wanted if crews else 1) as client:
-        crew = DaskCrew(client, root, threads=threads, patience=60 * place.patience, redirect=local)
-        crews.append(crew)
+    with places.client_of(place, threads, gpus, lambda: executors[0].wanted if executors else 1) as client:
+        executor = DaskExecutor(client, root, threads=threads, patience=60 * place.patience, redirect=local)
+        executors.append(executor)
         try:
-            crew.look(1)  # so that workers load what they need while this process does
-            crew.own = worker.facts(worker.with_threads(params, threads))
+            executor.look(1)  # so that workers load what they need while this process does
+            executor.own = worker.facts(worker.with_threads(params, threads))
             seconds, memory = plan()
-            crew.gather()
+            executor.gather()
             if not local:
-                threads = params.compute.threads or crew.threads_each
+                threads = params.compute.threads or executor.threads_each
             params = worker.with_threads(params, threads)
-            desk = ProjectDesk(root, params, graph, threads=threads, gpus=crew.gpus, memory=memory)
-            desk.repository.ignore_outputs(edges)
-            driver = Driver(Schedule(edges, seconds), desk, crew, Board(len(edges)), replan=lambda: plan()[0])
+            assembler = ProjectAssembler(root, params, graph, threads=threads, gpus=executor.gpus, memory=memory)
+            assembler.repository.ignore_outputs(edges)
+            driver = Driver(Schedule(edges, seconds), assembler, executor, Board(len(edges)), replan=lambda: plan()[0])
             with warm.serving():
                 driver.run()
         finally:
-            crew.close()
+            executor.close()
     return f"{len(edges)} stages are up to date; {driver.units} units were made"
 
 

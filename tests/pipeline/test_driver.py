@@ -15,7 +15,7 @@ from ims3core.pipeline.schedule import Schedule
 EDGES = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["c"]}
 
 
-class Desk:
+class Assembler:
     """Stages of so many units; ``kept`` are the units that are there."""
 
     def __init__(self, units, same=()):
@@ -42,11 +42,11 @@ class Desk:
         return None
 
 
-class Crew:
+class Executor:
     """So many workers with a clock of their own; ``fate`` says what becomes of a job that is handed out."""
 
-    def __init__(self, desk, workers, seconds=lambda job: 1.0, fate=lambda job: ("made",)):
-        self.desk, self.size, self.seconds, self.fate = desk, workers, seconds, fate
+    def __init__(self, assembler, workers, seconds=lambda job: 1.0, fate=lambda job: ("made",)):
+        self.assembler, self.size, self.seconds, self.fate = assembler, workers, seconds, fate
         self.events, self.clock, self.running, self.handed = queue.SimpleQueue(), 0.0, [], []
         self.count = itertools.count()
 
@@ -61,7 +61,7 @@ class Crew:
         heapq.heappush(self.running, (self.clock + self.seconds(job), next(self.count), job))
 
     def next(self, seconds):
-        try:  # what the desk says comes at once
+        try:  # what the assembler says comes at once
             return self.events.get(timeout=0.02)
         except queue.Empty:
             if not self.running:
@@ -69,22 +69,22 @@ class Crew:
         self.clock, _, job = heapq.heappop(self.running)
         fate = self.fate(job)
         if fate[0] == "made":
-            self.desk.kept.update(job.names)
+            self.assembler.kept.update(job.names)
             return "made", job, 1.0
         return "lost", job, *fate[1:]
 
 
-def run(desk, crew, edges=EDGES, seconds=None):
-    Driver(Schedule(edges, seconds or {}), desk, crew, Board(len(edges))).run()
+def run(assembler, executor, edges=EDGES, seconds=None):
+    Driver(Schedule(edges, seconds or {}), assembler, executor, Board(len(edges))).run()
 
 
 def test_every_stage_is_assembled_after_those_it_stands_on():
     """And everything is made once."""
-    desk = Desk({"c": 4})
-    crew = Crew(desk, 3)
-    run(desk, crew)
-    assert sorted(crew.handed) == sorted(desk.kept) == ["a0", "b0", "c0", "c1", "c2", "c3", "d0", "e0"]
-    place = {entry: number for number, entry in enumerate(desk.log)}
+    assembler = Assembler({"c": 4})
+    executor = Executor(assembler, 3)
+    run(assembler, executor)
+    assert sorted(executor.handed) == sorted(assembler.kept) == ["a0", "b0", "c0", "c1", "c2", "c3", "d0", "e0"]
+    place = {entry: number for number, entry in enumerate(assembler.log)}
     for stage, befores in EDGES.items():
         assert all(place[f"finish {before}"] < place[f"begin {stage}"] for before in befores)
 
@@ -92,62 +92,70 @@ def test_every_stage_is_assembled_after_those_it_stands_on():
 def test_the_longest_path_comes_first():
     """A free worker gets the unit that most seconds stand behind, whatever was asked for first."""
     edges = {"short": [], "long": [], "after": ["long"]}
-    desk = Desk({"short": 2, "long": 2})
-    crew = Crew(desk, 1)
-    run(desk, crew, edges, {"short": 5, "long": 1, "after": 60})
-    assert crew.handed[-3:] in (["after0", "short0", "short1"], ["short1", "after0"], ["short0", "after0", "short1"])
-    assert crew.handed.index("long1") < crew.handed.index("short1")
+    assembler = Assembler({"short": 2, "long": 2})
+    executor = Executor(assembler, 1)
+    run(assembler, executor, edges, {"short": 5, "long": 1, "after": 60})
+    assert executor.handed[-3:] in (
+        ["after0", "short0", "short1"],
+        ["short1", "after0"],
+        ["short0", "after0", "short1"],
+    )
+    assert executor.handed.index("long1") < executor.handed.index("short1")
 
 
 def test_stages_that_dvc_calls_the_same_are_passed():
     """What stands on them begins."""
-    desk = Desk({}, same=("a", "b", "c"))
-    crew = Crew(desk, 1)
-    run(desk, crew)
-    assert sorted(crew.handed) == ["d0", "e0"]
+    assembler = Assembler({}, same=("a", "b", "c"))
+    executor = Executor(assembler, 1)
+    run(assembler, executor)
+    assert sorted(executor.handed) == ["d0", "e0"]
 
 
 def test_a_unit_that_fails_is_tried_three_times_and_the_other_stages_go_on(caplog):
     """One line names stage, unit, reason and log; the last one what failed and what was not begun."""
-    desk = Desk({"b": 2})
-    crew = Crew(desk, 2, fate=lambda job: ("lost", "killed", "w.log", True) if job.names == ["b0"] else ("made",))
+    assembler = Assembler({"b": 2})
+    executor = Executor(
+        assembler, 2, fate=lambda job: ("lost", "killed", "w.log", True) if job.names == ["b0"] else ("made",)
+    )
     with pytest.raises(ClusterError, match=r"^failed: b; not begun: d; see"):
-        run(desk, crew)
-    assert crew.handed.count("b0") == TRIES == 3
+        run(assembler, executor)
+    assert executor.handed.count("b0") == TRIES == 3
     assert caplog.messages == ["b: b0: killed, tried 3 times; log: w.log"]
-    assert {"finish c", "finish e", "release b"} <= set(desk.log) and "finish b" not in desk.log
+    assert {"finish c", "finish e", "release b"} <= set(assembler.log) and "finish b" not in assembler.log
 
 
 def test_a_mistake_is_not_tried_again(caplog):
     """It would fail again: another order of the same numbers."""
-    desk = Desk({})
-    crew = Crew(desk, 1, fate=lambda job: ("lost", "diverged", "w.log", False))
+    assembler = Assembler({})
+    executor = Executor(assembler, 1, fate=lambda job: ("lost", "diverged", "w.log", False))
     with pytest.raises(ClusterError, match=r"^failed: a; not begun: b, c, d, e"):
-        run(desk, crew)
-    assert crew.handed == ["a0"]
+        run(assembler, executor)
+    assert executor.handed == ["a0"]
     assert caplog.messages == ["a: a0: diverged; log: w.log"]
 
 
 def test_tries_count_only_while_nothing_is_kept():
     """A training that a checkpoint saw further is another beginning each time; ten kills do not end it."""
-    desk, lives = Desk({}), iter(range(10))
-    desk.state = lambda job: next(lives, None)
-    crew = Crew(desk, 1, fate=lambda job: ("made",) if next(deaths, None) is None else ("lost", "killed", "", True))
+    assembler, lives = Assembler({}), iter(range(10))
+    assembler.state = lambda job: next(lives, None)
+    executor = Executor(
+        assembler, 1, fate=lambda job: ("made",) if next(deaths, None) is None else ("lost", "killed", "", True)
+    )
     deaths = iter(range(9))
-    run(desk, crew)
-    assert "finish e" in desk.log and crew.handed.count("a0") == 10
+    run(assembler, executor)
+    assert "finish e" in assembler.log and executor.handed.count("a0") == 10
 
 
 def test_a_stage_that_cannot_be_opened_or_assembled_stops_what_stands_on_it(caplog):
     """With the line of its error."""
-    desk = Desk({})
+    assembler = Assembler({})
 
     def finish(address):
         raise ClusterError(f"{address} ended with code 2")
 
-    desk.finish = finish
+    assembler.finish = finish
     with pytest.raises(ClusterError, match=r"^failed: a; not begun: b, c, d, e"):
-        run(desk, Crew(desk, 1))
+        run(assembler, Executor(assembler, 1))
     assert caplog.messages == ["a: a ended with code 2"]
 
 
@@ -157,14 +165,14 @@ def test_random_deaths_lose_nothing(seed):
     stream = random.Random(seed)
     names = [f"s{n}-" for n in range(6)]
     edges = {name: [other for other in names[:n] if stream.random() < 0.4] for n, name in enumerate(names)}
-    desk = Desk({name: stream.randint(1, 4) for name in names})
-    desk.state = lambda job: object()
-    crew = Crew(
-        desk, stream.randint(1, 4), seconds=lambda job: stream.random(),
+    assembler = Assembler({name: stream.randint(1, 4) for name in names})
+    assembler.state = lambda job: object()
+    executor = Executor(
+        assembler, stream.randint(1, 4), seconds=lambda job: stream.random(),
         fate=lambda job: ("made",) if stream.random() < 0.6 else ("lost", "killed", "", True),
     )  # fmt: skip
-    run(desk, crew, edges)
-    assert {entry for entry in desk.log if entry.startswith("finish")} == {f"finish {name}" for name in names}
+    run(assembler, executor, edges)
+    assert {entry for entry in assembler.log if entry.startswith("finish")} == {f"finish {name}" for name in names}
 
 
 def paths(edges, seconds, start):

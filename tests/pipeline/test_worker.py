@@ -1,4 +1,4 @@
-"""What a worker makes, and the desk that asks for it: the bytes of a run in one process, whatever came before."""
+"""What a worker makes, and the assembler that asks for it: the bytes of a run in one process, whatever came before."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ import yaml
 
 from ims3core.errors import ClusterError
 from ims3core.params import load
-from ims3core.pipeline import desk, harness, launching, progress, warm, worker
+from ims3core.pipeline import assembler, harness, launching, progress, warm, worker
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.workspace import Workspace, open_workspace
 
@@ -51,28 +51,28 @@ def plain(build, toy_text):
 
 @pytest.fixture
 def project(plain, tmp_path, monkeypatch):
-    """A copy without what is made of the real images, and a desk for it."""
+    """A copy without what is made of the real images, and a assembler for it."""
     shutil.copytree(plain, root := tmp_path / "copy")
     for gone in ("data/features", "metrics/cells", "scratch"):
         shutil.rmtree(root / gone)
     shutil.copytree(plain / "data/features", root / "data/features")
     monkeypatch.chdir(root)
-    monkeypatch.setattr(desk, "Repository", Repository)
+    monkeypatch.setattr(assembler, "Repository", Repository)
     monkeypatch.setattr(worker, "_opened", {})
     return root
 
 
-def desk_of(root, threads=1, **changes):
+def assembler_of(root, threads=1, **changes):
     params = worker.with_threads(load(root / "params.yaml"), threads)
-    return desk.ProjectDesk(
+    return assembler.ProjectAssembler(
         root, params, Graph(params.tree), threads=threads, **({"gpus": False, "memory": {"students": 1}} | changes)
     )
 
 
 @pytest.mark.parametrize("address", ["features@real", "students@random-1-convnet-steps", "select@random"])
-def test_workers_and_the_desk_leave_the_bytes_of_one_process(plain, project, address):
+def test_workers_and_the_assembler_leave_the_bytes_of_one_process(plain, project, address):
     """Units are made elsewhere in another order; the stage then finds them and makes none."""
-    office = desk_of(project)
+    office = assembler_of(project)
     work = office.begin(address)
     assert work.total == sum(len(job.names) for job in work.jobs) > 0
     for job in reversed(work.jobs):
@@ -95,7 +95,7 @@ def test_workers_and_the_desk_leave_the_bytes_of_one_process(plain, project, add
 
 def test_what_is_there_is_not_asked_for_again(project):
     """A run that was begun in one way is ended in the other."""
-    office = desk_of(project)
+    office = assembler_of(project)
     first = office.begin(address := "students@random-1-convnet-steps").jobs
     worker.make_units(*first[0].arguments)
     office.release(address)
@@ -106,7 +106,7 @@ def test_what_is_there_is_not_asked_for_again(project):
 
 def test_the_workspace_is_held_while_units_are_made(project):
     """Another run waits, and cannot delete what workers write to."""
-    office = desk_of(project)
+    office = assembler_of(project)
     office.begin(address := "students@random-1-convnet-steps")
     waited = []
 
@@ -125,7 +125,7 @@ def test_the_workspace_is_held_while_units_are_made(project):
 
 def test_dvc_is_asked_first(project):
     """Nothing is opened of a stage that is the same; what DVC has kept, or has no units, is left to it."""
-    office = desk_of(project)
+    office = assembler_of(project)
     office.repository.states |= {"features@real": "same", "select@random": "kept"}
     assert office.begin("features@real") is None
     assert office.begin("select@random").jobs == office.begin("centroids@real").jobs == []
@@ -134,7 +134,7 @@ def test_dvc_is_asked_first(project):
 def test_students_come_in_as_many_as_a_worker_has_threads(project):
     """Where it makes each on one thread; on a GPU one after the other."""
     address = "students@random-1-convnet-steps"
-    for office, sizes in ((desk_of(project, 3), [3, 1]), (desk_of(project, 3, gpus=True), [1] * 4)):
+    for office, sizes in ((assembler_of(project, 3), [3, 1]), (assembler_of(project, 3, gpus=True), [1] * 4)):
         load_tree = yaml.safe_load((project / "params.yaml").read_text())
         assert load_tree["eval"]["draws"] * load_tree["eval"]["seeds"] == 4
         assert [len(job.names) for job in office.begin(address).jobs] == sizes
@@ -143,21 +143,21 @@ def test_students_come_in_as_many_as_a_worker_has_threads(project):
 
 def test_selections_and_the_report_hold_no_gpu(project):
     """But for selections that ask the teacher; without GPUs every worker does one thing at a time."""
-    office = desk_of(project, gpus=True)
+    office = assembler_of(project, gpus=True)
     assert {job.need for job in office.begin("select@random").jobs} == {"host"}
     assert {job.need for job in office.begin("features@real").jobs} == {"device"}
     for address in ("select@random", "features@real"):
         office.release(address)
     stage = harness.open_node(office.nodes["select@random"], office.params, project)
-    assert not desk.needs_device(stage)
+    assert not assembler.needs_device(stage)
     stage.unread = list
-    assert desk.needs_device(stage)
-    assert {job.need for job in desk_of(project).begin("select@random").jobs} == {"device"}
+    assert assembler.needs_device(stage)
+    assert {job.need for job in assembler_of(project).begin("select@random").jobs} == {"device"}
 
 
 def test_a_worker_with_other_inputs_makes_nothing(project):
     """One line names the stage and both fingerprints."""
-    job = desk_of(project).begin("features@real").jobs[0]
+    job = assembler_of(project).begin("features@real").jobs[0]
     root, node, fingerprint, *rest = job.arguments
     with pytest.raises(ClusterError, match=rf"features real: .* fingerprint {fingerprint} on this worker, wanted 0123"):
         worker.make_units(root, node, "0123", *rest)
@@ -165,7 +165,7 @@ def test_a_worker_with_other_inputs_makes_nothing(project):
 
 def test_what_a_stage_sets_for_the_process_does_not_reach_the_next(project):
     """Training that is compiled chooses other algorithms for the whole process."""
-    jobs = desk_of(project).begin("features@real").jobs
+    jobs = assembler_of(project).begin("features@real").jobs
     worker._before.clear()
     worker.make_units(*jobs[0].arguments)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -180,7 +180,7 @@ def test_a_launcher_makes_the_units_of_a_stage_and_nothing_else(project, monkeyp
     tree = yaml.safe_load((project / "params.yaml").read_text())
     tree["compute"]["launch"] = "torchrun --nproc_per_node 2"
     (project / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    office, calls = desk_of(project), []
+    office, calls = assembler_of(project), []
     monkeypatch.setattr(launching, "launch", lambda *words, **environment: calls.append((words, environment)))
     node = dataclasses.replace(office.nodes["features@real"], stage="features")
     monkeypatch.setattr(harness.find_stage("features"), "sharing", "steps")
@@ -288,8 +288,8 @@ def test_facts_that_differ_are_named():
 def test_units_that_belong_together_are_one_job(project, monkeypatch, sharing, launch, in_order, together):
     """What the processes of a launcher make together, and what stands on units before; phases of one process do not."""
     monkeypatch.setattr(harness.find_stage("features"), "sharing", sharing)
-    monkeypatch.setattr(desk, "IN_ORDER", in_order)
-    office = desk_of(project)
+    monkeypatch.setattr(assembler, "IN_ORDER", in_order)
+    office = assembler_of(project)
     office.params = office.params.model_copy(
         update={"compute": office.params.compute.model_copy(update={"launch": launch})}
     )
@@ -301,7 +301,7 @@ def test_units_that_belong_together_are_one_job(project, monkeypatch, sharing, l
 
 def test_a_generator_is_one_job_in_its_order(project):
     """The DiT is trained on latents of the VAE."""
-    office = desk_of(project)
+    office = assembler_of(project)
     (job,) = office.begin("generator").jobs
     assert job.names[0] == "vae" and job.names[1].startswith("dit-")
     office.release("generator")

@@ -13,7 +13,7 @@ import pytest
 from ims3core import cli
 from ims3core.errors import ClusterError, ParameterError
 from ims3core.pipeline import places, worker
-from ims3core.pipeline.crew import DIED, DaskCrew
+from ims3core.pipeline.dask_executor import DIED, DaskExecutor
 from ims3core.pipeline.driver import Job
 from ims3core.pipeline.places import Place, read_cluster
 
@@ -31,87 +31,87 @@ def client():
 
 
 @pytest.fixture
-def crew(client, toy, tmp_path):
+def executor(client, toy, tmp_path):
     """Workers that run what a job brings along."""
     params = toy(compute__threads=1)
-    crew = DaskCrew(client, tmp_path, threads=1, patience=60, make=lambda call, *arguments: call(*arguments))
-    crew.own = worker.facts(params)
-    yield crew
-    crew.close()
+    executor = DaskExecutor(client, tmp_path, threads=1, patience=60, make=lambda call, *arguments: call(*arguments))
+    executor.own = worker.facts(params)
+    yield executor
+    executor.close()
 
 
-def happen(crew, seconds=60):
+def happen(executor, seconds=60):
     """The next event."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        crew.look(1)
-        if (event := crew.next(0.2)) is not None:
+        executor.look(1)
+        if (event := executor.next(0.2)) is not None:
             return event
     raise TimeoutError
 
 
-def test_a_worker_that_dies_gives_its_job_back_and_another_comes(crew):
+def test_a_worker_that_dies_gives_its_job_back_and_another_comes(executor):
     """Its log is named; the other job is not touched; whoever replaces the dead worker is let in."""
-    crew.gather()
-    while crew.size < 2:
-        crew.look(1)
+    executor.gather()
+    while executor.size < 2:
+        executor.look(1)
         time.sleep(0.05)
     victim, other = Job("s", ["a"], arguments=(os.kill, 0, 0)), Job("s", ["b"], arguments=(time.sleep, 0.5))
     victim.arguments = (lambda: os.kill(os.getpid(), signal.SIGKILL),)
-    first = crew.free(victim)
-    log = crew.members[first].facts.log
-    crew.start(victim, first)
-    second = crew.free(other)
+    first = executor.free(victim)
+    log = executor.members[first].facts.log
+    executor.start(victim, first)
+    second = executor.free(other)
     assert second != first
-    crew.start(other, second)
-    assert crew.free(other) is None
-    events = {event[1].names[0]: event for event in (happen(crew), happen(crew))}
+    executor.start(other, second)
+    assert executor.free(other) is None
+    events = {event[1].names[0]: event for event in (happen(executor), happen(executor))}
     assert events["a"][0] == "lost" and events["a"][2:] == (DIED, log, True)
     assert events["b"][0] == "made"
-    while crew.size < 2:
-        crew.look(1)
+    while executor.size < 2:
+        executor.look(1)
         time.sleep(0.05)
-    assert first not in crew.members
+    assert first not in executor.members
 
 
-def test_what_a_worker_raises_comes_back_as_one_line(crew):
+def test_what_a_worker_raises_comes_back_as_one_line(executor):
     """A mistake is not tried again, anything else is."""
-    crew.gather()
+    executor.gather()
 
     def fail(error):
         raise error
 
     for error, again in ((ClusterError("other inputs"), False), (MemoryError("17 GB"), True)):
         job = Job("s", ["a"], arguments=(fail, error))
-        crew.start(job, crew.free(job))
-        kind, _, reason, log, tried_again = happen(crew)
+        executor.start(job, executor.free(job))
+        kind, _, reason, log, tried_again = happen(executor)
         assert (kind, tried_again) == ("lost", again)
-        assert str(error) in reason and log.startswith(str(crew.root))
+        assert str(error) in reason and log.startswith(str(executor.root))
 
 
 @pytest.mark.parametrize("fact", ["code", "torch", "precision"])
-def test_a_worker_that_is_not_like_the_others_is_refused(crew, fact, caplog):
+def test_a_worker_that_is_not_like_the_others_is_refused(executor, fact, caplog):
     """Before it makes anything, in one line that names what differs."""
-    crew.own = replace(crew.own, **{fact: "another"})
+    executor.own = replace(executor.own, **{fact: "another"})
     with pytest.raises(
         ClusterError, match=rf"no worker can be used: worker tcp://.*{fact}.*: found .*, wanted another"
     ):
         while True:
-            crew.look(1)
+            executor.look(1)
             time.sleep(0.05)
-    assert not crew.members and len(caplog.messages) in (1, 2)
+    assert not executor.members and len(caplog.messages) in (1, 2)
 
 
 def test_workers_without_the_common_folder_are_refused(client, toy, tmp_path):
     """One line says that there is no common file system."""
     params = toy()
-    crew = DaskCrew(client, tmp_path, threads=1, patience=60)
-    crew.own = worker.facts(params)
+    executor = DaskExecutor(client, tmp_path, threads=1, patience=60)
+    executor.own = worker.facts(params)
     for token in (tmp_path / worker.LOGS).glob("token-*"):
         token.unlink()
     with pytest.raises(ClusterError, match=r"is another folder on .*, wanted a common file system"):
-        crew.gather()
-    crew.close()
+        executor.gather()
+    executor.close()
 
 
 def test_workers_that_never_come_end_the_run(toy, tmp_path):
@@ -121,9 +121,9 @@ def test_workers_that_never_come_end_the_run(toy, tmp_path):
     toy()
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "port": 0}}
     with SpecCluster(workers={}, scheduler=scheduler) as cluster, Client(cluster, set_as_default=False) as client:
-        crew = DaskCrew(client, tmp_path, threads=1, patience=0.3)
+        executor = DaskExecutor(client, tmp_path, threads=1, patience=0.3)
         with pytest.raises(ClusterError, match="no worker came within 0 s, and 1 pieces of work wait"):
-            crew.gather()
+            executor.gather()
 
 
 def test_a_scheduler_that_is_lost_ends_the_run(toy, tmp_path):
@@ -134,32 +134,32 @@ def test_a_scheduler_that_is_lost_ends_the_run(toy, tmp_path):
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "port": 0}}
     cluster = SpecCluster(workers={}, scheduler=scheduler)
     with Client(cluster.scheduler_address, set_as_default=False, timeout="2s") as client:
-        crew = DaskCrew(client, tmp_path, threads=1, patience=60)
-        crew.look(1)
+        executor = DaskExecutor(client, tmp_path, threads=1, patience=60)
+        executor.look(1)
         cluster.close()
         with pytest.raises(ClusterError, match="the scheduler is lost; what is made stays, and the same"):
-            crew.gather()
+            executor.gather()
 
 
 def test_a_job_goes_to_a_worker_with_the_memory_for_it(client, toy, tmp_path):
     """And to the one that knows its stage; without one that is large enough, to any."""
-    from ims3core.pipeline.crew import Member
+    from ims3core.pipeline.dask_executor import Member
 
     toy()
-    crew, facts = DaskCrew(client, tmp_path, threads=1, patience=1), worker.Facts("", "", "fp32", False, "")
-    crew.members = {
+    executor, facts = DaskExecutor(client, tmp_path, threads=1, patience=1), worker.Facts("", "", "fp32", False, "")
+    executor.members = {
         "small": Member(facts, 1, 1e9, last="s"),
         "large": Member(facts, 1, 9e9),
         "any": Member(facts, 1, 0),
     }
-    assert crew.free(Job("s", ["a"], memory=1e8)) == "small"
-    assert crew.free(Job("s", ["a"], memory=5e9)) == "large"
-    crew.members["large"].busy["device"] = Job("t", ["b"])
-    assert crew.free(Job("s", ["a"], memory=5e9)) == "any"
-    assert crew.free(Job("s", ["a"], memory=5e9, need="host")) == "large"
-    del crew.members["any"], crew.members["large"]
-    assert crew.free(Job("s", ["a"], memory=5e9)) == "small"
-    crew.close()
+    assert executor.free(Job("s", ["a"], memory=1e8)) == "small"
+    assert executor.free(Job("s", ["a"], memory=5e9)) == "large"
+    executor.members["large"].busy["device"] = Job("t", ["b"])
+    assert executor.free(Job("s", ["a"], memory=5e9)) == "any"
+    assert executor.free(Job("s", ["a"], memory=5e9, need="host")) == "large"
+    del executor.members["any"], executor.members["large"]
+    assert executor.free(Job("s", ["a"], memory=5e9)) == "small"
+    executor.close()
 
 
 def complaint(capsys, *arguments):

@@ -1,4 +1,4 @@
-"""The desk of a run on many workers: opens stages, holds their workspaces, and has DVC assemble them."""
+"""The assembling side of a run on many workers: opens stages, holds their workspaces, and has DVC assemble them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_ORDER = ("generator",)  # whose units stand on each other
 TEACHER = "data/teacher"
 
 
-class ProjectDesk:
+class ProjectAssembler:
     """That of the checkout in ``root``.
 
     Args:

@@ -39,7 +39,7 @@ class Member:
     last: str = ""
 
 
-class DaskCrew:
+class DaskExecutor:
     """The workers that a client of Dask sees.
 
     Attributes:
