@@ -14,7 +14,7 @@ import yaml
 
 from ims3core import cli
 from ims3core.cli import look, products, run, stages
-from ims3core.pipeline import timings
+from ims3core.pipeline import launching, timings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
@@ -196,7 +196,7 @@ def test_an_interrupt_says_that_the_next_run_goes_on(toy, tmp_path, capsys, monk
     assert stop.value.code == 130
     said = "ims3: interrupted; what is finished is kept, the same command goes on from there\n"
     assert capsys.readouterr().err == said
-    monkeypatch.setenv(stages.LAUNCHED, "1")
+    monkeypatch.setenv(launching.LAUNCHED, "1")
     with pytest.raises(SystemExit):
         cli.main(words)
     assert capsys.readouterr().err == ""

@@ -167,6 +167,8 @@ def test_what_a_stage_sets_for_the_process_does_not_reach_the_next(project):
     """Training that is compiled chooses other algorithms for the whole process."""
     jobs = assembler_of(project).begin("features@real").jobs
     worker._before.clear()
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     worker.make_units(*jobs[0].arguments)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ims3core.base import files
 from ims3core.report import answer, artifacts, data, figures
 from ims3core.report.answer import Answer, Point
 
@@ -74,7 +75,7 @@ def test_the_numbers_are_those_of_the_results(tree, make_params):
     assert (told.method, [point.ipc for point in told.points], told.images) == (read.best, [1, 4], 24)
     assert told.points[-1].mean == pytest.approx(sum(sets) / 2)
     assert told.points[-1].half_width == pytest.approx(12.706 * abs(sets[0] - sets[1]) / 2, rel=1e-3)
-    full = artifacts.Cell.read(tree / "metrics/full_data/convnet-steps.json")
+    full = files.read_json(tree / "metrics/full_data/convnet-steps.json", artifacts.Cell)
     assert told.full == pytest.approx(sum(run.last_top1 for run in full.runs) / len(full.runs))
 
 

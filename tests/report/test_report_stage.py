@@ -64,7 +64,9 @@ def test_a_study_is_drawn_again_only_when_its_numbers_change(tree, make_params, 
     params = make_params()
     (tree / "studies.yaml").write_text(study)
     dataset, table = params.data.name or params.data.source, tree / "metrics/studies/mine.csv"
-    rows = [f"{dataset},{a},{a},ims3,1,{d},0,accuracy,{80 + d}" for a in ("0.1", "0.5") for d in (0, 1)]
+    rows = [
+        f"{dataset},{n:016x},{a},ims3,1,{d},0,accuracy,{80 + d}" for n, a in enumerate(("0.1", "0.5")) for d in (0, 1)
+    ]
     table.parent.mkdir(parents=True)
     table.write_text("\n".join(["data,key,s3.alpha,row,ipc,draw,seed,metric,value", *rows]) + "\n")
     draw, drawn = studies.draw, []

@@ -52,7 +52,9 @@ class Cell(Students):
 
 def run(directory, **changes):
     """The records of all runs, in order."""
-    node = SimpleNamespace(address="cell", row="", arguments=("noise", "3", "convnet", "p"), outs=(), data=())
+    node = SimpleNamespace(
+        address="cell", place="cell", row="", arguments=("noise", "3", "convnet", "p"), outs=("cell.json",), data=()
+    )
     stage = Cell(None, directory, node, {})
     stage.machine = MACHINE
     stage.spec = cell.CellSpec(**{
