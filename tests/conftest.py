@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def pytest_configure(config):
     folder = tempfile.mkdtemp(prefix="ims3-tests-")
     os.environ |= {"TMPDIR": folder, "DVC_SITE_CACHE_DIR": f"{folder}/dvc"}
     tempfile.tempdir = folder
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # At exit, after multiprocessing (-100) has removed its own folder in there.
+    Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
 
 
 def toy_parameters(**changes) -> dict:
