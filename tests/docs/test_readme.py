@@ -82,7 +82,14 @@ def ims3(*words):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize("words", [c[1:] for c in commands(README) if c[0] == "ims3"], ids=" ".join)
+@pytest.mark.parametrize("words", [c[1:] for c in commands(README) if c[:2] == ["ims3", "new"]], ids=" ".join)
+def test_its_own_pictures_are_taken_with_options_that_exist(words):
+    """The command itself, which measures the machine, is run in tests/planning/test_new.py."""
+    said = ims3("new", "--help").stdout
+    assert all(word in said for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("words", [c[1:] for c in commands(README) if c[0] == "ims3" and c[1] != "new"], ids=" ".join)
 def test_its_commands_run(toy, words):
     """In a toy project; the plan is made for another machine, as measuring this one takes a while."""
     toy()
