@@ -133,9 +133,9 @@ def test_a_sound_machine_has_no_fault(checkout, capsys):
 
 @pytest.mark.parametrize(
     ("own", "wanted"),
-    [({}, "OMP_WAIT_POLICY=PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY=ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT=9")],
+    [({}, "GOMP_SPINCOUNT=1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY=ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT=9")],
 )  # fmt: skip
-def test_idle_threads_sleep_unless_the_user_wants_otherwise(toy, tmp_path, own, wanted):
+def test_idle_threads_sleep_soon_unless_the_user_wants_otherwise(toy, tmp_path, own, wanted):
     """Said before torch is loaded, which reads it then; the line of threads has what holds, and nothing else."""
     toy()
     env = {name: value for name, value in os.environ.items() if name not in WAITING} | own
