@@ -157,9 +157,9 @@ def dvc(clone: Path, *arguments: str) -> None:
 
     A lock that an interrupt left damaged is mended before: nobody would look for it in here.
     """
-    from ims3core.pipeline.doctor import mend_lock
+    from ims3core.pipeline.doctor import mend_lock, mend_results
 
-    for line in mend_lock(clone / ".dvc/tmp"):
+    for line in (*mend_lock(clone / ".dvc/tmp"), *mend_results(clone)):
         log.info("%s", line.strip())
     try:
         _call(clone, sys.executable, "-m", "dvc", *arguments)

@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 import ims3core
 from ims3core.base import files
 from ims3core.errors import Ims3Error
-from ims3core.params import load
+from ims3core.params import load, tree_of
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "kornia", "transformers", "numpy", "pydantic")
 LEAST_FREE = 1 << 30  # bytes: less does not hold the results of the default profile and a generator
@@ -124,6 +124,7 @@ def _dvc(root: Path) -> Iterator[str]:
         missing = "no .dvc folder here; this is no checkout, or `dvc init` is due"
     yield _line("dvc", version or "", missing)
     yield from mend_lock(root / ".dvc/tmp")
+    yield from mend_results(root)
 
 
 def mend_lock(folder: Path) -> Iterator[str]:
@@ -155,6 +156,42 @@ def mend_lock(folder: Path) -> Iterator[str]:
             yield _line("dvc lock", f"{MENDED}{path} was held by process {numbers}, which has ended; freed")
         for pid, command in sorted(holders - dead):
             yield _line("dvc lock", f"held by process {pid}: {command}")
+
+
+def mend_results(root: Path) -> Iterator[str]:
+    """Brings back a dvc.lock that cannot be read; yields what was done, in lines.
+
+    DVC writes it in place after every stage: a kill at that moment leaves it cut off, and every later command of DVC
+    fails. The last commit's takes its place; what ran since is in DVC's own cache of runs, which makes nothing again.
+    """
+    path = root / "dvc.lock"
+    if not path.is_file() or _is_lock(path.read_bytes()):
+        return
+    command = ["git", "-C", str(root), "show", "HEAD:./dvc.lock"]
+    try:
+        committed = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        committed = b""
+    if _is_lock(committed):
+        files.write_bytes(path, committed)
+    else:
+        path.unlink()
+    now = "the last commit's is in its place" if path.exists() else "removed"
+    yield _line(
+        "dvc.lock", f"{MENDED}it was cut off when DVC was killed; {now}, and finished stages come from the cache"
+    )
+
+
+def _is_lock(content: bytes) -> bool:
+    """Whether DVC can read it."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(tree_of(content.decode(), name="dvc.lock"))
+    except (Ims3Error, UnicodeDecodeError, Invalid):
+        return False
+    return True
 
 
 def _holders(lock: dict[str, Any]) -> set[Holder]:

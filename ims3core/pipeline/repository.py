@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ims3core.errors import ArtifactError, ClusterError
-from ims3core.pipeline.doctor import mend_lock
+from ims3core.pipeline.doctor import mend_lock, mend_results
 
 log = logging.getLogger(__name__)
 State = Literal["same", "kept", "changed"]
@@ -28,6 +28,8 @@ class Repository:
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # its lines about each stage; progress says the same
+        for line in mend_results(root):
+            log.info("%s", line)
         try:
             self._repo = Repo(str(root))
             for line in mend_lock(Path(self._repo.tmp_dir)):  # of a run that was killed

@@ -12,6 +12,8 @@ import pytest
 from ims3core import WAITING, cli
 from ims3core.pipeline import doctor
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 NOBODY = 2**22 + 1  # above the largest process number of Linux
 
@@ -39,6 +41,23 @@ def test_a_damaged_lock_is_removed_and_dvc_works_again(lock, content):
     path = lock(content)
     [line] = doctor.mend_lock(path.parent)
     assert "damaged" in line and not line.startswith(doctor.FAULT) and not path.exists()
+
+
+@pytest.mark.parametrize("cut", [b"schema", b"stages:", b"    cmd:", b"2.0"])  # before which it ends
+@pytest.mark.parametrize("committed", [True, False])
+def test_results_that_a_kill_cut_off_are_the_last_commits_again(tmp_path, cut, committed):
+    """DVC writes dvc.lock in place after every stage; where it can read what is there, nothing is touched."""
+    whole, path = (REPOSITORY / "dvc.lock").read_bytes(), tmp_path / "dvc.lock"
+    path.write_bytes(whole)
+    if committed:
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+    path.write_bytes(whole + b"\n")
+    assert list(doctor.mend_results(tmp_path)) == [] and path.read_bytes() == whole + b"\n"
+    path.write_bytes(whole.partition(cut)[0])
+    [line] = doctor.mend_results(tmp_path)
+    assert doctor.MENDED in line and not line.startswith(doctor.FAULT)
+    assert path.read_bytes() == whole if committed else not path.exists()
 
 
 def test_dvc_itself_fails_on_an_empty_lock_and_not_after_doctor(lock, tmp_path):
