@@ -43,7 +43,7 @@ def test_a_damaged_lock_is_removed_and_dvc_works_again(lock, content):
     assert "damaged" in line and not line.startswith(doctor.FAULT) and not path.exists()
 
 
-@pytest.mark.parametrize("cut", [b"schema", b"stages:", b"    cmd:", b"2.0"])  # before which it ends
+@pytest.mark.parametrize("cut", [b"schema", b"2.0", b"    cmd:"])  # before which it ends
 @pytest.mark.parametrize("committed", [True, False])
 def test_results_that_a_kill_cut_off_are_the_last_commits_again(tmp_path, cut, committed):
     """DVC writes dvc.lock in place after every stage; where it can read what is there, nothing is touched."""
