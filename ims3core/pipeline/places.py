@@ -96,9 +96,10 @@ def client_of(place: Place, threads: int, gpus: int, wanted: Callable[[], int]) 
     quiet: dict[str, Any] = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.comm.timeouts.connect": CONNECTING,
+        # A worker's libraries find what they find in a process of this shell: Dask would set the number of threads, and
+        # MALLOC_TRIM_THRESHOLD_, by which every freed tensor goes back to the system and is paid for again.
+        "distributed.nanny.pre-spawn-environ": {},
     }
-    # A worker's libraries find the number of threads that they find in a process of this shell.
-    quiet["distributed.nanny.pre-spawn-environ"] = {"MALLOC_TRIM_THRESHOLD_": 65536}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(quiet))
         if place.scheduler is not None:

@@ -50,6 +50,14 @@ def happen(executor, seconds=60):
     raise TimeoutError
 
 
+def test_workers_find_the_environment_of_this_shell(client):
+    """Dask would set threads, and give every freed tensor back to the system: training then takes twice as long."""
+    names = ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    client.wait_for_workers(2)
+    found = client.run(lambda: {name: os.environ.get(name) for name in names})
+    assert list(found.values()) == 2 * [{name: os.environ.get(name) for name in names}]
+
+
 def test_a_worker_that_dies_gives_its_job_back_and_another_comes(executor):
     """Its log is named; the other job is not touched; whoever replaces the dead worker is let in."""
     executor.gather()
