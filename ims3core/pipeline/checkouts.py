@@ -168,7 +168,8 @@ def dvc(clone: Path, *arguments: str) -> None:
 
 
 def _keep_lock(clone: Path) -> None:
-    shutil.copyfile(clone / "dvc.lock", clone / ".dvc/kept.lock")
+    if (lock := clone / "dvc.lock").is_file():  # one that could not be read was removed
+        shutil.copyfile(lock, clone / ".dvc/kept.lock")
 
 
 def reproduce(clone: Path, place: Place | None, *targets: str) -> None:

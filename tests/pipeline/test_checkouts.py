@@ -43,7 +43,7 @@ def test_a_clone_is_run_by_dvc_or_on_workers(tmp_path, monkeypatch, place, words
     """With the same options; what DVC then knows is kept even where a stage failed."""
     called = []
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / "dvc.lock").write_text("known")
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'")
 
     def call(folder, *command):
         called.append(list(command[2:]))
@@ -52,7 +52,7 @@ def test_a_clone_is_run_by_dvc_or_on_workers(tmp_path, monkeypatch, place, words
     monkeypatch.setattr(checkouts, "_call", call)
     with pytest.raises(ParameterError, match="a stage failed"):
         checkouts.reproduce(tmp_path, place, "students")
-    assert called == [words] and (tmp_path / ".dvc/kept.lock").read_text() == "known"
+    assert called == [words] and (tmp_path / ".dvc/kept.lock").read_text() == "schema: '2.0'"
 
 
 def test_uncommitted_names_what_differs_and_what_is_new(git, tmp_path):
@@ -81,7 +81,7 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
     Before there was a run, what DVC knows in this folder counts, committed or not. Results that git keeps for DVC are
     those of the clone.
     """
-    (tmp_path / "dvc.lock").write_text("old\n")
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics/größe.csv").write_text("of the default profile\n")
     git("add", "-A")
@@ -89,7 +89,7 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
     for arguments in (("init", "-q"), ("config", "--local", "cache.dir", str(tmp_path / "elsewhere"))):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True)
     (tmp_path / "code/a.py").write_text("uncommitted\n")
-    (tmp_path / "dvc.lock").write_text("of this machine\n")
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {a: {cmd: a}}\n")
     clone = tmp_path / "scratch/runs/mine"
     calls = []
     with pytest.MonkeyPatch.context() as patch:
@@ -98,16 +98,18 @@ def test_a_clone_is_of_the_last_commit_and_keeps_what_dvc_knew(git, tmp_path):
         assert (clone / "code/a.py").read_text() == "1\n" and calls == [
             ("config", "--local", "cache.dir", "../../../elsewhere")
         ]
-        assert (clone / "dvc.lock").read_text() == "of this machine\n"
+        assert (clone / "dvc.lock").read_text() == "schema: '2.0'\nstages: {a: {cmd: a}}\n"
         (clone / ".dvc").mkdir(exist_ok=True)
-        (clone / "dvc.lock").write_text("new\n")
+        (clone / "dvc.lock").write_text("schema: '2.0'\nstages: {b: {cmd: b}}\n")
         (clone / "metrics/größe.csv").write_text("of the clone\n")
         (clone / "code/a.py").write_text("changed in the clone\n")
         checkouts.dvc(clone, "repro")
         checkouts.prepare_clone(tmp_path, "mine")
-    assert (clone / "dvc.lock").read_text() == "new\n" and (clone / "code/a.py").read_text() == "1\n"
+    assert (clone / "dvc.lock").read_text() == "schema: '2.0'\nstages: {b: {cmd: b}}\n" and (
+        clone / "code/a.py"
+    ).read_text() == "1\n"
     assert (clone / "metrics/größe.csv").read_text() == "of the clone\n"
-    assert (tmp_path / "dvc.lock").read_text() == "of this machine\n"
+    assert (tmp_path / "dvc.lock").read_text() == "schema: '2.0'\nstages: {a: {cmd: a}}\n"
 
 
 @pytest.fixture
