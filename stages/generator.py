@@ -38,6 +38,7 @@ class Generator(Stage):
     artifact = "generator"
     amounts = tuple(f"generator.{key}" for key in TrainedGenerator.model_fields if key not in ("source", "vae"))
     silent = True
+    ordered = True  # the DiT learns the latents of the VAE
 
     @property
     def seed(self) -> int:

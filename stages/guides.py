@@ -17,7 +17,7 @@ from ims3core.pipeline.stage import Stage, Unit
 if TYPE_CHECKING:
     from ims3core.diffusion.sampling import Denoiser
 
-AT_ONCE = 32  # latents in one call of a compiled network
+AT_ONCE = 32  # latents in one call of a network that is compiled
 
 
 class Guides(Stage):
@@ -86,7 +86,7 @@ class AdaptedGenerator:
         null_label = self.network.config.classes
         with torch.inference_mode():
             call = machine.for_inference(self.network, parts=self.network.compiled_parts, constant=self.phase is None)
-        if call is not self.network:  # compiled, for one size of batch; classes have any
+        if machine.compile:  # for one size of batch, and classes have any
             call = in_equal_calls(call, AT_ONCE)
         self.denoiser = Denoiser(call, schedule, null_label, machine.device, machine.dtype)
 

@@ -26,6 +26,10 @@ class Report(Stage):
     amounts = ("*",)
     named = ("*",)
 
+    def needs_network(self) -> bool:
+        """Pictures are drawn."""
+        return False
+
     @cached_property
     def report(self) -> data.ReportData:
         """Every input, read before anything is drawn or written."""

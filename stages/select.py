@@ -43,6 +43,10 @@ class Select(Stage):
         """The row's entry."""
         return self.params.selection(self.node.row)
 
+    def needs_network(self) -> bool:
+        """Where the teacher ranks candidates."""
+        return self.selection.needs_teacher
+
     @cached_property
     def indexed(self) -> bool:
         """Whether the candidates are the real images."""

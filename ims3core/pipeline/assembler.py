@@ -15,10 +15,6 @@ from ims3core.pipeline.repository import Repository
 from ims3core.pipeline.stage import Stage
 from ims3core.pipeline.workspace import Workspace, open_workspace
 
-ON_HOST = ("select", "report")  # whose units ask no network, but for selections that ask the teacher
-IN_ORDER = ("generator",)  # whose units stand on each other
-TEACHER = "data/teacher"
-
 
 class ProjectAssembler:
     """That of the checkout in ``root``.
@@ -59,11 +55,11 @@ class ProjectAssembler:
 
     def _jobs(self, stage: Stage, fingerprint: str, names: list[str]) -> list[Job]:
         """A unit each; as many as a worker makes on its threads; or all, in order or by processes of a launcher."""
-        need: Need = "device" if self.gpus and needs_device(stage) or not self.gpus else "host"
+        need: Need = "device" if self.gpus and stage.needs_network() or not self.gpus else "host"
         size = 1
         if type(stage).threads is not Stage.threads and not self.gpus:
             size = self.threads
-        elif stage.name in IN_ORDER or (stage.sharing == "steps" and self.params.compute.launch):
+        elif stage.ordered or (stage.sharing == "steps" and self.params.compute.launch):
             size = max(1, len(names))
         memory = self.memory.get(stage.node.address, 0.0)
         return [
@@ -94,8 +90,3 @@ class ProjectAssembler:
         _, workspace = self._held[job.address]
         begun = [path.stat().st_mtime_ns for path in workspace.path.glob("*begun*")]
         return self.missing(job), max(begun, default=0)
-
-
-def needs_device(stage: Stage) -> bool:
-    """Whether units of a stage ask a network."""
-    return stage.name not in ON_HOST or (TEACHER in stage.node.data and TEACHER not in stage.unread())

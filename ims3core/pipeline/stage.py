@@ -50,6 +50,7 @@ class Stage(ABC):
         sharing: with several processes (``compute.launch``): ``alone``, one process does all; ``units``, they divide
             the units; ``steps``, all make every unit together.
         silent: no progress bar over units, because making one shows its own.
+        ordered: units stand on one another, so that one worker makes them all, in their order.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class Stage(ABC):
     keeps_units: ClassVar[bool] = True
     sharing: ClassVar[Literal["alone", "units", "steps"]] = "alone"
     silent: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     workspace: Workspace
 
     def __init__(self, params: Params, root: Path, node: Node, tree: Mapping[str, Any]) -> None:
@@ -80,6 +82,10 @@ class Stage(ABC):
     @abstractmethod
     def assemble(self, units: list[Unit]) -> dict[str, Any] | None:
         """Turns units into outputs, in ``self.workspace.output`` or the root; returns facts for the manifest."""
+
+    def needs_network(self) -> bool:
+        """Whether making a unit asks a network, and so holds a GPU where there is one."""
+        return True
 
     def threads(self) -> int:
         """How many units are made at once, on one CPU thread each; 1: one after the other on all of them."""

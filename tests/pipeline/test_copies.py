@@ -104,9 +104,9 @@ def test_profiles_and_studies_run_wherever_the_project_lies(origin, tmp_path, ki
     if kind == "letters beyond ASCII":
         root = origin.rename(tmp_path / "größe 数据") / ""
     else:
-        (tmp_path / "big/work").mkdir(parents=True)
+        (tmp_path / "big/inside").mkdir(parents=True)
         shutil.rmtree(origin / ".git")
-        root = origin.rename(tmp_path / "big/work/ims3")
+        root = origin.rename(tmp_path / "big/inside/ims3")
         (tmp_path / "big/notes").write_text("of the whole\n")
         for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
             git(tmp_path / "big", *arguments)

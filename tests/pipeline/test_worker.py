@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,9 +150,9 @@ def test_selections_and_the_report_hold_no_gpu(project):
     for address in ("select@random", "features@real"):
         office.release(address)
     stage = harness.open_node(office.nodes["select@random"], office.params, project)
-    assert not assembler.needs_device(stage)
-    stage.unread = list
-    assert assembler.needs_device(stage)
+    assert not stage.needs_network()
+    stage.selection = SimpleNamespace(needs_teacher=True)
+    assert stage.needs_network()
     assert {job.need for job in assembler_of(project).begin("select@random").jobs} == {"device"}
 
 
@@ -281,16 +282,16 @@ def test_facts_that_differ_are_named():
 @pytest.mark.parametrize(
     ("sharing", "launch", "in_order", "together"),
     [
-        ("steps", "torchrun", (), True),
-        ("steps", None, (), False),
-        ("units", "torchrun", (), False),
-        ("units", None, ("features",), True),
+        ("steps", "torchrun", False, True),
+        ("steps", None, False, False),
+        ("units", "torchrun", False, False),
+        ("units", None, True, True),
     ],
 )
 def test_units_that_belong_together_are_one_job(project, monkeypatch, sharing, launch, in_order, together):
     """What the processes of a launcher make together, and what stands on units before; phases of one process do not."""
     monkeypatch.setattr(harness.find_stage("features"), "sharing", sharing)
-    monkeypatch.setattr(assembler, "IN_ORDER", in_order)
+    monkeypatch.setattr(harness.find_stage("features"), "ordered", in_order)
     office = assembler_of(project)
     office.params = office.params.model_copy(
         update={"compute": office.params.compute.model_copy(update={"launch": launch})}

@@ -1,15 +1,18 @@
 """What acts only when a pool is sampled is in the guide's manifest, so that pools that stand on it run again."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ims3core.base import files
 from ims3core.params import load
 from ims3core.pipeline import graph, profiles
 from ims3core.pipeline.harness import open_stage
+from stages.guides import AT_ONCE, AdaptedGenerator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDE = "ims3core/axes/guides/modes.py"
@@ -32,6 +35,24 @@ def state(folder):
     tensors = [path.read_bytes() for path in sorted(guide.glob("*.safetensors"))]
     pool = open_stage("candidates", load(folder / "params.yaml"), folder, ["steered"])
     return tensors, files.manifest_digest(guide), pool.fingerprint()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_compiled_network_is_asked_about_batches_of_one_size(built, monkeypatch, compiled):
+    """Classes have any number of images, and each size of batch would be compiled anew; the answers are the same."""
+    monkeypatch.chdir(built)
+    stage = open_stage("guides", load(Path("params.yaml")), Path(), ["modes"])
+    machine, folder = dataclasses.replace(stage.machine, compile=compiled), Path("data")
+    opened = AdaptedGenerator(folder / "generator", folder / "adapted/none", stage.classes, machine)
+    sizes, channels, side = [], opened.network.config.channels, opened.network.config.side
+    opened.network.register_forward_pre_hook(lambda network, inputs: sizes.append(len(inputs[0])))
+    latents, label = torch.randn(33, channels, side, side), torch.zeros(33, dtype=torch.int64)
+    with torch.inference_mode():
+        whole = opened.network(latents, label, label)
+        sizes.clear()
+        found = opened.of_class(0).network(latents, label, label)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    assert sizes == ([AT_ONCE, AT_ONCE] if compiled else [33])
 
 
 @pytest.mark.parametrize("change", ["value", "code", "nothing"])
