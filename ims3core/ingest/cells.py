@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError
 from ims3core.ingest.classes import normal
+from ims3core.ingest.folders import is_picture
 from ims3core.ingest.listing import pixel_array, whole_labels
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LOOKED_AT = 20  # cells of text, to tell paths from base64
 
 
@@ -138,7 +138,7 @@ def _text_reader(column: pa.ChunkedArray, folder: Path | None, where: str) -> Ca
     shown = repr(texts[0][:60]) if texts else "null"
     if texts and texts[0].startswith(("http://", "https://")):
         raise DataError(f"{where}: holds web addresses ({shown}), which are not fetched; {wanted}")
-    if texts and texts[0].lower().endswith(PICTURES):
+    if texts and is_picture(Path(texts[0]).name):
         raise DataError(f"{where}: holds paths of files that are not there ({shown}); {wanted}")
     raise DataError(f"{where}: holds text ({shown}), {wanted}")
 
