@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import stat
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -167,13 +168,18 @@ def test_files_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
     assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {mode}
 
 
-@pytest.fixture
+@contextmanager
 def no_room():
-    """Files of this process cannot grow beyond 4 KiB: as on a full disk, whoever writes says no name."""
+    """Files of this process cannot grow beyond 4 KiB: as on a full disk, whoever writes says no name.
+
+    No fixture, which would hold while pytest prints the outcome: its output may be a file that is longer than that.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_room_for_a_mapped_file_is_taken_before_it_is_written(tmp_path, monkeypatch):
@@ -190,10 +196,10 @@ def test_room_for_a_mapped_file_is_taken_before_it_is_written(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["bytes", "tensors", "latents", "unit"])
-def test_what_has_no_room_is_named(tmp_path, no_room, kind):
+def test_what_has_no_room_is_named(tmp_path, kind):
     """By the path that is asked for; nothing half-written is left, and no write kills the process."""
     path = tmp_path / {"unit": ".unit.part", "latents": "mean.npy"}.get(kind, "f.bin")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError) as caught, no_room():
         if kind == "bytes":
             files.write_bytes(path, bytes(5000))
         elif kind == "tensors":
