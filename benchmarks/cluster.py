@@ -31,6 +31,7 @@ from ims3core.pipeline.progress import Board
 from ims3core.pipeline.schedule import Schedule
 from ims3core.planning import costs as planning
 from ims3core.planning.rates import assumed_rates, seconds
+from ims3core.planning.sizes import dataset_size
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ("imagewoof", "imageidc", "imagenet100", "imagenet1k")
@@ -42,7 +43,7 @@ def plan(profile: str, tflops: float) -> tuple[dict, dict, dict, float]:
     """Edges, seconds of a unit and number of units by address; bytes on disk."""
     params = profiles.read(ROOT, profile)
     nowhere = Path(tempfile.gettempdir(), "no-such-project")
-    planner, graph = planning._Planner(params, nowhere), Graph(params.tree)
+    planner, graph = planning._Planner(params, dataset_size(params, nowhere)), Graph(params.tree)
     rates = assumed_rates(tflops)
     units, each, disk = {}, {}, 0.0
     for node in graph.nodes:
