@@ -14,7 +14,7 @@ repro-all: $(VENV)/installed
 	python -m ims3core run digits-all
 
 test: $(VENV)/installed
-	python -m pytest --cov --cov-report=term
+	python -m pytest -n logical --maxprocesses 8 --dist loadfile --cov --cov-report=term
 
 test-slow: $(VENV)/installed
 	python -m pytest -m slow

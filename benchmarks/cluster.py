@@ -91,6 +91,9 @@ class Assembler:
     def finish(self, address):
         time.sleep(self.nap / self.scale)
 
+    def worked(self, address, seconds):
+        """Nothing is logged."""
+
     def release(self, address):
         """Nothing is held."""
 

@@ -66,9 +66,9 @@ def show_timings() -> None:
     records = timings.read(ROOT)
     for record in records:
         gpu = f"{record['gpu_mib']:6d} MiB GPU" if "gpu_mib" in record else ""
-        typer.echo(
-            f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB  {gpu}  {record['finished']}  {record['stage']}"
-        )
+        workers = f" ({record['workers']:.1f} s of it on workers)" if "workers" in record else ""
+        name = f"{record['stage']}{workers}"
+        typer.echo(f"{record['seconds']:9.1f} s {record['peak_mib']:6d} MiB  {gpu}  {record['finished']}  {name}")
     typer.echo(f"{sum(record['seconds'] for record in records):9.1f} s in {len(records)} stages")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ims3core.params import Params
-from ims3core.pipeline import harness
+from ims3core.pipeline import harness, timings
 from ims3core.pipeline.driver import Job, Need, Work
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.repository import Repository
@@ -31,6 +32,7 @@ class ProjectAssembler:
         self.nodes = {node.address: node for node in graph.nodes}
         self.repository = Repository(root)
         self._held: dict[str, tuple[contextlib.ExitStack, Workspace]] = {}
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def begin(self, address: str) -> Work | None:
         """The units of a stage that DVC calls changed, and whose workspace is now held, as jobs.
@@ -74,6 +76,13 @@ class ProjectAssembler:
         """Has DVC run the stage, which finds its units, or bring its outputs back."""
         self.release(address)
         self.repository.reproduce(address)
+        if seconds := self._seconds.pop(address, 0.0):
+            node = self.nodes[address]
+            timings.add_workers(self.root, "-".join([node.stage, *map(str, node.arguments)]), seconds)
+
+    def worked(self, address: str, seconds: float) -> None:
+        """Notes that a worker took so long for a job."""
+        self._seconds[address] += seconds
 
     def release(self, address: str) -> None:
         """Lets others into the workspace."""

@@ -61,6 +61,9 @@ class Assembler(Protocol):
     def begin(self, address: str) -> Work | None:
         """The work of a stage; None where there is nothing to do, or where it is done now."""
 
+    def worked(self, address: str, seconds: float) -> None:
+        """Notes that a worker took so long for a job."""
+
     def finish(self, address: str) -> None:
         """Assembles a stage whose units are all there."""
 
@@ -206,6 +209,7 @@ class Driver:
         if job.address not in self._open:
             return
         self.units += len(job.names)
+        self.assembler.worked(job.address, seconds)
         self.board.advance(job.address, len(job.names), seconds, self.executor.size)
         self._open[job.address] -= 1
         if not self._open[job.address]:

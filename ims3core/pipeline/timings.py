@@ -27,6 +27,18 @@ def timed(root: Path, stage: str) -> Iterator[None]:
     }
     if (gpu := _gpu_mib()) is not None:
         record["gpu_mib"] = gpu
+    _append(root, record)
+
+
+def add_workers(root: Path, stage: str, seconds: float) -> None:
+    """Adds what workers took to make the units of ``stage`` to its latest record, which has what it took besides."""
+    for record in read(root):
+        if record["stage"] == stage:
+            worked = round(seconds, 2)
+            _append(root, record | {"seconds": round(record["seconds"] + worked, 2), "workers": worked})
+
+
+def _append(root: Path, record: dict[str, Any]) -> None:
     path = root / LOG
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:

@@ -219,13 +219,20 @@ def test_timings_keep_the_latest_run_of_a_stage(tmp_path, monkeypatch, capsys):
             pass
     with pytest.raises(ValueError, match="x"), timings.timed(tmp_path, "c"):
         raise ValueError("x")
+    before = timings.read(tmp_path)[0]
+    timings.add_workers(tmp_path, "b", 2.5)
+    timings.add_workers(tmp_path, "nobody", 1.0)
+    assert timings.read(tmp_path)[-1] == before | {"seconds": before["seconds"] + 2.5, "workers": 2.5}
+    with timings.timed(tmp_path, "a"):
+        pass
     with (tmp_path / timings.LOG).open("a") as stream:
         stream.write('{"stage": "cut')
 
     assert [record["stage"] for record in timings.read(tmp_path)] == ["b", "a"]
     with pytest.raises(SystemExit):
         cli.main(["timings"])
-    assert "in 2 stages" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "in 2 stages" in printed and "b (2.5 s of it on workers)" in printed
     assert json.loads((tmp_path / timings.LOG).read_text().splitlines()[0])["stage"] == "a"
 
 

@@ -32,6 +32,9 @@ class Assembler:
         assert all(f"{address}{n}" in self.kept for n in range(self.units.get(address, 1)))
         self.log.append(f"finish {address}")
 
+    def worked(self, address, seconds):
+        """Nothing is logged."""
+
     def release(self, address):
         self.log.append(f"release {address}")
 
