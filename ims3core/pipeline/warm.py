@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import importlib
 import json
 import os
 import socket
@@ -17,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SOCKET = "IMS3_WARM"
-MODULES = ("ims3core.cli", "ims3core.pipeline.harness", "torch", "stages.students", "stages.select", "stages.coverage")
+SERVE = "--serve-warm"  # the argument with which ``python -m ims3core`` becomes the server
+Main = Callable[[list[str]], object]
 
 
 def ask(arguments: list[str]) -> int | None:
@@ -47,7 +47,7 @@ def serving() -> Iterator[None]:
     """A server for the commands that this process, and what it starts, run in the meantime."""
     with tempfile.TemporaryDirectory(prefix="ims3-") as folder:
         path = str(Path(folder, "socket"))
-        process = subprocess.Popen([sys.executable, "-m", __name__, path], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "ims3core", SERVE, path], stdin=subprocess.DEVNULL)
         os.environ[SOCKET] = path
         try:
             yield
@@ -57,12 +57,10 @@ def serving() -> Iterator[None]:
             process.wait()
 
 
-def serve(path: str) -> None:
-    """Answers until the process that started this one is gone."""
+def serve(path: str, main: Main) -> None:
+    """Runs commands by ``main`` until the process that started this one is gone."""
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
-        for name in MODULES:
-            importlib.import_module(name)
         server.bind(path)
         server.listen()
         server.settimeout(1.0)
@@ -73,10 +71,10 @@ def serve(path: str) -> None:
                 continue
             with asker:
                 asker.setblocking(True)
-                _answer(asker, server)
+                _answer(asker, server, main)
 
 
-def _answer(asker: socket.socket, server: socket.socket) -> None:
+def _answer(asker: socket.socket, server: socket.socket, main: Main) -> None:
     """Runs one command in a copy of this process."""
     size, rights, *_ = asker.recvmsg(4, socket.CMSG_SPACE(8))
     handles = array.array("i", rights[0][2])
@@ -91,7 +89,7 @@ def _answer(asker: socket.socket, server: socket.socket) -> None:
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
-            code = run(arguments)
+            code = run(main, arguments)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -103,17 +101,13 @@ def _answer(asker: socket.socket, server: socket.socket) -> None:
         asker.sendall(bytes([code if code >= 0 else 128 - code]))
 
 
-def run(arguments: list[str]) -> int:
+def run(main: Main, arguments: list[str]) -> int:
     """The exit code of a command, run here."""
     try:
-        importlib.import_module(MODULES[0]).main(arguments)
+        main(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
         traceback.print_exc()
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
