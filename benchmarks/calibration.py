@@ -1,6 +1,7 @@
 """Do our students score random real images as the field's do, under a published protocol?
 
     python benchmarks/calibration.py FOLDER [--protocol dc] [--student convnet] [--ipc 1 10] [--sets 5]
+    python benchmarks/calibration.py FOLDER --all-images [--protocol dc]     as many epochs as protocols.dc.full_epochs
 
 FOLDER holds params.yaml of a profile and its real images (`ims3 use cifar10 && ims3 prepare`). Every set is drawn as
 the row `random` draws it and trained on once; the score is that of the last epoch on the test split. Prints a line per
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--student", default="convnet", help="as in eval.students")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--sets", type=int, default=5)
+    parser.add_argument("--all-images", action="store_true", help="one student on the whole training split")
     arguments = parser.parse_args()
     params, real = load(arguments.folder / "params.yaml"), arguments.folder / "data/real"
     train, held_out = data.read_split(real / "train"), data.read_split(real / "test")
@@ -41,6 +44,11 @@ def main() -> None:
         augment=params.augmentation(protocol), options=params.network_options(student),
         machine=compute.machine(**params.compute.model_dump()), root_seed=params.seed, protocol_name=protocol,
     )  # fmt: skip
+    if arguments.all_images:
+        whole = replace(spec, protocol=spec.protocol.on_all_data)
+        score = whole.run(train, held_out, draw=0, seed=0, on_progress=_every_hundred)["last_top1"]
+        print(f"{len(train.images)} images, {whole.protocol.epochs} epochs: {score:.2f}")
+        return
     for ipc in arguments.ipc:
         scores = []
         for draw in range(arguments.sets):
@@ -54,6 +62,11 @@ def main() -> None:
             method="random", protocol=protocol,
         )  # fmt: skip
         print(f"IPC {ipc}: {statistics.fmean(scores):.1f} ± {spread:.1f}, published {printed or 'none'}", flush=True)
+
+
+def _every_hundred(step: int) -> None:
+    if step % 100 == 0:
+        print(f"step {step}", flush=True)
 
 
 def _drawn(images: data.ImageSet, class_index: int, ipc: int, seed: int, draw: int) -> torch.Tensor:

@@ -39,6 +39,9 @@ What `DiTPipeline` itself fixes, and the distillation pipeline does not:
 {table}
 """
 
+MOSAICS = """
+Every {tiles} images are one in the set: its {factor} by {factor} tiles, enlarged. By pixels a {tiles}th of them count.
+"""
 SET_CARD = """---
 configs:
 - config_name: default
@@ -138,17 +141,18 @@ def export_set(root: Path, method: str, ipc: int, draw: int, target: Path, *, he
     """
     _refuse_existing(target)
     folder = root / distilled.SetKey(method, ipc, draw).folder
-    images = distilled.read_set_manifest(folder).images
+    factor, stored = distilled.read_set_manifest(folder).factor, distilled.read_pngs(folder)
+    images, pngs = [image for image, _ in stored], [png for _, png in stored]
     rows = read_classes(root / "data/real/classes.json")
-    staged, pngs = _staged(target), [distilled.read_png(folder, image) for image in images]
-    for image, png in zip(images, pngs, strict=True):
+    staged = _staged(target)
+    for image, png in stored:
         files.write_bytes(staged / image.file, png)
-    beside = ""
+    beside = MOSAICS.format(tiles=factor**2, factor=factor) if factor > 1 else ""
     if held_out is not None:
         place = FOLDERS[held_out]
         count = _write_split(root / "data/real" / held_out, staged / place, [row.name for row in rows])
         beside = f"\n`{place}/` holds the {count:,} held-out images that students were scored on, unchanged.\n"
-    if sources := _sources(root, images):
+    if factor == 1 and (sources := _sources(root, images)):
         files.write_csv(staged / SOURCES, ("file", "class", "source_file"), sources)
         beside += f"\n`{SOURCES}` names the picture that each image is, or was before it was refined.\n"
     _write_parquet(staged, images, pngs, [row.name for row in rows])
@@ -211,13 +215,13 @@ def export_ddranking(root: Path, method: str, ipc: int, draw: int, target: Path)
     """
     _refuse_existing(target)
     folder, staged = root / distilled.SetKey(method, ipc, draw).folder, _staged(target)
-    images = distilled.read_set_manifest(folder).images
-    for image in images:
+    stored = distilled.read_pngs(folder)
+    for image, png in stored:
         name = f"images/{image.class_index:04d}-{image.class_name}/{Path(image.file).name}"
-        files.write_bytes(staged / name, distilled.read_png(folder, image))
-    size = distilled.read_pixels(folder, images[0]).shape[-2:]
+        files.write_bytes(staged / name, png)
+    size, tiles = files.png_pixels(stored[0][1], folder).shape[-2:], distilled.read_set_manifest(folder).factor ** 2
     settings = {
-        "dataset": "ImageFolder", "ipc": ipc, "im_size": list(size), "model_name": "ConvNet-3",
+        "dataset": "ImageFolder", "ipc": ipc * tiles, "im_size": list(size), "model_name": "ConvNet-3",
         "num_eval": 5, "num_epochs": 300, "optimizer": "sgd", "lr_scheduler": "cosine", "use_zca": False,
         "real_data_path": "./dataset", "random_data_format": "image", "random_data_path": "./random",
         "save_path": f"{method}-{ipc}.csv",

@@ -131,7 +131,7 @@ class Coverage(Stage):
         if item.kind == "pool":
             features = self._of_pool(item)
         else:
-            chosen = self.held_out if item.kind == "real" else distilled.read_set(item.folder)
+            chosen = self.held_out if item.kind == "real" else distilled.read_formed_set(item.folder)
             features, boundary = self._of_images(chosen)
         values = self.params.coverage.measure(self.real, features, self.radii) | boundary
         rounded = {name: round(value, 5) for name, value in values.items() if value == value}

@@ -14,6 +14,7 @@ from ims3core.axes.refinements import Refinement, Start
 from ims3core.base import files
 from ims3core.base.seeds import derive_seed
 from ims3core.data import distilled
+from ims3core.data.formation import first_mosaics
 from ims3core.errors import NumericsError
 from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
@@ -75,21 +76,28 @@ class Refine(Stage):
         except NumericsError as error:
             raise NumericsError(f"refinements.{self.node.row}, {label}: {error}; {start} is kept") from error
         names = [row.name for row in self.classes]
-        distilled.write_refined(path, start, images, names, method=self.node.row)
+        factor = self.refinement.factor
+        distilled.write_refined(path, start, images, names, method=self.node.row, factor=factor)
         log.info("%s: done", label)
 
     def _start(self, ipc: int, draw: int, folder: Path, label: str) -> Start:
         """One drawn set and what a refinement may look at; teacher and generator are opened when asked for."""
-        real, seed = self.root / "data/real", self.params.seed
+        place, factor = self.root / "data/real", self.refinement.factor
+        seed = derive_seed(self.params.seed, "refine", draw, ipc)
+        chosen, latents, real = (
+            distilled.read_set(folder),
+            distilled.read_latents(folder),
+            data.read_split(place / "train"),
+        )
+        if factor != distilled.read_set_manifest(folder).factor:
+            chosen, latents = first_mosaics(chosen, real, factor, seed), None
         return Start(
-            chosen=distilled.read_set(folder), latents=distilled.read_latents(folder),
-            real=data.read_split(real / "train"), statistics=data.read_statistics(real / data.STATISTICS),
-            augment=self.params.refining_augmentation(self.node.row), seed=derive_seed(seed, "refine", draw, ipc),
-            machine=self.machine,
+            chosen=chosen, latents=latents, real=real, statistics=data.read_statistics(place / data.STATISTICS),
+            augment=self.params.refining_augmentation(self.node.row), seed=seed, machine=self.machine,
             teacher=self._teacher, generator=self._generator, autoencoder=self._autoencoder,
             labels=torch.tensor([row.generator_label for row in self.classes]),
-            names=tuple(row.name for row in self.classes), row_seed=derive_seed(seed, "refine"), shared=self.shared,
-            progress=partial(progress.track, label=label),
+            names=tuple(row.name for row in self.classes), row_seed=derive_seed(self.params.seed, "refine"),
+            shared=self.shared, progress=partial(progress.track, label=label),
         )  # fmt: skip
 
     def _teacher(self) -> Teacher:

@@ -45,7 +45,12 @@ class Students(Stage):
     @cached_property
     def sets(self) -> list[data.ImageSet]:
         """Their images."""
-        return [distilled.read_set(folder) for folder in self.folders]
+        return [distilled.read_formed_set(folder) for folder in self.folders]
+
+    @cached_property
+    def tiles(self) -> int:
+        """How many images each one that is stored holds."""
+        return distilled.read_set_manifest(self.folders[0]).factor ** 2
 
     @cached_property
     def held_out(self) -> data.ImageSet:
@@ -114,7 +119,7 @@ class Students(Stage):
             executors.stop_if_cancelled(self.stopped)
 
         record = self.spec.run(
-            self.sets[draw], self.held_out, draw=draw, seed=seed, on_progress=stop_if_cancelled
+            self.sets[draw], self.held_out, draw=draw, seed=seed, tiles=self.tiles, on_progress=stop_if_cancelled
         )  # fmt: skip
         files.write_json(path, record)
 
@@ -151,3 +156,7 @@ class FullData(Students):
     @cached_property
     def sets(self) -> list[data.ImageSet]:
         return [data.read_split(self.input("data/real/train"))]
+
+    @cached_property
+    def tiles(self) -> int:
+        return 1

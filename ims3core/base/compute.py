@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ims3core.base import caches, distributed
+from ims3core.base.allocator import keep_freed_memory
 from ims3core.base.library_errors import reason
 from ims3core.errors import ParameterError
 
@@ -203,6 +204,8 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
             f"compute.launch: found {local} processes and {gpus} GPU on this machine, wanted a GPU for each; "
             "fewer processes, or compute.device: cpu"
         )
+    if device == "cpu":
+        keep_freed_memory()
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
     processes = distributed.process_group(device)
     place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)

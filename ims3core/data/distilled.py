@@ -51,7 +51,8 @@ class SetImage(Record):
 class SetManifest(Record):
     """The images of one distilled set, in order; ``digest`` is the SHA-256 of everything else in it.
 
-    So that no other seed, group or label is read than was written. ``latents`` is the SHA-256 of the latents' file.
+    So that no other seed, group or label is read than was written. ``latents`` is the SHA-256 of the latents' file,
+    ``factor`` is how many by how many smaller images each holds; 1, which is not written: it is one.
     """
 
     format: Literal[2] = 2
@@ -60,11 +61,12 @@ class SetManifest(Record):
     draw: Index
     images: Annotated[list[SetImage], Field(min_length=1)]
     latents: Sha256 | None
+    factor: Count = 1
     digest: Sha256
 
     @model_validator(mode="after")
     def _is_whole(self) -> SetManifest:
-        found = self.model_dump(by_alias=True, exclude={"digest"})
+        found = self.model_dump(by_alias=True, exclude={"digest"} | ({"factor"} if self.factor == 1 else set()))
         if _digest(found) != self.digest:
             raise ValueError(f"the content differs from its digest, {self.digest}")
         return self
@@ -99,13 +101,33 @@ def read_pixels(directory: Path, image: SetImage) -> np.ndarray:
 
 
 def read_set(directory: Path) -> ImageSet:
-    """The images of a distilled set, in manifest order, each checked against its SHA-256."""
+    """The images of a distilled set as they are stored, in manifest order, each checked against its SHA-256."""
     import numpy as np
     import torch
 
     images = read_set_manifest(directory).images
     pixels = torch.from_numpy(np.stack([read_pixels(directory, image) for image in images]))
     return ImageSet(pixels, torch.tensor([image.class_index for image in images]))
+
+
+def read_formed_set(directory: Path) -> ImageSet:
+    """The images of a distilled set as they are trained on: those that each stored one holds."""
+    from ims3core.data.formation import formed_set
+
+    return formed_set(read_set(directory), read_set_manifest(directory).factor)
+
+
+def read_pngs(directory: Path) -> list[tuple[SetImage, bytes]]:
+    """The images of a set as others train on them, each a PNG: those that each stored one holds, numbered."""
+    manifest = read_set_manifest(directory)
+    if manifest.factor == 1:
+        return [(image, read_png(directory, image)) for image in manifest.images]
+    seen, tiles, found = read_formed_set(directory), manifest.factor**2, []
+    for row, pixels in enumerate(seen.images[:]):
+        image, png = manifest.images[row // tiles], files.png_bytes(pixels)
+        name = f"{image.file.removesuffix('.png')}-{row % tiles}.png"
+        found.append((image.model_copy(update={"file": name, "sha256": hashlib.sha256(png).hexdigest()}), png))
+    return found
 
 
 def read_latents(directory: Path) -> torch.Tensor | None:
@@ -146,14 +168,20 @@ def write_set(
     write_set_manifest(directory, key, entries)
 
 
-def write_refined(directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str) -> None:
-    """Writes a set whose ``images`` (N, channels, side, side), uint8, were made from those of the set ``start``."""
+def write_refined(
+    directory: Path, start: Path, images: torch.Tensor, names: list[str], *, method: str, factor: int = 1
+) -> None:  # fmt: skip
+    """Writes a set whose ``images`` (N, channels, side, side), uint8, were made from those of the set ``start``.
+
+    Args:
+        factor: how many by how many smaller images each of them holds.
+    """
     manifest = read_set_manifest(start)
     entries = [
         _write_image(directory, image, before.model_dump(by_alias=True) | {"class": names[before.class_index]})
         for before, image in zip(manifest.images, images, strict=True)
     ]
-    write_set_manifest(directory, SetKey(method, manifest.ipc, manifest.draw), entries)
+    write_set_manifest(directory, SetKey(method, manifest.ipc, manifest.draw), entries, factor=factor)
 
 
 def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
@@ -176,8 +204,9 @@ def _write_image(directory: Path, image: torch.Tensor, origin: dict[str, Any]) -
     return origin | {"sha256": hashlib.sha256(png).hexdigest()}
 
 
-def write_set_manifest(directory: Path, key: SetKey, entries: list[dict[str, Any]]) -> None:
+def write_set_manifest(directory: Path, key: SetKey, entries: list[dict[str, Any]], *, factor: int = 1) -> None:
     """Writes the manifest, whose presence means complete."""
     latents = files.sha256(directory / LATENTS) if (directory / LATENTS).is_file() else None
     content = {"format": 2, **key._asdict(), "images": entries, "latents": latents}
+    content |= {"factor": factor} if factor != 1 else {}
     files.write_json(directory / files.MANIFEST, content | {"digest": _digest(content)})

@@ -198,7 +198,18 @@ class Rows:
         fixed = self._fixed
         if name in fixed.methods:
             raise ParameterError(f"refinements.{name}: methods has a row of this name too; names of rows must differ")
-        self.entry("refinements", "refinements", name)
+        factor = self.entry("refinements", "refinements", name).factor
+        if fixed.data.side < (least := 4 * factor):
+            raise ParameterError(
+                f"refinements.{name}: factor: found {factor} for images of {fixed.data.side} px, wanted at least 4 px "
+                f"for each tile, so data.side of {least}"
+            )
+        if fixed.refinements[name].start in fixed.refinements:
+            before = self.entry("refinements", "refinements", fixed.refinements[name].start).factor
+            if before not in (1, factor):
+                raise ParameterError(
+                    f"refinements.{name}: factor: found {factor}, wanted {before}, that of the row it starts from"
+                )
         fixed.refining_augmentation(name)
         passed = [name]
         while passed[-1] in fixed.refinements:

@@ -123,8 +123,9 @@ class EvaluationCosts(Facts):
         return Cost(node.stage, memory=memory.PYTHON, disk=4 * self.networks.teacher.weights * teacher)
 
     def _students(self, node: Node) -> Cost:
-        _, ipc, student, protocol = node.arguments
-        images = int(ipc) * self.size.classes
+        row, ipc, student, protocol = node.arguments
+        tiles = self.params.refinement(row).tiles if row in self.params.refinements else 1
+        images = int(ipc) * self.size.classes * tiles
         return self._cell(node, student, protocol, images, int(ipc), self.params.eval.draws)
 
     def _full_data(self, node: Node) -> Cost:

@@ -51,10 +51,14 @@ class CellSpec:
     _building: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def run(
-        self, images: ImageSet, held_out: ImageSet, *, draw: int, seed: int,
+        self, images: ImageSet, held_out: ImageSet, *, draw: int, seed: int, tiles: int = 1,
         on_progress: Callable[[int], None] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """One training: draw, seed, last_top1, best_top1 (percent), curve and confusion matrix."""
+        """One training: draw, seed, last_top1, best_top1 (percent), curve and confusion matrix.
+
+        Args:
+            images: as they are trained on; ``tiles`` of them are one image of the set.
+        """
         run_seed = derive_seed(self.root_seed, "student", self.student, draw, seed)
         count, channels = len(images.images), held_out.images.shape[1]
         with self._building:  # initialisers draw from torch's global stream
@@ -63,7 +67,11 @@ class CellSpec:
                 norm=self.protocol.norm, options=self.options,
             )  # fmt: skip
         plan = self.protocol.plan(
-            self.network, ipc=count // self.classes, classes=self.classes, images=count, name=self.protocol_name
+            self.network,
+            ipc=count // self.classes // tiles,
+            classes=self.classes,
+            images=count,
+            name=self.protocol_name,
         )
         if not runs_on_one_thread(self.network, side=self.side, device=self.machine.device):
             pays = plan.total_steps >= COMPILING_PAYS

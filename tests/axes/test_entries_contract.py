@@ -205,6 +205,33 @@ def test_a_circle_of_starts_is_refused(add):
         parse(changed(refinements={"a": {"start": "moon", "type": "polish"}}, polish={}))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"a": {"set": {"factor": 3}}}, "refinements.a: factor: found 3 for images of 8 px, wanted at least 4 px for each tile"),
+        ({"a": {"set": {"factor": 0}}}, "refinements.a.set.factor: found 0, input should be greater than or equal to 1"),
+        ({"a": {"set": {"factor": 2}}, "b": {"start": "a"}}, "refinements.b: factor: found 1, wanted 2, that of the row"),
+        ({"a": {"type": "conditional_likelihood", "set": {"factor": 2}}}, "refinements.a.set.factor: it moves latents, which cannot be mosaics; found 2, wanted 1"),
+        ({"a": {"set": {"factor": 2, "space": "latents"}}}, "refinements.a.set: factor: space: latents moves latents, which cannot be mosaics; found 2, wanted 1"),
+    ],
+)  # fmt: skip
+def test_a_factor_that_cannot_be_is_refused(rows, message):
+    """Tiles too small, a row that would read mosaics as images, refinements of latents."""
+    profile = profiles.read(REPOSITORY, "digits-all").tree
+    rows = {name: {"start": "random", "type": "distribution_matching"} | row for name, row in rows.items()}
+    with pytest.raises(ParameterError) as refused:
+        parse(
+            changed(
+                refinements=rows,
+                **{name: profile[name] for name in ("distribution_matching", "conditional_likelihood")},
+            )
+        )
+    assert message in str(refused.value)
+    fine = {"a": {"start": "random", "type": "distribution_matching", "set": {"factor": 2}}}
+    chain = fine | {"b": fine["a"] | {"start": "a"}}
+    assert parse(changed(refinements=chain)).refinement("b").tiles == 4
+
+
 def test_a_refined_row_can_be_compared_and_start_another(add):
     """Rows of either table stand in eval.methods, and refinements chain."""
     add("refinements", "polish", REFINEMENT)

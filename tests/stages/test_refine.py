@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ims3core.base import files
-from ims3core.data import distilled
+from ims3core.data import distilled, resized
 from ims3core.errors import NumericsError
 from ims3core.params import entries, load
 from ims3core.pipeline import profiles
+from ims3core.students.cell import CellSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = {
@@ -72,6 +74,37 @@ def test_killed_and_resumed_is_bit_equal(built, tmp_path, monkeypatch, stage, ro
     stage("refine", row)
     assert len(made) == len(set(made)) == 4
     assert content(other, row) == before
+
+
+@pytest.mark.parametrize("row", ["dm", "idc", "sre2l"])
+def test_images_that_hold_several_are_refined_and_trained_on_as_such(built, tmp_path, monkeypatch, stage, row):
+    """The set says so, its PNGs are as many as without, students see four times as many in the same steps."""
+    shutil.copytree(built, other := tmp_path / "mosaics")
+    monkeypatch.chdir(other)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["refinements"][row]["set"] = {"factor": 2}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    asked, entry = [], entries.entry_class("refinements", ROWS[row][1], "x")
+    refine = entry.refine
+    monkeypatch.setattr(entry, "refine", lambda self, start: asked.append(start) or refine(self, start))
+    stage("refine", row)
+    folder, plain = other / f"data/distilled/{row}/ipc-2/draw-1", built / "data/distilled/random/ipc-2/draw-1"
+    first = distilled.read_set(plain).images
+    assert len(list(folder.rglob("*.png"))) == len(first) == 20
+    held = [start for start in asked if len(start.images) == 20][1]
+    assert torch.equal(held.images[:, :, :4, :4], resized(first, 4)) and held.latents is None
+    assert not torch.equal(distilled.read_set(folder).images, held.images)
+    assert len(distilled.read_formed_set(folder).images) == 80
+    seen, run = [], CellSpec.run
+
+    def noted(self, images, held_out, **task):
+        seen.append((len(images.images), task["tiles"]))
+        return run(self, images, held_out, **task)
+
+    monkeypatch.setattr(CellSpec, "run", noted)
+    stage("labels", "steps")
+    stage("students", row, "2", "convnet", "steps")
+    assert set(seen) == {(80, 4)}
 
 
 def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch, stage):

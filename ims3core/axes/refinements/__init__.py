@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+from pydantic import Field
 
 from ims3core.base.schema import Entry
 from ims3core.errors import NumericsError
@@ -29,6 +31,16 @@ Needed = Literal["teacher", "generator"]
 
 class Refinement(Entry):
     """An optimisation of the images of a distilled set."""
+
+    factor: Annotated[int, Field(ge=1, le=8)] = Field(
+        1,
+        description="each image holds so many by so many smaller ones, which are seen enlarged (IDC: 2); 1: it is one",
+    )
+
+    @property
+    def tiles(self) -> int:
+        """The images that each stored one holds."""
+        return self.factor**2
 
     def needs(self) -> tuple[Needed, ...]:
         """What it looks at beside the real images."""
@@ -54,6 +66,9 @@ class Refinement(Entry):
     def refine(self, start: Start) -> Tensor:
         """New uint8 images (N, channels, side, side) in the order of the set; random only by ``start.seed``.
 
+        With a ``factor`` the images are mosaics from the start, and :func:`ims3core.data.formation.formed` is what they
+        are seen as.
+
         Raises:
             NumericsError: it diverged; the set it started from is kept.
         """
@@ -73,7 +88,7 @@ class Start:
 
     Attributes:
         chosen: the set: uint8 images and class indices.
-        latents: (N, ...) scaled latents of the images, where they were drawn; None for real images.
+        latents: (N, ...) scaled latents of the images, where they were drawn; None for real images and mosaics.
         real: the real training images.
         statistics: mean and std per channel of the real images in [0, 1].
         augment: the section ``augment`` as the row wants it.
@@ -145,6 +160,13 @@ class Start:
         if self.latents is not None:
             return self.latents
         return torch.cat([encode(vae, part)[0] for part in batches(self.chosen.images, batch_size)])
+
+
+def pixels_only(factor: int, why: str) -> int:
+    """``factor``, which has to be 1 where no pixels are moved. Raises a ValueError, for pydantic."""
+    if factor != 1:
+        raise ValueError(f"{why}, which cannot be mosaics; found {factor}, wanted 1")
+    return factor
 
 
 def check_finite(loss: Tensor, iteration: int, names: tuple[str, ...] = ()) -> None:

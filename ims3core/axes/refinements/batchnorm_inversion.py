@@ -34,7 +34,11 @@ class BatchNormInversion(Refinement):
 
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
         """Every image goes forward and back through the frozen teacher."""
-        return {"teacher": 2.0 * self.iterations * classes * sum(sets)}
+        return {"teacher": 2.0 * self.iterations * classes * sum(sets) * self.tiles}
+
+    def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
+        """One image of every class."""
+        return {"teacher": (classes * self.tiles, 0)}
 
     def refine(self, start: Start) -> Tensor:
         import torch
@@ -60,17 +64,18 @@ class BatchNormInversion(Refinement):
         import torch
 
         from ims3core.base.seeds import derive_seed, generator
+        from ims3core.data.formation import formed
         from ims3core.students import pixels
 
         augment = pixels.differentiable_augmentation(start.augment, start.images, start.statistics)
         images = pixels.as_parameter(start.images[rows], start.machine.device)
-        labels = start.chosen.class_index[rows].to(start.machine.device)
+        labels = start.chosen.class_index[rows].repeat_interleave(self.tiles).to(start.machine.device)
         adam = torch.optim.Adam([images], lr=self.lr, betas=(0.5, 0.9))
         for iteration in range(self.iterations):
             seed = derive_seed(start.seed, "iteration", number, iteration)
             adam.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
             shift = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator(seed, "roll")).tolist()
-            batch = augment(images, seed).roll(shift, (2, 3))
+            batch = augment(formed(images, self.factor), seed).roll(shift, (2, 3))
             with start.machine.autocast():
                 logits = teacher(batch)
             mismatch = statistics.mismatch(self.first_factor)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ims3core.axes.refinements import Needed, Refinement, Start, check_finite
+from ims3core.axes.refinements import Needed, Refinement, Start, check_finite, pixels_only
 from ims3core.base.schema import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class ConditionalLikelihood(Refinement):
         "the public code does by mistake"
     )
     batch_size: Count = Field(description="latents refined side by side; they do not see each other")
+
+    @field_validator("factor")
+    @classmethod
+    def _no_mosaics(cls, factor: int) -> int:
+        return pixels_only(factor, "it moves latents")
 
     def needs(self) -> tuple[Needed, ...]:
         return ("generator",)

@@ -7,11 +7,12 @@ weights.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ims3core.axes.refinements import Needed, Refinement, Start, check_finite
+from ims3core.axes.refinements import Needed, Refinement, Start, check_finite, pixels_only
 from ims3core.base.schema import Count, Index, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class DistributionMatching(Refinement):
         return self
 
     @model_validator(mode="after")
+    def _mosaics_are_pixels(self) -> DistributionMatching:
+        if self.space == "latents":
+            pixels_only(self.factor, "factor: space: latents moves latents")
+        return self
+
+    @model_validator(mode="after")
     def _tables_are_filled(self) -> DistributionMatching:
         examples = {"iterations": "{1: 300}", "statistic": "{1: mean}", "train_steps": "{1: [10, 140]}"}
         for name, example in examples.items():
@@ -85,7 +92,7 @@ class DistributionMatching(Refinement):
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
         """Images that are moved go forward and back, through frozen weights; those networks are trained on thrice."""
         rounds = [(by_ipc(self.iterations, ipc), ipc) for ipc in sets]
-        compared = sum(count * classes * (self.real_batch + 2 * ipc) for count, ipc in rounds)
+        compared = sum(count * classes * (self.real_batch + 2 * ipc * self.tiles) for count, ipc in rounds)
         trained = sum(sum(steps) / 2 for steps in {self.steps_for(ipc) for ipc in sets})  # once for all sets of a row
         passes = {self.network: compared + 3 * self.networks * BATCH * trained}
         if self.space == "latents":
@@ -94,12 +101,12 @@ class DistributionMatching(Refinement):
 
     def together(self, ipc: int, side: int) -> int:
         """How many classes go through the network in one call."""
-        return max(1, PIXELS // ((self.real_batch + ipc) * side**2))
+        return max(1, PIXELS // ((self.real_batch + ipc * self.tiles) * side**2))
 
     def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
         """The classes of one call: their images, and real ones without gradients."""
         count = min(classes, self.together(ipc, side))
-        images = {self.network: (count * ipc, count * self.real_batch)}
+        images = {self.network: (count * ipc * self.tiles, count * self.real_batch)}
         return images | ({"decoder": (count * ipc, 0)} if self.space == "latents" else {})
 
     def refine(self, start: Start) -> Tensor:
@@ -107,7 +114,7 @@ class DistributionMatching(Refinement):
 
         from ims3core.base.seeds import derive_seed
 
-        canvas = _Pixels(start) if self.space == "pixels" else _Latents(start)
+        canvas = _Pixels(start, self.factor) if self.space == "pixels" else _Latents(start)
         matching = _Matching(self, start, canvas)
         adam = torch.optim.Adam([canvas.values], lr=self.lr)
         for iteration in start.progress(range(by_ipc(self.iterations, start.ipc))):
@@ -138,7 +145,7 @@ class _Matching:
         self.real = pixels.RealBatches(start.real, start.classes, start.machine.device)
         self.statistic = by_ipc(spec.statistic, start.ipc)
         side, rounds = start.side, by_ipc(spec.iterations, start.ipc)
-        compared = rounds * start.classes * (spec.real_batch + 2 * start.ipc)
+        compared = rounds * start.classes * (spec.real_batch + 2 * start.ipc * spec.tiles)
         self.networks = NetworkPool(
             self.task, count=spec.networks, steps=spec.steps_for(start.ipc), interpolate=spec.interpolate,
             compiled=pixels.compiling_pays(start.machine, compared, side), seed=start.row_seed, shared=start.shared,
@@ -172,7 +179,7 @@ class _Matching:
         views = [derive_seed(seed, "augment", c) for c in group]
         with self.machine.autocast():
             rows = [self.rows[c] for c in group]
-            chosen = self._features(features, self.canvas.images, rows, views, self.canvas.moved)
+            chosen = self._features(features, self.canvas.images, rows, views, self.canvas.moved, self.spec.tiles)
             batches = [self.real(c, self.spec.real_batch, seed) for c in group]
             real = self._features(features, lambda images: images, batches, views, self.canvas.compared)
         losses = [distance(one, other, directions) for one, other in zip(real, chosen, strict=True)]
@@ -186,13 +193,13 @@ class _Matching:
 
     def _features(
         self, network: nn.Module, images: Callable[[Tensor], Tensor], parts: list[Tensor], views: list[int],
-        at_once: int | None,
+        at_once: int | None, each: int = 1,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """The features (n, dim) of each class, under a view of its own.
 
         Args:
             images: what to see (n, channels, side, side) of a part of a class, in [0, 1].
-            parts: of each class what ``images`` makes them of.
+            parts: of each class what ``images`` makes them of, ``each`` of every item.
             at_once: images in one call; None: all. If they are more, each class goes in slices, which are computed
                 again in the backward pass: memory holds what one of them leaves for it.
         """
@@ -205,7 +212,7 @@ class _Matching:
             features: Tensor = network(self.task.normalise(self.task.augmentation(images(part), views))).float()
             return features
 
-        sizes = [len(part) for part in parts]
+        sizes = [len(part) * each for part in parts]
         if at_once is None or sum(sizes) <= at_once:
             return torch.split(seen(torch.cat(parts), Alike(views, sizes)), sizes)
         return tuple(
@@ -227,13 +234,16 @@ class _Pixels:
     moved: int | None = None
     compared: int | None = None
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, factor: int) -> None:
+        from ims3core.data.formation import formed
         from ims3core.students import pixels
 
+        self.form = partial(formed, factor=factor)
         self.values = pixels.as_parameter(start.images, start.machine.device)
 
     def images(self, rows: Tensor) -> Tensor:
-        return self.values[rows]
+        """In [0, 1], as they are seen; gradients pass."""
+        return self.form(self.values[rows])
 
     def project(self) -> None:
         """Back into the range of images, after a step."""

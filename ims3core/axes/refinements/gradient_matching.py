@@ -38,18 +38,20 @@ class GradientMatching(Refinement):
         """Gradients of real images cost three passes, those of chosen ones, which are differentiated, about seven."""
         images = 0
         for ipc in sets:
-            images += self.outer * self.inner * classes * (3 * self.real_batch + 7 * min(ipc, self.chosen_batch))
+            chosen = min(ipc * self.tiles, self.chosen_batch)
+            images += self.outer * self.inner * classes * (3 * self.real_batch + 7 * chosen)
             images += 3 * 64 * self.outer * (self.pretrain_steps + self.inner * self.train_steps)
         return {self.network: float(images)}
 
     def in_flight(self, ipc: int, classes: int, side: int) -> dict[str, tuple[int, int]]:
         """Gradients of all classes' images, which are differentiated, wait for one backward pass: twice a pass."""
-        return {self.network: (2 * classes * min(ipc, self.chosen_batch) + self.real_batch, 0)}
+        return {self.network: (2 * classes * min(ipc * self.tiles, self.chosen_batch) + self.real_batch, 0)}
 
     def refine(self, start: Start) -> Tensor:
         import torch
 
         from ims3core.base.seeds import derive_seed, generator
+        from ims3core.data.formation import formed
         from ims3core.students import pixels
         from ims3core.students.network_pool import BATCH
         from ims3core.students.optimisers import Optimiser
@@ -67,8 +69,9 @@ class GradientMatching(Refinement):
                 train = Optimiser(network, OptimiserSpec(self.network_lr))
             loss = torch.zeros((), device=images.device)
             for c, positions in enumerate(rows):
-                order = torch.randperm(len(positions), generator=generator(seed, "chosen", c))
-                chosen = images[positions[order[: self.chosen_batch].to(images.device)]]
+                seen = formed(images[positions], self.factor)
+                order = torch.randperm(len(seen), generator=generator(seed, "chosen", c))
+                chosen = seen[order[: self.chosen_batch].to(images.device)]
                 loss = loss + self._distance(task, network, (real(c, self.real_batch, seed), chosen), c, seed)
             check_finite(loss, iteration)
             descend.zero_grad()
