@@ -41,5 +41,7 @@ def commands() -> str:
         for words, one in lines:
             asked = [p for p in one.params if p.param_type_name == "argument"]
             usage = " ".join(p.name.upper() if p.required else f"[{p.name.upper()}]" for p in asked)
-            panels.setdefault(panel, []).append((code(f"ims3 {words} {usage}".strip()), one.get_short_help_str(300)))
+            panels.setdefault(panel, []).append(
+                (code(f"ims3 {words} {usage}".strip()), " ".join((one.help or "").split("\n\n")[0].split()))
+            )
     return "\n\n".join(f"**{panel}**\n\n{table(('command', 'what it does'), rows)}" for panel, rows in panels.items())

@@ -86,7 +86,7 @@ def repro(
     cluster: Cluster = None,
     patience: Patience = 60.0,
 ) -> None:
-    """Reproduce like `dvc repro`, on workers that make the pieces of stages side by side; needs ims3[cluster]."""
+    r"""Reproduce like `dvc repro`, on workers that make the pieces of stages side by side; needs ims3\[cluster]."""
     reproduce = importlib.import_module("ims3core.pipeline.repro")
     params, place = parameters(), reproduce.Place(workers, scheduler, cluster, patience)
     plan = importlib.import_module("ims3core.planning.priorities").plan

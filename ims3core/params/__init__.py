@@ -7,6 +7,7 @@ them the entries and values they need.
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,21 @@ class Params(Section):
 
 
 class Yaml12Loader(SafeLoader):
-    """PyYAML reads 1e-3 as text; DVC and YAML 1.2 read it as a number, and so does this loader."""
+    """PyYAML reads 1e-3 as text, and the last of two equal keys; YAML 1.2 and DVC a number, and a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; raises a ConstructorError where a key stands twice."""
+        seen: dict[Any, Any] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key}: stands twice, in line {seen[key]} and {key_node.start_mark.line + 1}"
+                )
+            seen[key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in SafeLoader.yaml_implicit_resolvers.items()}

@@ -1,4 +1,4 @@
-"""The worked examples of "Add a method" work as they stand: one file and a few lines of params.yaml each."""
+"""The worked examples of "Add a method" work as they stand: one file and a profile of a few lines each."""
 
 import os
 import re
@@ -55,16 +55,15 @@ def merged(tree, rows):
 def project(tmp_path_factory, toy_text):
     """A copy of the package with every example in it, and everything they need and make."""
     root = tmp_path_factory.mktemp("examples")
-    for name in ("ims3core", "stages"):
+    for name in ("ims3core", "stages", "profiles"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "dvc.yaml", root)
     tree = yaml.safe_load(toy_text)
     for files in EXAMPLES.values():
         for path, text in files.items():
-            if path == "params.yaml":
-                merged(tree, yaml.safe_load(text))
-            else:
-                (root / path).write_text(text)
+            (root / path).write_text(text)
+            if path.endswith(".yaml"):
+                merged(tree, {key: value for key, value in yaml.safe_load(text).items() if key != "extends"})
     tree["eval"]["methods"] = ["random", "dit", *ROWS.values()]
     tree["report"]["tsne_method"] = "dit"
     for name in ("tempered", "prototype"):
@@ -84,22 +83,21 @@ def run(root, code, *arguments):
 
 def test_there_is_one_example_for_every_axis():
     """Each with one file in the folder of its axis, and rows that name it."""
-    places = [path for files in EXAMPLES.values() for path in files if path != "params.yaml"]
+    places = [path for files in EXAMPLES.values() for path in files if path.endswith(".py")]
     assert sorted(path.split("/")[2] for path in places) == sorted(entries.AXES)
     assert EXAMPLES.keys() == RUNS.keys()
-    assert all(set(files) > {"params.yaml"} for files in EXAMPLES.values())
+    assert all({Path(path).suffix for path in files} == {".py", ".yaml"} for files in EXAMPLES.values())
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_stands_alone(project, toy_text, tmp_path, example):
-    """Its lines and nothing else, in params.yaml, are accepted: the entry is found, its values are those of the page."""
-    rows = yaml.safe_load(EXAMPLES[example]["params.yaml"])
-    path = next(path for path in EXAMPLES[example] if path != "params.yaml")
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(yaml.safe_load(toy_text), rows), sort_keys=False))
-    code = "import sys; from pathlib import Path; from ims3core.params import load, entries; load(Path(sys.argv[1])); " \
-           "print(entries.summary(sys.argv[2], sys.argv[3]))"  # fmt: skip
-    summary = run(project, code, str(tmp_path / "params.yaml"), Path(path).parent.name, Path(path).stem)
-    assert summary.strip().endswith(".")
+def test_an_example_stands_alone(project, example):
+    """`ims3 use` takes its profile, which has its lines and nothing else; the entry is found and says what it is."""
+    code, profile = sorted(EXAMPLES[example], key=lambda path: path.endswith(".yaml"))
+    called = "import sys; from ims3core.cli import main; main(['use', sys.argv[1], '--print'])"
+    used = yaml.safe_load(run(project, called, Path(profile).stem))
+    assert Path(code).stem in used or Path(code).stem == "noise_error"
+    listed = "import sys; from ims3core.params import entries; print(entries.summary(*sys.argv[1:]))"
+    assert run(project, listed, Path(code).parent.name, Path(code).stem).strip().endswith(".")
 
 
 @pytest.mark.parametrize("example", ROWS)

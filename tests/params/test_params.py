@@ -166,7 +166,14 @@ def test_a_row_overrides_keys_of_its_sections():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("s3: [", "not valid YAML"), ("- 1", "found list"), ("{}", "seed: missing")]
+    ("text", "message"),
+    [
+        ("s3: [", "not valid YAML"),
+        ("- 1", "found list"),
+        ("{}", "seed: missing"),
+        ("s3: {alpha: 1}\na: 2\ns3: {beta: 1}", "not valid YAML: s3: stands twice, in line 1 and 3"),
+        ("s3:\n  alpha: 1\n  alpha: 2", "not valid YAML: alpha: stands twice, in line 2 and 3"),
+    ],
 )
 def test_a_broken_file_is_refused(text, message):
     """Neither a traceback nor a default."""
