@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def stored(facts: list[Any], compute: Callable[[], NetworkCosts]) -> NetworkCost
     key = repr(facts)
     if key not in _STORED:
         names = [field.name for field in fields(NetworkCosts)]
-        _STORED[key] = NetworkCosts(**cached("networks", [_code(), key], lambda: asdict(compute()), fields=names))
+        _STORED[key] = NetworkCosts(**cached("networks", [code_digest(), key], lambda: asdict(compute()), fields=names))
     return _STORED[key]
 
 
@@ -208,12 +208,12 @@ def _timm_facts(name: str) -> dict[str, int]:
         features: Any = network
         return {"side": config["input_size"][-1], "dim": features.num_features}
 
-    values = cached("networks", [_code(), "timm-facts", name], read, fields=["side", "dim"])
+    values = cached("networks", [code_digest(), "timm-facts", name], read, fields=["side", "dim"])
     return {key: int(value) for key, value in values.items()}
 
 
 @cache
-def _code() -> str:
-    """A digest of the code that networks and counts come from."""
+def code_digest(names: Iterable[str] = COUNTED_CODE) -> str:
+    """Of torch and of files of the package: without any, of those that networks and counts come from."""
     package = Path(__file__).parents[1]
-    return " ".join([torch.__version__, *(files.sha256(package / name) for name in COUNTED_CODE)])
+    return " ".join([torch.__version__, *(files.sha256(package / name) for name in names)])

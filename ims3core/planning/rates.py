@@ -31,7 +31,7 @@ from ims3core.params.sections import TrainedGenerator
 from ims3core.planning.cache import cached
 from ims3core.planning.counting import flops
 from ims3core.planning.facts import Cost
-from ims3core.planning.image_costs import student_costs
+from ims3core.planning.image_costs import code_digest, student_costs
 from ims3core.planning.sizes import DatasetSize, generator_config, with_generator
 from ims3core.students import cell
 from ims3core.students.augment import build_augmentation
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WORK = ("dit_train", "dit_sample", "vae_train", "vae", "train", "compiled", "students", "embed", "distance")
 KINDS = (*WORK, "decode")
+RATED_CODE = ("base/allocator.py", "base/compute.py", "diffusion/dit.py", "students/networks.py", "students/train.py")
 DECODED = 1000.0  # images per second where nothing was measured
 COMPILED = 1.5  # how much faster large networks are trained once they are compiled (measured: 1.4 to 1.9)
 IDLE = 0.9  # of the processor's time that a process gets on a machine that does nothing else
@@ -65,7 +66,7 @@ def machine_rates(params: Params, root: Path, size: DatasetSize, *, refresh: boo
     params = with_generator(params)
     machine, dit = compute.machine(**params.compute.model_dump()), generator_config(params, size.classes)
     facts = [
-        torch.__version__, torch.get_num_threads(), processor(machine.device), str(machine), machine.compile,
+        code_digest(RATED_CODE), torch.get_num_threads(), processor(machine.device), str(machine), machine.compile,
         replace(dit, classes=0), params.finetune.batch_size, params.candidates.batch_size,
         isinstance(params.generator, TrainedGenerator), params.encoder.network, params.augment,
         params.network(params.eval.students[0]), params.data.side, params.data.channels, _student_side(params),

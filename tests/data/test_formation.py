@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,6 +23,7 @@ def tiles_of(image, factor):
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(factor=st.integers(1, 4), side=st.integers(8, 13), channels=st.sampled_from([1, 3]), count=st.integers(1, 3))
 def test_each_tile_is_seen_enlarged(factor, side, channels, count):
     """In order, whatever is left at the edge; a factor of 1 leaves everything as it is."""

@@ -1,0 +1,57 @@
+"""Memory that was freed is there for the next tensor: no page of it is asked of the system again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ims3core.base import allocator
+
+STEPS = """
+import resource, sys
+import torch
+from ims3core.base import allocator, compute
+if sys.argv[1] == "machine":
+    compute.machine(device="cpu", precision="fp32", compile=False, threads=1)
+print(allocator.keep_freed_memory() if sys.argv[1] == "asked" else "")
+def step():
+    return torch.zeros(2**24).add(1).sum().item()
+for _ in range(8):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(16):
+    assert step() == 2**24
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(how, **environment):
+    kept = {name: value for name, value in os.environ.items() if name not in allocator.OWN_CHOICE}
+    command = [sys.executable, "-c", STEPS, how]
+    printed = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
+    return printed.split("\n")[0], int(printed.split()[-1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_steps_ask_for_no_page_twice():
+    """Two tensors of 64 MiB a step are 32,768 pages of 4 KiB where nothing is kept; now and then the heap still grows."""
+    assert run("not")[1] > 400_000
+    said, faults = run("asked")
+    assert said == "True" and faults < 100_000
+    assert run("machine")[1] < 100_000
+
+
+@pytest.mark.parametrize("name", allocator.OWN_CHOICE)
+def test_the_environment_decides_if_it_says_anything(monkeypatch, name):
+    """Whoever sets glibc's variables has what they say."""
+    monkeypatch.setenv(name, "")
+    assert allocator.keep_freed_memory() is False
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    """One without mallopt."""
+    for name in allocator.OWN_CHOICE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    assert allocator.keep_freed_memory() is False
