@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,12 @@ from ims3core.ingest import folders, ilsvrc, tables
 from ims3core.ingest.classes import normal, spelled_alike
 from ims3core.ingest.listing import Listing, role_named, roles, roles_in
 
+# Words in names of folders that hold some of the pictures, whatever their classes
+PARTS = {
+    "part", "parts", "batch", "chunk", "shard", "image", "images", "img", "imgs", "picture", "pictures", "photo",
+    "photos", "data",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -25,11 +32,13 @@ class Layout:
         splits: the folders that hold them, each with its role.
         warnings: what the user should know about the splits.
         problem: why the folders are no classes, as a message; "" where they are.
+        flat: folders of splits whose pictures are not in class folders, each with its role.
     """
 
     splits: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problem: str = ""
+    flat: dict[Path, str] = field(default_factory=dict)
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
@@ -41,22 +50,67 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     """
     path = _folder(section.path)
     if section.table:
-        return tables.read(section, path)
+        return tables.read(section, path, classes)
     if section.splits is None and (found := ilsvrc.read(path, classes)) is not None:
         return found
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout.splits, classes)
-        problem = layout.problem or _empty(spelled, classes)
-        if (problem or len(names) < 2 or _wants_table(section)) and (found := tables.find(section, path)) is not None:
-            return found
+        problem = layout.problem or ("" if layout.flat else _empty(spelled, classes))
+        why, doubtful = "", len(names) < 2 or _wants_table(section) or _are_parts(names)
+        if problem or doubtful:
+            if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
+                return _joined(path, layout, found, classes) if layout.flat else found
+            why = tables.unused(section, path, classes)
     if problem:
-        raise DataError(f"data.path: {problem}")
+        raise DataError(f"{problem}{why}" if problem.startswith("data.") else f"data.path: {problem}{why}")
     if _wants_table(section):
         key = "image_column" if section.image_column else "label_column"
-        raise DataError(f"data.{key}: found no table that names pictures below {path}; wanted null for class folders")
+        raise DataError(
+            f"data.{key}: found no table that names pictures below {path}{why}; wanted null for class folders"
+        )
+    if doubtful and why:
+        raise DataError(f"data.path: {path}: its folders ({some(names, 4)}) look like no classes{why}")
     listing = _listed(path, layout, names, spelled, classes)
-    listing.warnings.extend(tables.disagreeing(section, path, listing))
+    tables.beside_folders(section, path, listing)
+    return listing
+
+
+def _are_parts(names: list[str]) -> bool:
+    """Whether folders are parts of one heap of pictures by their names, such as images_001 and images_002."""
+    bare = {re.sub(r"[\d\W_]+", " ", name).strip().lower() for name in names}
+    return len(bare) == 1 and len(names) > 1 and bool(PARTS & set(bare.pop().split()))
+
+
+def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str] | None) -> Listing:
+    """The class folders of some splits, with the pictures that a table labels in the folders of the others.
+
+    Raises:
+        DataError: a label of the table is no class folder.
+    """
+    first = next(iter(layout.flat))
+    folder_of = [
+        next((one for one in layout.flat if one in file.parents), None if file.exists() else first)
+        for file in map(path.joinpath, found.origins)
+    ]
+    if None in folder_of:  # the table has labels of the pictures in class folders too
+        return found
+    if left := [folder for folder in layout.flat if folder not in folder_of]:
+        raise DataError(f"data.path: {left[0]}: its pictures are neither in folders of their class nor in a table")
+    names, spelled = _class_names(layout.splits, classes)
+    train = next(folder for folder, role in layout.splits.items() if role in ("train", "all"))
+    number = {normal(name).replace(" ", "_"): index for index, name in enumerate(names)}
+    if strange := [name for name in found.names if normal(name) not in number]:
+        flat, there = some([folder.name for folder in layout.flat]), some(names, 3)
+        raise DataError(f"data.path: {path}: the table of {flat} has the label {strange[0]!r}, which is no class "
+                        f"folder of {train.name} ({there})")  # fmt: skip
+    listing = _listed(path, layout, names, spelled, classes)
+    position = np.array([number[normal(name)] for name in found.names], np.int64)
+    listing.items = [*listing.items, *found.items]
+    listing.labels = np.concatenate([listing.labels, position[found.labels]])
+    listing.splits += [layout.flat[folder] for folder in folder_of if folder is not None]
+    listing.origins += found.origins
+    listing.warnings += found.warnings
     return listing
 
 
@@ -110,6 +164,10 @@ def _folder(given: str) -> Path:
 def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     """The folders of splits; ``path`` itself where its folders are classes."""
     if chosen:
+        if not any((path / name).is_dir() for name in chosen.values()):
+            there = some([child.name for child in folders.class_folders(path)]) or "no folders"
+            missing = next(iter(chosen.values()))
+            return Layout(problem=f"data.splits: {path}: no split {missing!r}; found {there}")
         known = [name for name in chosen.values() if (path / name).is_dir()]
         known += [child.name for child in folders.class_folders(path) if child.name not in known]
         role_of, warnings = roles(known, chosen, where=str(path))
@@ -141,15 +199,20 @@ def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
     if not classes:
         return Layout(problem=f"{train}: found no class folders, wanted <class>/<image>; it holds "
                               f"{folders.content(train)}")  # fmt: skip
+    problem, flat = "", dict[Path, str]()
     for folder, role in splits.items():
         names = [child.name for child in folders.class_folders(folder)]
         if role in ("test", "validation") and not classes & set(map(normal, names)):
             content = f"found folders {some(names, 3)}" if names else "found files and no folders"
-            return Layout(
-                problem=f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
+            flat[folder] = role
+            problem = problem or (
+                f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
                 f"with the class names of {train.name}; sort them into class folders, or move the folder away so "
                 "that the split is drawn from the rest"
             )
+    if problem:
+        rest = {folder: role for folder, role in splits.items() if folder not in flat}
+        return Layout(rest, warnings, problem, flat)
     return Layout(splits, warnings)
 
 
