@@ -52,7 +52,7 @@ class SplitColumn:
             raise SplitError(f"{place}: row {row} has nothing in the column {self.name!r}, wanted a split in every row")
         if self.chosen:
             return None
-        example = f"{{train: train, test: {text!r}}}"
+        example = f"{{train: train, test: {text if text.isalpha() else repr(text)}}}"
         raise SplitError(f"{place}: row {row} has {text!r} in the column {self.name!r}, wanted train, validation or "
                          f"test; data.splits says what each is, for example {example}")  # fmt: skip
 
@@ -132,8 +132,10 @@ def _check_single(column: SplitColumn, place: str) -> None:
     for text in sorted(set(column.texts)):
         split = column.splits.get(text.lower())
         if split and (other := first.setdefault(split, text)).lower() != text.lower():
+            train = next((word for word in column.texts if column.splits.get(word.lower()) == "train"), "")
+            example = ", ".join([f"train: {train}"] * (bool(train) and split != "train") + [f"{split}: {text}"])
             raise SplitError(f"{place}: {other!r} and {text!r} in the column {column.name!r} are both {split}; "
-                             f"data.splits chooses, for example {{{split}: {text}}}")  # fmt: skip
+                             f"data.splits chooses, for example {{{example}}}")  # fmt: skip
 
 
 def role_of_table(table: Path) -> str:
