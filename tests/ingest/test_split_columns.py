@@ -226,5 +226,5 @@ def test_a_table_for_a_flat_split_with_labels_of_its_own_is_refused(draw, read):
     """Numbers in the table, names in the folders."""
     root = draw(*(f"train/{k}/{n}.png" for n, k in ROWS.items()), *(f"test/t{n}.png" for n in ROWS))
     write(root / "test.csv", ["file", "label"], [(f"t{n}.png", NAMES.index(k)) for n, k in ROWS.items()])
-    with pytest.raises(DataError, match="the table of test has the label '0', which is no class folder of train"):
+    with pytest.raises(DataError, match="has the label '0', which is no class folder \\(ant, bee, cat\\)"):
         read("imagefolder", root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,9 @@ import numpy as np
 from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import folders, ilsvrc, tables
+from ims3core.ingest import folders, ilsvrc, joined, tables
 from ims3core.ingest.classes import normal, spelled_alike
 from ims3core.ingest.listing import Listing, role_named, roles, roles_in
-
-# Words in names of folders that hold some of the pictures, whatever their classes
-PARTS = {
-    "part", "parts", "batch", "chunk", "shard", "image", "images", "img", "imgs", "picture", "pictures", "photo",
-    "photos", "data",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout.splits, classes)
         problem = layout.problem or ("" if layout.flat else _empty(spelled, classes))
-        why, doubtful = "", len(names) < 2 or _wants_table(section) or _are_parts(names)
+        why, doubtful = "", len(names) < 2 or _wants_table(section) or tables.are_parts(names)
         if problem or doubtful:
             if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
                 return _joined(path, layout, found, classes) if layout.flat else found
@@ -76,42 +69,13 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     return listing
 
 
-def _are_parts(names: list[str]) -> bool:
-    """Whether folders are parts of one heap of pictures by their names, such as images_001 and images_002."""
-    bare = {re.sub(r"[\d\W_]+", " ", name).strip().lower() for name in names}
-    return len(bare) == 1 and len(names) > 1 and bool(PARTS & set(bare.pop().split()))
-
-
 def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str] | None) -> Listing:
-    """The class folders of some splits, with the pictures that a table labels in the folders of the others.
-
-    Raises:
-        DataError: a label of the table is no class folder.
-    """
-    first = next(iter(layout.flat))
-    folder_of = [
-        next((one for one in layout.flat if one in file.parents), None if file.exists() else first)
-        for file in map(path.joinpath, found.origins)
-    ]
-    if None in folder_of:  # the table has labels of the pictures in class folders too
+    """The class folders of some splits with what a table says of the others; only this where it labels them too."""
+    if (folder_of := joined.folders_of(path, layout.flat, found)) is None:
         return found
-    if left := [folder for folder in layout.flat if folder not in folder_of]:
-        raise DataError(f"data.path: {left[0]}: its pictures are neither in folders of their class nor in a table")
     names, spelled = _class_names(layout.splits, classes)
-    train = next(folder for folder, role in layout.splits.items() if role in ("train", "all"))
-    number = {normal(name).replace(" ", "_"): index for index, name in enumerate(names)}
-    if strange := [name for name in found.names if normal(name) not in number]:
-        flat, there = some([folder.name for folder in layout.flat]), some(names, 3)
-        raise DataError(f"data.path: {path}: the table of {flat} has the label {strange[0]!r}, which is no class "
-                        f"folder of {train.name} ({there})")  # fmt: skip
     listing = _listed(path, layout, names, spelled, classes)
-    position = np.array([number[normal(name)] for name in found.names], np.int64)
-    listing.items = [*listing.items, *found.items]
-    listing.labels = np.concatenate([listing.labels, position[found.labels]])
-    listing.splits += [layout.flat[folder] for folder in folder_of if folder is not None]
-    listing.origins += found.origins
-    listing.warnings += found.warnings
-    return listing
+    return joined.join(listing, found, [layout.flat[folder] for folder in folder_of], f"data.path: {path}")
 
 
 def _wants_table(section: Any) -> bool:
