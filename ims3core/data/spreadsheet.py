@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import itertools
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +16,17 @@ from ims3core.base.formats import disguised_as, format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some, visible
 
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
+SAMPLE = 200  # rows that show what separates the cells
 SHEETS = (".xlsx", ".xls", ".ods")
 
 
 def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dict[str, str]]:
     """The rows of a table with the columns ``needed`` and those of ``columns`` that are there, without blank rows.
 
-    UTF-8 with or without a byte order mark, UTF-16 with one, else Windows' cp1252; commas, semicolons or tabs. Spaces
-    around a value, capitals in the names of columns and empty cells at the end of a row mean nothing. A column that
+    UTF-8 with or without a byte order mark, UTF-16 with one, else Windows' cp1252; commas, semicolons, tabs or bars, or
+    what Excel's first line ``sep=`` names. Spaces around a value, capitals in the names of columns and empty cells at
+    the end of a row mean nothing. A column that
     is missing or empty gives "".
 
     Raises:
@@ -50,18 +57,36 @@ def read_table(path: Path, columns: tuple[str, ...], *, needed: str) -> list[dic
 
 def read_cells(path: Path, *, wanted: str = "a table") -> tuple[list[list[str]], str]:
     """All cells of a table without its blank rows, the header first, and what separates them."""
-    text = _text(path)
-    lines = text.splitlines()
-    header = next((line for line in lines if line.strip(f" {SEPARATORS}")), None)
-    if header is None:
+    text, named = _text(path), None
+    if excel := re.match(r'\s*"?sep=(.)"?\s*\r?\n', text):
+        text, named = text[excel.end() :], excel[1]
+    if not text.strip(f" \r\n{SEPARATORS}"):
         raise DataError(f"{path}: an empty file, wanted {wanted}")
-    separator = max(SEPARATORS, key=header.count)
     try:
-        read = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        table = [[cell.strip() for cell in row] for row in read]
+        separator = named or _separator(text)
+        table = list(_rows(text, separator))
     except csv.Error as error:
         raise DataError(f"{path}: {error}") from error
     return [row for row in table if any(row)], separator
+
+
+def _rows(text: str, separator: str) -> Iterator[list[str]]:
+    """The rows of a table; a row ends at the end of a line only, not at what else Unicode takes for one."""
+    for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != " "):
+        yield [cell.strip() for cell in row]
+
+
+def _separator(text: str) -> str:
+    """What separates the cells: that with which most of the first rows have as many as the header, else the usual."""
+
+    def fits(separator: str) -> tuple[int, int]:
+        rows = list[list[str]]()
+        with contextlib.suppress(csv.Error):  # a cell without end, by a separator that is none
+            rows = [row for row in itertools.islice(_rows(text, separator), SAMPLE) if any(row)]
+        widths = [len(_without_empty_end(row)) for row in rows] or [1]
+        return (widths.count(widths[0]) if widths[0] > 1 else 0, widths[0])
+
+    return max(SEPARATORS, key=fits)
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
@@ -80,7 +105,7 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     if ending in (".json", ".jsonl", ".ndjson"):
         return _by_key(path, _json_objects(path))
     cells, _ = read_cells(path)
-    header = _without_empty_end(cells[0])
+    header = [name or f"column {n}" for n, name in enumerate(_without_empty_end(cells[0]), start=1)]
     if len(set(header)) != len(header):
         raise DataError(f"{path}: found the columns {some(header)}, wanted each name once")
     for number, row in enumerate(cells[1:], start=2):
@@ -95,14 +120,19 @@ def _json_objects(path: Path) -> list[Any]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
         whole = json.loads(text)
-        if isinstance(whole, dict) and all(isinstance(value, str | int) for value in whole.values()):
+        if isinstance(whole, dict) and all(_is_label(value) for value in whole.values()):
             return [{"file_name": name, "label": label} for name, label in whole.items()]
         return whole if isinstance(whole, list) else [whole]
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         with translate_errors(f"{path}: row {number}"):
             rows += [json.loads(line)] if line.strip() else []
     return rows
+
+
+def _is_label(value: Any) -> bool:
+    """Whether a value of a JSON object can be what a picture is: a word, a number, or a list of those."""
+    return isinstance(value, str | int | None) or (isinstance(value, list) and all(map(_is_label, value)))
 
 
 def _by_key(path: Path, rows: list[Any]) -> dict[str, list[Any]]:

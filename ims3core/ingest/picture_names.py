@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from ims3core.ingest.classes import normal
+from ims3core.ingest.folders import is_picture
 from ims3core.ingest.listing import roles_in
 
 
@@ -24,8 +25,12 @@ class PictureNames:
         self._files = [normal(file) for file in files]
         self._folder, self._role = folder, role
         self._by_stem: dict[str, list[int]] = {}
+        self._by_number: dict[int, list[int]] = {}  # of names that begin with zeros, which spreadsheets take away
         for number, file in enumerate(self._files):
-            self._by_stem.setdefault(_stem(posixpath.basename(file)).lower(), []).append(number)
+            stem = _stem(posixpath.basename(file)).lower()
+            self._by_stem.setdefault(stem, []).append(number)
+            if stem.startswith("0") and stem.isdecimal():
+                self._by_number.setdefault(int(stem), []).append(number)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -34,8 +39,9 @@ class PictureNames:
         """The files that a cleaned name can mean; more than one where it does not say."""
         last = posixpath.basename(name).lower()
         found = {*self._by_stem.get(last, ()), *self._by_stem.get(_stem(last), ())}
+        found = {n for n in found if is_picture(self._files[n])} or found
         if not found:
-            return []
+            return self._numbered(int(name)) if name.isdecimal() else []
         bare = re.sub(r"^(\.\.?/)+", "", posixpath.normpath(name)).lstrip("/")
         whole = {posixpath.normpath(posixpath.join(self._folder, name)), bare}
         if exact := [n for n in found if self._files[n] in whole or _stem(self._files[n]) in whole]:
@@ -43,6 +49,15 @@ class PictureNames:
         fitting = [n for n in found if self._fits(n, bare, str)] or [n for n in found if self._fits(n, bare, str.lower)]
         near = [n for n in fitting if self._files[n].startswith(f"{self._folder}/")] if self._folder else []
         return near or fitting
+
+    def by_number(self, name: str) -> bool:
+        """Whether a name is that of no file, but can be a number whose zeros at the front are lost."""
+        return name.isdecimal() and name not in self._by_stem
+
+    def _numbered(self, number: int) -> list[int]:
+        """The files of no other split whose name is a number with zeros before it."""
+        found = [n for n in self._by_number.get(number, ()) if self._role is None or self.role(n) in (None, self._role)]
+        return [n for n in found if is_picture(self._files[n])] or found
 
     def _fits(self, number: int, name: str, spelled: Callable[[str], str]) -> bool:
         """Whether a file of no other split ends in this name."""

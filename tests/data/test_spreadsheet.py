@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ims3core.data.spreadsheet import read_table
+from ims3core.data.spreadsheet import read_columns, read_table
 from ims3core.errors import DataError
 from ims3core.ingest import classes
 
@@ -66,3 +66,52 @@ def test_one_name_spelt_in_two_ways_is_one_name(tmp_path):
     rows = classes.class_table(["K\u00e4fer"], str(tmp_path / "c.CSV"), trained=False)
     assert [(row.name, row.generator_label) for row in rows] == [("K\u00e4fer", 3)]
     assert classes.listed(str(tmp_path / "c.CSV")) == {"K\u00e4fer"}
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\u2029", "\x1c"])
+def test_only_the_end_of_a_line_ends_a_row(tmp_path, mark):
+    """What else Unicode takes for the end of a line is part of a cell, in CSV and in JSON by lines."""
+    (tmp_path / "c.csv").write_text(
+        f"file,caption,label\r\na,x{mark}y,ant\r\nb,xy,bee\r\n", encoding="utf-8", newline=""
+    )
+    (tmp_path / "c.jsonl").write_text(
+        f'{{"file": "a", "caption": "x{mark}y", "label": "ant"}}\r\n{{"file": "b", "caption": "xy", "label": "bee"}}\n'
+        if mark not in "\x0b\x1c"
+        else '{"file": "a", "caption": "x\\u000by", "label": "ant"}\n{"file": "b", "caption": "xy", "label": "bee"}',
+        encoding="utf-8",
+        newline="",
+    )
+    for name in ("c.csv", "c.jsonl"):
+        found = read_columns(tmp_path / name)
+        assert (found["file"], found["label"]) == (["a", "b"], ["ant", "bee"])
+    assert read_columns(tmp_path / "c.csv")["caption"] == [f"x{mark}y", "xy"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["file|label\na,b|ant\nc;d|bee\n", "sep=;\nfile;label\na,b;ant\nc;d;bee\n".replace("c;d", '"c;d"'),
+     '"sep=|"\r\nfile|label\r\na,b|ant\r\nc;d|bee\r\n', 'file\tlabel\na,b\tant\nc;d\tbee\n'],
+)  # fmt: skip
+def test_what_separates_the_cells_is_found_or_named(tmp_path, content):
+    """Bars, tabs, and Excel's first line, whatever else stands in the cells."""
+    (tmp_path / "c.csv").write_text(content, newline="")
+    assert read_columns(tmp_path / "c.csv") == {"file": ["a,b", "c;d"], "label": ["ant", "bee"]}
+
+
+@pytest.mark.parametrize("header", ["file;label (ant, bee, wasp)", "a,b,c,d;e"])
+def test_marks_in_the_header_do_not_separate_where_they_do_not_in_the_rows(tmp_path, header):
+    """The separator is what cuts the rows into as many cells as the header."""
+    (tmp_path / "c.csv").write_text(f"{header}\nx;ant\ny;bee\n")
+    assert list(read_columns(tmp_path / "c.csv").values()) == [["x", "y"], ["ant", "bee"]]
+
+
+def test_rows_that_end_as_on_old_machines_or_inside_quotes(tmp_path):
+    """Carriage returns alone end rows; a line that ends inside quotes does not."""
+    (tmp_path / "c.csv").write_text('file,label\ra,"two\nlines"\rb,bee\r', newline="")
+    assert read_columns(tmp_path / "c.csv") == {"file": ["a", "b"], "label": ["two\nlines", "bee"]}
+
+
+def test_columns_without_a_name_are_called_by_their_place(tmp_path):
+    """The index that pandas writes, and a hole between two columns."""
+    (tmp_path / "c.csv").write_text(",file,,label\n0,a,x,ant\n1,b,y,bee\n")
+    assert list(read_columns(tmp_path / "c.csv")) == ["column 1", "file", "column 3", "label"]

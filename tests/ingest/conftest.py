@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ims3core.ingest import readers
+from ims3core.ingest import classes, readers
 from ims3core.params.sections import Data
 
 
@@ -36,6 +36,7 @@ def read():
             "channels": 3, "storage": "pixels", "skip_unreadable": False, "validation_fraction": 0.1,
             "test_fraction": 0.2,
         }  # fmt: skip
-        return readers.read(Data(**given | keys))
+        section = Data(**given | keys)
+        return readers.read(section, classes.listed(section.classes))
 
     return listing

@@ -166,13 +166,48 @@ def configurations(draw):
     return {"source": "huggingface", "path": root}
 
 
+def divided(draw, *words):
+    """A column ``split`` with these words in turn, twelve rows each."""
+    lines = [f"{n:02d},{'pq'[n % 2]},{words[n // 12]}" for n in range(12 * len(words))]
+    root = pictures(draw, "images", count=len(lines))
+    return {"path": table(root, "l.csv", "file,label,split", *lines)}
+
+
+def tables_of(draw, *names):
+    """Tables of these names, each with the labels of twelve pictures in one folder."""
+    lines = [f"{n:02d},{'pq'[n % 2]}" for n in range(12 * len(names))]
+    root = pictures(draw, "images", count=len(lines))
+    for number, name in enumerate(names):
+        table(root, f"{name}.csv", "file,label", *lines[12 * number : 12 * number + 12])
+    return {"path": root}
+
+
+def counted(draw):
+    """Two columns of numbers that name pictures."""
+    root = draw(*(f"images/{n}.png" for n in range(12)))
+    return {"path": table(root, "l.csv", "id,image_id,label", *(f"{n},{11 - n},{'pq'[n % 2]}" for n in range(12)))}
+
+
+def lists(draw):
+    """Fewer ``p q`` than of each of both."""
+    lines = [f"{n:02d},{('p', 'q', 'p q', 'p', 'q')[n % 5]}" for n in range(40)]
+    return {"path": table(pictures(draw, "images", count=40), "l.csv", "file,label", *lines)}
+
+
+def many_tables(draw):
+    root = rows(draw)
+    for number in range(20):
+        table(root, f"m{number}.csv", "file,label", *ids(["images"]))
+    return {"path": root}
+
+
 def named(key):
     """The value that a message gives a key."""
     return lambda root, text: {key: text.split(f"data.{key}: ")[-1].split(" chooses")[0].strip()}
 
 
 def splits_named(root, text):
-    return {"splits": dict(pair.split(": ") for pair in re.search(r"data\.splits: \{(.+?)\}", text)[1].split(", "))}
+    return {"splits": dict(pair.split(": ") for pair in re.search(r"data\.splits.*?\{(.+?)\}", text)[1].split(", "))}
 
 
 def by_table(root, text):
@@ -212,6 +247,14 @@ SCENARIOS = {
                   lambda root, text: classes_csv(root, "0", "1")),
     "tables": (hub, "have different class tables in column ...; download the files and name their folder in data.path", lambda root, text: {"name": None, "path": root / "hf"}),
     "configurations": (configurations, "holds several configurations (...); data.config chooses one", lambda root, text: {"config": "two"}),
+    "split-word": (lambda draw: divided(draw, "train", "holdout"), "row ... has ... in the column ..., wanted train, validation or test; data.splits says what each is, for example ...", splits_named),
+    "split-words": (lambda draw: divided(draw, "Training", "PublicTest", "PrivateTest"), "... and ... in the column ... are both ...; data.splits chooses, for example {...}", splits_named),
+    "split-of-none": (lambda draw: tables_of(draw, "train", "test", "more"), "belongs to none of the splits ...; wanted it in a folder of one, in a table that is named like one, or a column split; data.splits names those to read alone", lambda root, text: {"splits": {"train": "train", "test": "test"}}),
+    "split-table": (lambda draw: tables_of(draw, "labels_a", "labels_eval"), "is ... a split? wanted names with train, validation or test; data.splits: ... says it", splits_named),
+    "no-label": (lambda draw: {"path": rows(draw, *(f"{row.split(',')[0]},,{row[-1]}" for row in ids(["images"])), header="file,label,kind")}, "none of its ... rows has a label; data.label_column chooses another column", lambda root, text: {"label_column": "kind"}),
+    "counted": (counted, "the columns ... and ... both name pictures, and not the same ones (the first time ... rows below the header); data.image_column chooses", lambda root, text: {"image_column": "image_id"}),
+    "lists": (lists, "row ... has several labels (...), wanted one label a picture; a list in data.classes says which are names of classes", lambda root, text: classes_csv(root, "p", "q", "p q")),
+    "many-tables": (many_tables, "; ... tables lie there (...), of which data.table names the one with the labels", lambda root, text: {"table": "l.csv"}),
     "fractions": (lambda draw: {"path": pictures(draw, "a", "b", count=9), "test_fraction": 0.01, "validation_fraction": 0.01}, "cannot split ... images of ... classes, wanted larger fractions, or at least ... images a class",
                   lambda root, text: {"test_fraction": 0.3, "validation_fraction": 0.3}),
 }  # fmt: skip
@@ -223,7 +266,7 @@ def matches(pattern, text):
 
 
 OTHERS = ("wants images in files (data.source imagefolder)", "captions are by file, wanted data.source: imagefolder", "one level too high",
-          "has other labels for them, which data.table reads")  # checked by params before, by their own tests, or a warning  # fmt: skip
+          "has other labels for them, which data.table reads", "are in none of the splits", "splits that data.splits does not name are left out")  # checked by params before, by their own tests, or a warning  # fmt: skip
 
 
 def test_all_advice_has_a_scenario():

@@ -186,3 +186,220 @@ def test_an_unrelated_table_changes_nothing(draw, read):
     root = draw(*(f"{k}/{n}.png" for n, k in ROWS.items()))
     write(root / "words.csv", ["label", "name"], [("ant", "an ant")])
     assert read("imagefolder", root).warnings == []
+
+
+# Which column names the pictures ----------------------------------------------------------------------------------------
+
+COUNTED = {f"{n}": NAMES[(5 * n) % 3] for n in range(12)}
+
+
+@pytest.mark.parametrize("kind", ["pandas", "jsonl", "one lost", "named id", "zeros", "no header"])
+def test_numbers_that_count_rows_are_not_taken_for_names_of_pictures(draw, read, kind):
+    """Rows sorted as text, so that the index 2 stands beside 10.png; also where only the index finds all pictures."""
+    root = draw(*(f"images/{f'{n:>04}' if kind == 'zeros' else n}.png" for n in COUNTED))
+    names = sorted(COUNTED)
+    rows = [(at, f"{f'{n:>04}' if kind == 'zeros' else n}.png", COUNTED[n]) for at, n in enumerate(names)]
+    if kind == "jsonl":
+        (root / "metadata.jsonl").write_text(
+            "\n".join(json.dumps({"id": a, "file_name": f, "label": k}) for a, f, k in rows)
+        )
+    else:
+        head = {"named id": ["id", "picture", "breed"], "no header": []}.get(kind, ["", "file", "label"])
+        write(root / "l.csv", head, [*rows, *([(12, "gone.png", "ant")] if kind == "one lost" else [])])
+    found = read("imagefolder", root, skip_unreadable=True, label_column="3" if kind == "no header" else None)
+    assert {n.lstrip("0") or "0": k for n, k in labelled(found).items() if n != "gone"} == COUNTED
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"), [(["", "number", "label"], "'column 1' and 'number'"), (["id", "image_id", "label"], "'id' and 'image_id'")]
+)  # fmt: skip
+def test_two_columns_of_numbers_that_can_be_the_pictures_are_refused(draw, read, header, shown):
+    """One of them counts the rows and nothing says which; the key does."""
+    root = draw(*(f"images/{n}.png" for n in COUNTED))
+    write(root / "l.csv", header, [(at, n, COUNTED[n]) for at, n in enumerate(sorted(COUNTED))])
+    with pytest.raises(
+        DataError, match=rf"l\.csv: the columns {shown} both name pictures, .*; data\.image_column chooses"
+    ):
+        read("imagefolder", root)
+    assert labelled(read("imagefolder", root, image_column=header[1])) == COUNTED
+
+
+@pytest.mark.parametrize("names", [[f"{n:04d}" for n in range(12)], [f"{n:02d}" for n in range(12)]])
+def test_zeros_that_a_spreadsheet_ate_are_put_back_and_said_once(draw, read, names):
+    root = draw(*(f"images/{n}.png" for n in names))
+    write(root / "l.csv", ["id", "label"], [(int(n), NAMES[int(n) % 3]) for n in names])
+    found = read("imagefolder", root)
+    assert labelled(found) == {n: NAMES[int(n) % 3] for n in names}
+    assert found.warnings == [f"l.csv: 0 in row 2 is taken for images/{names[0]}.png, and so on: zeros at the front are "
+                              "lost, as spreadsheets do it"]  # fmt: skip
+
+
+def test_a_number_that_two_pictures_have_is_refused(draw, read):
+    """01.png and 001.png: the zeros that are lost would tell them apart."""
+    root = draw(*(f"images/{n}.png" for n in ["01", "001", "02", "03"]))
+    write(root / "l.csv", ["id", "label"], [(1, "ant"), (2, "bee"), (3, "cat")])
+    with pytest.raises(DataError, match=r"row 2: '1' can be images/001\.png, images/01\.png"):
+        read("imagefolder", root)
+
+
+@pytest.mark.parametrize("ending", [".xml", ".txt", ".json"])
+def test_annotations_of_the_same_name_are_no_pictures(draw, read, ending):
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    for n in ROWS:
+        (root / f"images/{n}{ending}").write_text("{}" if ending == ".json" else "x")
+    write(root / "l.csv", ["id", "label"], ROWS.items())
+    assert labelled(read("imagefolder", root)) == ROWS
+
+
+@pytest.mark.parametrize("names", [[f"x{n}" for n in range(9)], [f"img_{n}" for n in range(9)]])
+def test_a_first_row_without_ending_is_no_header(draw, read, names):
+    root = draw(*(f"images/{n}.png" for n in names))
+    write(root / "l.csv", [], [(n, NAMES[at % 3]) for at, n in enumerate(names)])
+    assert labelled(read("imagefolder", root)) == {n: NAMES[at % 3] for at, n in enumerate(names)}
+
+
+def test_a_column_without_a_name_is_called_by_its_place(draw, read):
+    """In the message that lists what can be the label; an index is not in it."""
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    write(
+        root / "l.csv", ["", "file", "", "breed"], [(at, f"{n}.png", "x", k) for at, (n, k) in enumerate(ROWS.items())]
+    )
+    with pytest.raises(DataError, match=r"2 columns \(column 3, breed can be the label\)"):
+        read("imagefolder", root)
+    assert labelled(read("imagefolder", root, label_column="breed")) == ROWS
+    write(root / "l.csv", ["", "file", "breed"], [(at, f"{n}.png", k) for at, (n, k) in enumerate(ROWS.items())])
+    assert labelled(read("imagefolder", root)) == ROWS
+
+
+# What labels say --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["-1", "-1.0", "nan", "NaN", "N/A", "null", "None", "?", "NA", "#N/A"])
+def test_a_label_that_says_there_is_none_is_refused(draw, read, label):
+    """Its pictures would be a class; an empty cell is how to leave them out."""
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    for rows in (ROWS, {n: NAMES.index(k) for n, k in ROWS.items()}):
+        write(root / "l.csv", ["id", "label"], (rows | {"04": label, "07": label}).items())
+        with pytest.raises(DataError, match=r"l\.csv: row 6 has the label '.*', which says that there is none; 2 rows"):
+            read("imagefolder", root)
+
+
+@pytest.mark.parametrize("label", ["none", "na", "unknown", "-", "1-2"])
+def test_words_that_are_classes_somewhere_stay_classes(draw, read, label):
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    write(root / "l.csv", ["id", "label"], (ROWS | {"04": label, "07": label}).items())
+    assert labelled(read("imagefolder", root)) == ROWS | {"04": label, "07": label}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_without_any_label_is_one_line(draw, read, kind):
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    if kind == "csv":
+        write(root / "l.csv", ["id", "label"], [(n, "") for n in ROWS])
+    else:
+        jsonl(root / "l.jsonl", file_name=lambda n: f"{n}.png", label=lambda n: None)
+    with pytest.raises(DataError, match=rf"l\.{kind}: none of its 9 rows has a label; data\.label_column chooses"):
+        read("imagefolder", root)
+
+
+@pytest.mark.parametrize(
+    "names", [("Tomato, healthy", "Tomato, blight", "Potato, healthy"), ("green", "tea", "green tea"), ("sea, open", "sea", "lake, open")]
+)  # fmt: skip
+def test_commas_and_blanks_in_names_of_classes_are_no_lists(draw, read, names):
+    """Parts that stand at one place only, or a name as frequent as its words."""
+    rows = {n: names[int(n) % 3] for n in ROWS}
+    root = draw(*(f"images/{n}.png" for n in rows))
+    jsonl(root / "l.jsonl", file_name=lambda n: f"{n}.png", label=rows.get)
+    assert labelled(read("imagefolder", root)) == {n: k.replace(" ", "_") for n, k in rows.items()}
+
+
+@pytest.mark.parametrize("several", ["ant,bee", "ant, bee", "ant|bee", "bee;ant", "ant bee"])
+def test_rare_lists_of_labels_are_refused_until_a_class_list_has_them(draw, read, several, tmp_path):
+    """The way on: data.classes says that this is the name of a class."""
+    rows = ROWS | {"08": several}
+    root = draw(*(f"images/{n}.png" for n in rows))
+    jsonl(root / "l.jsonl", file_name=lambda n: f"{n}.png", label=rows.get)
+    with pytest.raises(DataError, match=r"row 9 has several labels .*; a list in data\.classes says"):
+        read("imagefolder", root)
+    (tmp_path / "c.csv").write_text("\n".join(["folder", *NAMES, f'"{several}"']))
+    assert labelled(read("imagefolder", root, classes=str(tmp_path / "c.csv")))["08"] == several.replace(" ", "_")
+
+
+def test_lists_that_are_no_more_than_lists_are_refused(draw, read):
+    """No label stands alone; one is first here and second there."""
+    rows = {n: ("ant,bee", "bee,cat", "ant,cat")[int(n) % 3] for n in ROWS}
+    root = draw(*(f"images/{n}.png" for n in rows))
+    jsonl(root / "l.jsonl", file_name=lambda n: f"{n}.png", label=rows.get)
+    with pytest.raises(DataError, match="several labels"):
+        read("imagefolder", root)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_a_list_of_one_label_is_that_label(draw, read, kind):
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    if kind == "json":
+        (root / "l.json").write_text(json.dumps({f"{n}.png": [k] for n, k in ROWS.items()}))
+    else:
+        jsonl(root / "l.jsonl", file_name=lambda n: f"{n}.png", label=lambda n: [ROWS[n]])
+    assert labelled(read("imagefolder", root)) == ROWS
+
+
+# Rows and tables that do not fit ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("front", ["/images/", "../images/", "./images/", "C:\\data\\images\\", "//images/"])
+def test_a_lost_picture_is_looked_for_below_the_data(draw, read, front):
+    """Wherever the table says that its paths begin, with a slash too."""
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    write(
+        root / "csv/l.csv",
+        ["path", "label"],
+        [*((f"{front}{n}.png", k) for n, k in ROWS.items()), (f"{front}gone.png", "ant")],
+    )
+    with pytest.raises(DataError, match=r"1 rows name a picture that is not there: \S*gone\.png in row 11"):
+        read("imagefolder", root)
+    found = read("imagefolder", root, skip_unreadable=True)
+    assert labelled(found) == ROWS | {"gone": "ant"}
+    assert not any(origin.startswith(("/", "..")) for origin in found.origins)
+
+
+@pytest.mark.parametrize("places", [["images"], ["."], ["images_1", "images_2"], ["part-001", "part-002"]])
+def test_a_table_that_fits_no_picture_is_named_where_folders_are_no_classes(draw, read, places):
+    """Its first row shows why: other endings."""
+    root = draw(*(f"{places[int(n) % len(places)]}/{n}.png" for n in ROWS))
+    write(root / "l.csv", ["file", "label"], [(f"{n}.jpg", k) for n, k in ROWS.items()])
+    with pytest.raises(DataError, match=r"; l\.csv names none of the pictures there \(file: 00\.jpg, label: ant\)"):
+        read("imagefolder", root)
+    write(root / "l.csv", ["file", "label"], [(f"{n}.png", k) for n, k in ROWS.items()])
+    assert labelled(read("imagefolder", root)) == ROWS
+
+
+@pytest.mark.parametrize("places", [["images"], ["images_1", "images_2"]])
+def test_more_tables_than_are_looked_at_are_counted(draw, read, places):
+    root = draw(*(f"{places[int(n) % len(places)]}/{n}.png" for n in ROWS))
+    for number in range(21):
+        write(root / f"t{number:02d}.csv", ["id", "label"], ROWS.items())
+    with pytest.raises(
+        DataError, match=r"21 tables lie there \(t00\.csv, t01\.csv, t02\.csv and 18 more\), of which data\.table"
+    ):
+        read("imagefolder", root)
+    assert labelled(read("imagefolder", root, table="t03.csv")) == ROWS
+
+
+def test_a_table_that_is_not_clear_is_named_beside_one_that_is(draw, read):
+    root = draw(*(f"images/{n}.png" for n in ROWS))
+    write(root / "a.csv", ["id", "label"], list(ROWS.items())[:6])
+    write(root / "b.csv", ["id", "kind", "dx"], [(n, k, k) for n, k in list(ROWS.items())[6:]])
+    warnings = read("imagefolder", root).warnings
+    assert any("a table is not used: " in warning and "b.csv: 2 columns (kind, dx" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("source", ["imagefolder", "huggingface"])
+@pytest.mark.parametrize("place", ["images", "."])
+def test_a_parquet_of_names_and_labels_beside_pictures_is_a_table(draw, read, source, place):
+    root = draw(*(f"{place}/{n}.png" for n in ROWS))
+    pyarrow.parquet.write_table(
+        pa.table({"file": [f"{n}.png" for n in ROWS], "label": list(ROWS.values())}), root / "labels.parquet"
+    )
+    found = read(source, root)
+    assert (labelled(found), found.warnings) == (ROWS, [])

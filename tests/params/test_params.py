@@ -10,6 +10,7 @@ import yaml
 
 from ims3core.errors import ParameterError
 from ims3core.params import load, parse
+from ims3core.params.sections import Data
 from ims3core.pipeline import profiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,6 +52,12 @@ def test_every_profile_has_the_sections_that_dvc_asks_for(name):
     named = {name.split(".")[0] for stage in stages for name in stage.get("do", stage)["params"] if "${" not in name}
     tables = {stage["foreach"].strip("${}") for stage in stages if "foreach" in stage}
     assert named | tables <= set(profiles.read(REPOSITORY, name).tree)
+
+
+def test_every_key_of_data_can_be_given_on_the_command_line():
+    """The base layer has all fields of the section: `ims3 new birds DIR data.table=labels.csv` wants the key there."""
+    base = yaml.safe_load((REPOSITORY / "profiles/base.yaml").read_text(encoding="utf-8"))
+    assert set(base["data"]) == set(Data.model_fields)
 
 
 def test_the_checked_out_params_are_a_profile():

@@ -20,16 +20,21 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
 
     A folder of picture files has one reader, also where the source says ``huggingface``.
     """
-    files = section.source == "huggingface" and section.path is not None and _of_pictures(Path(section.path))
+    files = section.source == "huggingface" and section.path is not None and _of_pictures(section, Path(section.path))
     source = "imagefolder" if files else section.source
     return importlib.import_module(f"ims3core.ingest.readers.{source}").read(section, classes)
 
 
-def _of_pictures(path: Path) -> bool:
-    """Whether ``path`` is a table of labels, or a folder of picture files without parquet or Arrow files of images."""
+def _of_pictures(section: Any, path: Path) -> bool:
+    """Whether ``path`` is a table of labels, or a folder of picture files without parquet or Arrow files of images.
+
+    A parquet file of words and numbers beside pictures has their labels, unless ``data.image_column`` chooses in it.
+    """
     path = path.expanduser()
     if not path.is_dir():
         return path.suffix.lower() in tables.ENDINGS and path.suffix.lower() != ".parquet"
     files = [file for file in path.rglob("*") if file.is_file()]
-    stored = [file for file in files if file.suffix.lower() in (".parquet", ".arrow") and file.stem != "metadata"]
-    return not stored and any(folders.is_picture(file.name) for file in files)
+    if not any(folders.is_picture(file.name) for file in files):
+        return False
+    stored = (file for file in files if file.suffix.lower() in (".parquet", ".arrow"))
+    return all(section.image_column is None and tables.is_candidate(file) or file.stem == "metadata" for file in stored)

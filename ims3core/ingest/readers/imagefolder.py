@@ -12,7 +12,7 @@ import numpy as np
 from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import folders, ilsvrc, tables
+from ims3core.ingest import folders, ilsvrc, joined, tables
 from ims3core.ingest.classes import normal, spelled_alike
 from ims3core.ingest.listing import Listing, role_named, roles, roles_in
 
@@ -25,11 +25,13 @@ class Layout:
         splits: the folders that hold them, each with its role.
         warnings: what the user should know about the splits.
         problem: why the folders are no classes, as a message; "" where they are.
+        flat: folders of splits whose pictures are not in class folders, each with its role.
     """
 
     splits: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problem: str = ""
+    flat: dict[Path, str] = field(default_factory=dict)
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
@@ -41,23 +43,39 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     """
     path = _folder(section.path)
     if section.table:
-        return tables.read(section, path)
+        return tables.read(section, path, classes)
     if section.splits is None and (found := ilsvrc.read(path, classes)) is not None:
         return found
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout.splits, classes)
-        problem = layout.problem or _empty(spelled, classes)
-        if (problem or len(names) < 2 or _wants_table(section)) and (found := tables.find(section, path)) is not None:
-            return found
+        problem = layout.problem or ("" if layout.flat else _empty(spelled, classes))
+        why, doubtful = "", len(names) < 2 or _wants_table(section) or tables.are_parts(names)
+        if problem or doubtful:
+            if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
+                return _joined(path, layout, found, classes) if layout.flat else found
+            why = tables.unused(section, path, classes)
     if problem:
-        raise DataError(f"data.path: {problem}")
+        raise DataError(f"{problem}{why}" if problem.startswith("data.") else f"data.path: {problem}{why}")
     if _wants_table(section):
         key = "image_column" if section.image_column else "label_column"
-        raise DataError(f"data.{key}: found no table that names pictures below {path}; wanted null for class folders")
+        raise DataError(
+            f"data.{key}: found no table that names pictures below {path}{why}; wanted null for class folders"
+        )
+    if doubtful and why:
+        raise DataError(f"data.path: {path}: its folders ({some(names, 4)}) look like no classes{why}")
     listing = _listed(path, layout, names, spelled, classes)
-    listing.warnings.extend(tables.disagreeing(section, path, listing))
+    tables.beside_folders(section, path, listing)
     return listing
+
+
+def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str] | None) -> Listing:
+    """The class folders of some splits with what a table says of the others; only this where it labels them too."""
+    if (folder_of := joined.folders_of(path, layout.flat, found)) is None:
+        return found
+    names, spelled = _class_names(layout.splits, classes)
+    listing = _listed(path, layout, names, spelled, classes)
+    return joined.join(listing, found, [layout.flat[folder] for folder in folder_of], f"data.path: {path}")
 
 
 def _wants_table(section: Any) -> bool:
@@ -110,6 +128,10 @@ def _folder(given: str) -> Path:
 def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     """The folders of splits; ``path`` itself where its folders are classes."""
     if chosen:
+        if not any((path / name).is_dir() for name in chosen.values()):
+            there = some([child.name for child in folders.class_folders(path)]) or "no folders"
+            missing = next(iter(chosen.values()))
+            return Layout(problem=f"data.splits: {path}: no split {missing!r}; found {there}")
         known = [name for name in chosen.values() if (path / name).is_dir()]
         known += [child.name for child in folders.class_folders(path) if child.name not in known]
         role_of, warnings = roles(known, chosen, where=str(path))
@@ -141,15 +163,20 @@ def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
     if not classes:
         return Layout(problem=f"{train}: found no class folders, wanted <class>/<image>; it holds "
                               f"{folders.content(train)}")  # fmt: skip
+    problem, flat = "", dict[Path, str]()
     for folder, role in splits.items():
         names = [child.name for child in folders.class_folders(folder)]
         if role in ("test", "validation") and not classes & set(map(normal, names)):
             content = f"found folders {some(names, 3)}" if names else "found files and no folders"
-            return Layout(
-                problem=f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
+            flat[folder] = role
+            problem = problem or (
+                f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
                 f"with the class names of {train.name}; sort them into class folders, or move the folder away so "
                 "that the split is drawn from the rest"
             )
+    if problem:
+        rest = {folder: role for folder, role in splits.items() if folder not in flat}
+        return Layout(rest, warnings, problem, flat)
     return Layout(splits, warnings)
 
 
