@@ -6,9 +6,11 @@ import contextlib
 import functools
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,14 +36,14 @@ class Decoded:
         sums: int64 (N, channels, 2), the sum of each channel's values and of their squares.
         digests: one per image.
         problems: why an image could not be read, or None.
-        peak: the largest value of all.
+        peaks: uint8 (N,), the largest value of each.
     """
 
     pixels: np.ndarray
     sums: np.ndarray
     digests: list[str]
     problems: list[str | None]
-    peak: int
+    peaks: np.ndarray
 
 
 def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
@@ -54,6 +56,14 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
         ValueError: pixels of a type whose range is not known.
         Exception: whatever the library raises on what is not an image.
     """
+    if isinstance(stored, np.ndarray):
+        return _decoded(stored, side, channels)
+    with quiet():
+        return _decoded(stored, side, channels)
+
+
+def _decoded(stored: Stored, side: int, channels: int) -> np.ndarray:
+    """What :func:`decode` returns, with Pillow's warnings."""
     from PIL import Image, ImageOps
 
     if isinstance(stored, np.ndarray):
@@ -64,10 +74,7 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
             raise ValueError(f"pixels of type {array.dtype}, wanted uint8 or uint16")
         picture = Image.fromarray(array)
     else:
-        if stored is None:
-            raise ValueError("no image")
-        _plugins()
-        picture = Image.open(io.BytesIO(stored if isinstance(stored, bytes) else stored.read_bytes()))
+        picture = opened(stored if isinstance(stored, bytes | None) else stored.read_bytes())
         bits = getattr(picture, "tag_v2", {}).get(258, (16,))[0]  # BitsPerSample of a TIFF
         if picture.mode == "F" or (picture.mode == "I" and bits > 16):
             raise ValueError(f"32-bit {'floats' if picture.mode == 'F' else 'integers'}, wanted 8 or 16 bits a channel")
@@ -82,6 +89,28 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
         picture = picture.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short))
     array = np.asarray(picture)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def opened(stored: Path | bytes | None) -> Any:
+    """A stored picture whose header is read.
+
+    Raises:
+        Exception: whatever the library raises on what is not an image.
+    """
+    from PIL import Image
+
+    if stored is None:
+        raise ValueError("no image")
+    _plugins()
+    return Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of large pictures, which are read, and of tags and palettes that it mends."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 @functools.cache
@@ -107,15 +136,16 @@ def decode_chunk(items: StoredImages, side: int, channels: int) -> Decoded:
         try:
             pixels[row] = decode(item, side=side, channels=channels)
         except Exception as error:  # whatever Pillow raises on what is not an image
-            problem = _reason(item, error)
+            problem = why_unreadable(item, error)
         digests.append(digest(pixels[row]))
         problems.append(problem)
     values = pixels.reshape(len(items), channels, -1).astype(np.int64)
     sums = np.stack([values.sum(-1), (values * values).sum(-1)], axis=-1)
-    return Decoded(pixels, sums, digests, problems, int(pixels.max(initial=0)))
+    return Decoded(pixels, sums, digests, problems, pixels.reshape(len(items), -1).max(1, initial=0))
 
 
-def _reason(item: Stored, error: Exception) -> str:
+def why_unreadable(item: Stored, error: Exception) -> str:
+    """What an item is instead of a picture, or what Pillow says of it."""
     if item is None:
         return "no image in this row (null)"
     if isinstance(item, Path) and item.is_symlink() and not item.exists():

@@ -10,8 +10,13 @@ from pathlib import Path
 from ims3core.errors import DataError, some
 from ims3core.ingest.classes import normal
 
-NOT_IMAGES = {"thumbs.db", "desktop.ini"}
-NOT_CLASSES = {"__macosx", "@eadir", "$recycle.bin", "system volume information"}  # of macOS, Synology and Windows
+NOT_IMAGES = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"}
+NOT_CLASSES = {
+    "__macosx", "network trash folder", "temporary items",  # of macOS
+    "$recycle.bin", "recycler", "system volume information", "found.000",  # of Windows
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "lost+found",  # of disks in a network
+    "__pycache__",
+}  # fmt: skip
 TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".md", ".yaml", ".yml", ".parquet", ".xlsx")
 DEEPEST = 8  # single folders inside each other that are followed to a meant one
 
@@ -112,10 +117,42 @@ def loose_pictures(path: Path) -> list[str]:
 
 
 def holds_only_texts(folder: Path) -> bool:
-    """Whether a folder has files, none of them further down, and all of them tables or texts by their endings."""
+    """Whether a folder has files, there or further down, and all of them are tables or texts by their endings."""
+    found, waiting = False, [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not can_be_class(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                elif not entry.name.lower().endswith(TEXTS) or not entry.is_file():
+                    return False
+                else:
+                    found = True
+    return found
+
+
+def only_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder without pictures of its own, sorted; [] where it has some."""
+    names = []
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-        return bool(visible) and all(entry.name.lower().endswith(TEXTS) and entry.is_file() for entry in visible)
+        for entry in entries:
+            if is_picture(entry.name) and not entry.is_dir():
+                return []
+            if can_be_class(entry.name) and entry.is_dir():
+                names.append(entry.name)
+    return sorted(names)
+
+
+def first_files(folder: Path, most: int = 3) -> list[Path]:
+    """Some files of a folder or, where there are none, of the first folder in it that has some."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if can_be_class(name))
+        visible = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        if found := [file for file in visible if file.is_file()]:
+            return found[:most]
+    return []
 
 
 def deeper(path: Path) -> Path | None:
@@ -134,9 +171,12 @@ def content(path: Path) -> str:
 
     if pictures := loose_pictures(path):
         return f"{len(pictures):,} pictures side by side ({some(pictures, 3)})"
-    files = sorted(child for child in path.iterdir() if child.is_file() and not child.name.startswith("."))
-    archives = [f"{file.name}, {kind}" for file in files[:20] if "archive" in (kind := format_of(file) or "")]
+    files = first_files(path, 20)
+    archives = [f"{file.name}, {kind}" for file in files if "archive" in (kind := format_of(file) or "")]
     if archives:
         return f"{some(archives, 2)}; wanted it unpacked"
-    kinds = [f"{file.name}, {disguised_as(file) or format_of(file) or 'a file'}" for file in files[:3]]
+    kinds = [
+        f"{file.relative_to(path).as_posix()}, {disguised_as(file) or format_of(file) or 'a file'}"
+        for file in files[:3]
+    ]
     return "; ".join(kinds) or "nothing"

@@ -12,6 +12,7 @@ from ims3core.base.library_errors import translate_errors
 from ims3core.data.spreadsheet import read_table
 from ims3core.errors import DataError, some
 from ims3core.ingest.classes import is_wnid
+from ims3core.ingest.folders import NOT_IMAGES, TEXTS, can_be_class, class_folders, files_below, loose_pictures
 from ims3core.ingest.listing import Listing
 
 LABELS = "LOC_val_solution.csv"  # ImageId, PredictionString: the class's WordNet id, then the corners of boxes
@@ -39,17 +40,20 @@ def read(path: Path, classes: Collection[str] | None = None) -> Listing | None:
         table = next((place / LABELS for place in (folder, *folder.parents[:3]) if (place / LABELS).is_file()), None)
         if "val" in flat and table is None:
             return None
-        items, names, warnings = list[Path](), list[str](), list[str]()
+        items, names, warnings, left = list[Path](), list[str](), list[str](), list[Path]()
         for wnid in wnids:
             if classes is None or wnid in classes:
-                items += [folder / "train" / wnid / file for file in _names(folder / "train" / wnid)]
+                items += _pictures(folder / "train" / wnid, left)
                 names += [wnid] * (len(items) - len(names))
         trained = len(items)
-        for file, wnid in _validation(folder / "val", table if "val" in flat else None, warnings):
+        for file, wnid in _validation(folder / "val", table if "val" in flat else None, warnings, left):
             if classes is None or wnid in classes:
                 items.append(file)
                 names.append(wnid)
     warnings.append(f"{folder}: val is the test split, as in publications; validation is drawn from train")
+    if left:
+        listed = some([file.relative_to(folder).as_posix() for file in left], 3)
+        warnings.append(f"{folder}: {len(left):,} files that are no pictures of a class are left out: {listed}")
     if (folder / "test").is_dir():
         warnings.append(f"{folder / 'test'}: has no labels and is left out")
     position = {wnid: n for n, wnid in enumerate(wnids)}
@@ -62,14 +66,25 @@ def read(path: Path, classes: Collection[str] | None = None) -> Listing | None:
 
 
 def _names(folder: Path) -> list[str]:
-    """What is in a folder, sorted, without hidden files."""
-    return sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []  # noqa: PTH208
+    """What is in a folder, sorted, without hidden files and those that systems leave."""
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
+    return sorted(name for name in names if can_be_class(name) and name.lower() not in NOT_IMAGES)
 
 
-def _validation(folder: Path, table: Path | None, warnings: list[str]) -> list[tuple[Path, str]]:
+def _pictures(folder: Path, left: list[Path]) -> list[Path]:
+    """The files below a folder, sorted; tables and texts, such as boxes, are added to ``left`` instead."""
+    found = files_below(folder)
+    left += [file for file in found if file.name.lower().endswith(TEXTS)]
+    return [file for file in found if not file.name.lower().endswith(TEXTS)]
+
+
+def _validation(
+    folder: Path, table: Path | None, warnings: list[str], left: list[Path]
+) -> list[tuple[Path, str]]:  # fmt: skip
     """Every validation image with its WordNet id, by its row of ``table`` or by its folder."""
     if table is None:
-        return [(folder / wnid / file, wnid) for wnid in _names(folder) for file in _names(folder / wnid)]
+        left += [folder / name for name in loose_pictures(folder)]
+        return [(file, child.name) for child in class_folders(folder) for file in _pictures(child, left)]
     wnid_of = {}
     for number, row in enumerate(read_table(table, ("imageid", "predictionstring"), needed="imageid"), start=2):
         wnids = {word for word in row["predictionstring"].split() if is_wnid(word)}
@@ -78,9 +93,9 @@ def _validation(folder: Path, table: Path | None, warnings: list[str]) -> list[t
                 f"{table}: row {number} has {len(wnids)} WordNet ids ({row['predictionstring'][:40]!r}), wanted one"
             )
         wnid_of[row["imageid"].removesuffix(".JPEG")] = wnids.pop()
-    files = _names(folder)
-    if lost := [file for file in files if Path(file).stem not in wnid_of]:
+    files = _pictures(folder, left)
+    if lost := [file.name for file in files if file.stem not in wnid_of]:
         raise DataError(f"data.path: {folder}: {len(lost):,} images have no row in {table}: {some(lost, 3)}")
-    if absent := sorted(wnid_of.keys() - {Path(file).stem for file in files}):
+    if absent := sorted(wnid_of.keys() - {file.stem for file in files}):
         warnings.append(f"{table}: {len(absent):,} rows name images that are not there: {some(absent, 3)}")
-    return [(folder / file, wnid_of[Path(file).stem]) for file in files]
+    return [(file, wnid_of[file.stem]) for file in files]

@@ -51,10 +51,13 @@ class Listing:
         position = {name: index for index, name in enumerate(names)}
         number = np.array([position.get(name, -1) for name in self.names])
         labels = number[self.labels] if len(self.labels) else self.labels
-        keep = np.flatnonzero(labels >= 0)
+        return replace(self, names=names, labels=labels).rows(np.flatnonzero(labels >= 0))
+
+    def rows(self, keep: np.ndarray) -> Listing:
+        """Some of the images, by their row numbers."""
         items = self.items[keep] if isinstance(self.items, np.ndarray) else _Subset(self.items, keep)
         splits, origins = [self.splits[row] for row in keep], [self.origins[row] for row in keep]
-        return replace(self, names=names, items=items, labels=labels[keep], splits=splits, origins=origins)
+        return replace(self, items=items, labels=self.labels[keep], splits=splits, origins=origins)
 
 
 class _Subset(Sequence):
@@ -78,8 +81,9 @@ def role_named(split: str) -> str | None:
 
 
 def roles_in(name: str) -> set[str]:
-    """The roles in the words of a name: ``seg_train``, ``trainImages`` and ``TRAIN2017`` are for training."""
-    return {role for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) if (role := role_named(word))}
+    """The roles in the words of a name: ``seg_train``, ``trainImages``, ``trainset`` and ``TRAIN2017`` are training."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return {role for word in words if (role := role_named(re.sub(r"(?i)(set|data|images?|imgs?|files)$", "", word)))}
 
 
 def roles(splits: Collection[str], chosen: Mapping[str, str] | None, *, where: str) -> tuple[dict[str, str], list[str]]:

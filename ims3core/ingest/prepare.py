@@ -38,18 +38,18 @@ def decode_listing(
     digests: list[str] = []
     problems: dict[int, str] = {}
     sums = np.zeros((count, channels, 2), np.int64)
-    peak = 0
+    peaks = np.zeros(count, np.uint8)
     with contextlib.ExitStack() as stack:
         store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
         for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
             if store is not None:
                 store.write(chunk.pixels.tobytes())
-            sums[len(digests) : len(digests) + len(chunk.sums)] = chunk.sums
+            rows = slice(len(digests), len(digests) + len(chunk.digests))
+            sums[rows], peaks[rows] = chunk.sums, chunk.peaks
             for row, problem in enumerate(chunk.problems, start=len(digests)):
                 if problem is not None:
                     problems[row] = f"{listing.origins[row]} ({problem})"
             digests += chunk.digests
-            peak = max(peak, chunk.peak)
     if problems:
         named, counts = _named(list(problems.values())), f"{len(problems):,} of {count:,}"
         if lost := _lost_classes(listing, problems):
@@ -57,12 +57,24 @@ def decode_listing(
         if not skip_unreadable:
             raise DataError(f"{counts} images cannot be read (data.skip_unreadable would leave them out): {named}")
         log.warning("left out, because they cannot be read: %d of %d images: %s", len(problems), count, named)
-    if len(problems) < count and peak < DARK:
-        log.warning(
-            "no pixel of %d images is brighter than %d of 255: were these values of fewer bits, or fractions?",
-            count - len(problems), peak,
-        )  # fmt: skip
-    return digests, np.array([row for row in range(count) if row not in problems], np.int64), sums
+    readable = np.array([row for row in range(count) if row not in problems], np.int64)
+    _warn_of_dark(listing, readable, peaks)
+    return digests, readable, sums
+
+
+def _warn_of_dark(listing: Listing, readable: np.ndarray, peaks: np.ndarray) -> None:
+    """One warning for all classes that are nearly black throughout."""
+    brightest = np.zeros(len(listing.names), np.int64)
+    np.maximum.at(brightest, listing.labels[readable], peaks[readable])
+    present = np.unique(listing.labels[readable])
+    if not len(dark := present[brightest[present] < DARK]):
+        return
+    number = int(np.isin(listing.labels[readable], dark).sum())
+    of = "" if len(dark) == len(present) else f" of class {some([listing.names[c] for c in dark])}"
+    log.warning(
+        "no pixel of %d images%s is brighter than %d of 255: were these values of fewer bits, signed, or fractions?",
+        number, of, brightest[dark].max(),
+    )  # fmt: skip
 
 
 def _named(problems: list[str]) -> str:

@@ -118,8 +118,18 @@ def _check_distinct(
 ) -> None:  # fmt: skip
     """Raises a DataError for a class with fewer than ``least`` distinct images among ``rows``."""
     counts = np.bincount(labels[_distinct(rows, digests)], minlength=len(names))
-    if counts.min() < least:
-        raise DataError(f"data: class {names[int(counts.argmin())]} has {counts.min()} distinct images, {wanted}")
+    label = int(counts.argmin())
+    if counts[label] >= least:
+        return
+    own = {digests[row] for row in rows[labels[rows] == label].tolist()}
+    shared = {row: digests[row] for row in rows[labels[rows] != label].tolist() if digests[row] in own}
+    if not shared:
+        raise DataError(f"data: class {names[label]} has {len(own)} distinct images, {wanted}")
+    other = names[int(np.bincount(labels[list(shared)]).argmax())]
+    raise DataError(
+        f"data: class {names[label]} has {len(own)} distinct images, {len(set(shared.values()))} of them also in class "
+        f"{other} (a copy of its folder, or a link to it?), {wanted} and in no other class"
+    )
 
 
 def _divided(

@@ -196,11 +196,28 @@ class Yaml12Loader(SafeLoader):
 
 
 Yaml12Loader.yaml_implicit_resolvers = {k: list(v) for k, v in SafeLoader.yaml_implicit_resolvers.items()}
-Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+
+
+class Yaml12Dumper(yaml.SafeDumper):
+    """Quotes the text 1e3, which PyYAML leaves bare and Yaml12Loader would read as a number."""
+
+
+Yaml12Dumper.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+for _side in (Yaml12Loader, Yaml12Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as :func:`tree_of` reads it back."""
+    # In a list, so that text is quoted where flow style needs it.
+    text = yaml.dump(
+        [value], Dumper=Yaml12Dumper, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
+    )
+    return str(text).strip()[1:-1]
 
 
 def parse(text: str, *, name: str = "params.yaml") -> Params:

@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from ims3core.base.schema import Entry
-from ims3core.params import Params, entries
+from ims3core.params import Params, entries, flow
 
 WIDTH, COLUMN = 118, 30
 TABLES = {
@@ -128,8 +127,7 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{_flow(k)}: {_flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
-    # In a list, so that text is quoted where flow style needs it.
-    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]
+    return flow(value)
 
 
 def _number(value: float) -> str:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ims3core.base import files
 from ims3core.errors import ParameterError
 from ims3core.ingest.classes import imagenet
-from ims3core.params import Params
+from ims3core.params import Params, flow
 from ims3core.params.writer import wrap_flow
 from ims3core.pipeline import profiles
 from ims3core.planning import folder as pictures
@@ -94,7 +92,7 @@ class Beginning:
         base = profiles.resolved(profiles.merged(root, FAMILY), FAMILY)
         self.machine = Ladder.machine(base)
         own = {key.removeprefix("data."): value for key, value in wish.changes.items() if key.startswith("data.")}
-        self.folder: Folder = pictures.look(wish.path, base.data.overridden(own, "data"), base.seed)
+        self.folder: Folder = pictures.look(wish.path, base.data.overridden(own, "data"), base.seed, own.get("source"))
         self.pretrained = self._pretrained()
         self.trains = bool(wish.generate) and not self.pretrained
         self.ipc, self.clipped = self._ipc()
@@ -208,8 +206,7 @@ class Beginning:
             f"# Planned for {duration(self.plan.seconds)} on {self.processor}; {self.plan.rung}.",
         ]
         for section, value in tree.items():
-            flow = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-            lines += wrap_flow(f"{section}: {flow.strip()[1:-1]}", WIDTH)
+            lines += wrap_flow(f"{section}: {flow(value)}", WIDTH)
         return "\n".join(lines) + "\n"
 
     @property

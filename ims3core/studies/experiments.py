@@ -11,6 +11,7 @@ import yaml
 
 from ims3core.base import files
 from ims3core.errors import ParameterError
+from ims3core.params import Yaml12Dumper
 from ims3core.pipeline import checkouts, progress, repro
 from ims3core.pipeline.workspace import exclusive
 from ims3core.studies import results
@@ -90,7 +91,7 @@ def _experiment(
     root: Path, clone: Path, name: str, study: Study, setting: Setting, place: Place | None
 ) -> None:  # fmt: skip
     """``dvc exp run`` of one setting, with the stages that its measures need; workers have made them before."""
-    files.write_bytes(clone / "params.yaml", yaml.safe_dump(setting.tree, sort_keys=False).encode())
+    files.write_bytes(clone / "params.yaml", yaml.dump(setting.tree, Dumper=Yaml12Dumper, sort_keys=False).encode())
     checkouts.lend_data(root, clone, setting.params.user_paths)
     targets = list(dict.fromkeys(stage for measure in study.measures for stage in TARGETS[measure]))
     title = f"{name}-{setting.key}"

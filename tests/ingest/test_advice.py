@@ -134,6 +134,13 @@ def parquet(draw, **columns):
     return root / "hf"
 
 
+def holdout(draw):
+    """A file whose name says no split beside one whose name does."""
+    root = parquet(draw)
+    (root / "holdout.parquet").write_bytes((root / "train-0.parquet").read_bytes())
+    return {"source": "huggingface", "path": root}
+
+
 def other_split(draw):
     """A test split without the last of three classes, in the archive that is there."""
     with np.load(draw() / "x.npz") as archive:
@@ -223,6 +230,17 @@ SCENARIOS = {
     "table-as-path": (lambda draw: {"path": rows(draw) / "l.csv"}, "a table, not a folder; wanted the folder of the pictures there, and data.table: ...",
                       lambda root, text: {"path": root / "images", "table": str(root / "l.csv")}),
     "beside": (beside_train, "found beside ..., wanted nothing else there; data.splits: {...} reads these alone", splits_named),
+    "beside-split": (lambda draw: {"path": pictures(draw, *(f"{s}/{c}" for s in ("train", "eval") for c in "ab"))},
+                     "found beside ..., which it shares class folders with; wanted nothing else there; data.splits: {...} reads it as a split, {...} reads these alone", splits_named),
+    "masks": (lambda draw: {"path": pictures(draw, "images", "masks")}, "not like classes; wanted <class>/<image>, or a table of labels in data.table", by_table),
+    "classes-and-masks": (lambda draw: {"path": pictures(draw, "images/a", "images/b", "masks")}, "not like classes; data.path: ... reads the folders in it", lambda root, text: {"path": root / "images"}),
+    "masks-inside": (lambda draw: {"path": pictures(draw, *(f"{c}/{s}" for s in ("images", "masks") for c in "ab"))},
+                     "pictures, and what belongs to them; wanted only pictures in a class; move the others away, or data.classes names the classes, of which all files then count", lambda root, text: classes_csv(root, "a", "b")),
+    "domains": (lambda draw: {"path": pictures(draw, *(f"{s}/{c}" for s in "xy" for c in "ab"))}, ", which are probably the classes; data.path: ... reads those of ... alone; data.splits: {...} where they are splits; else wanted one folder of each class",
+                lambda root, text: {"path": root / "x"}),
+    "parts": (lambda draw: {"path": pictures(draw, "part_1", "part_2")}, "wanted a table of labels in data.table; where they are the classes, data.classes names them", lambda root, text: classes_csv(root, "part_1", "part_2")),
+    "npz-both": (lambda draw: npz(draw, "", "train_", labels=np.arange(24) % 2), "beside ...; wanted the one or the others; data.splits: {...} reads the others", splits_named),
+    "parquet-unknown": (holdout, "...: ...: in no split by the name, beside ... (...); wanted a split in every name, or in none; data.splits: {...} reads ... as test", splits_named),
     "seg": (seg, "named like splits, not like classes; data.splits: {...} reads the class folders in them", splits_named),
     "no-train": (no_train, "hold no class folders to train on; wanted train/<class>/<image>, or a table of labels in data.table", by_table),
     "texts": (texts, "wanted only class folders in ...; move it away, or name the classes in data.classes", lambda root, text: classes_csv(root, "a", "b")),

@@ -217,3 +217,19 @@ class TestDownloaded:
         table.write_text("\n".join([*lines[:-1], "ILSVRC2012_val_00000001,dog"]))
         with pytest.raises(DataError, match="row 7 has 0 WordNet ids"):
             self.load(archive)
+
+    def test_pictures_are_those_below_a_class(self, archive):
+        """Tiny-ImageNet's folder images in a class and its boxes; what Windows leaves is no picture."""
+        folder = archive / "ILSVRC/Data/CLS-LOC"
+        for wnid in self.WNIDS:
+            place = folder / "train" / wnid
+            (place / "images").mkdir()
+            for file in place.glob("*.JPEG"):
+                file.rename(place / "images" / file.name)
+            (place / f"{wnid}_boxes.txt").write_text("x 0 0 1 1")
+            (place / "Thumbs.db").write_bytes(b"x")
+        (folder / "val/Thumbs.db").write_bytes(b"x")
+        found = self.load(folder)
+        assert (found.splits.count("train"), found.splits.count("test")) == (12, 6)
+        assert all(file.suffix == ".JPEG" for file in found.items)
+        assert any("3 files that are no pictures of a class are left out: train/n" in line for line in found.warnings)

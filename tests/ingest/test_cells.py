@@ -348,6 +348,93 @@ class TestClassTables:
             load(folder)
 
 
+def files(folder, *names):
+    """Tables of these names, each of all classes."""
+    for name in names:
+        plain(folder, "x")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "x-0.parquet").rename(folder / name)
+    return folder
+
+
+class TestSplitsOfFiles:
+    @pytest.mark.parametrize(
+        ("names", "splits", "keys"),
+        [
+            (["Train.parquet", "Test.parquet"], {"train": 1, "test": 1}, {}),
+            (["TRAIN.parquet", "TEST.parquet", "VAL.parquet"], {"train": 1, "test": 1, "validation": 1}, {}),
+            (["trainset.parquet", "testset.parquet"], {"train": 1, "test": 1}, {}),
+            (["train/0000.parquet", "test/0000.parquet", "test/0001.parquet"], {"train": 1, "test": 2}, {}),
+            (["default/train/0000.parquet", "default/test/0000.parquet"], {"train": 1, "test": 1}, {}),
+            (["a.parquet", "b.parquet"], {"all": 2}, {}),
+            (["train.parquet", "holdout.parquet"], {"train": 1, "test": 1}, {"splits": {"train": "train", "test": "holdout"}}),
+            (["one-00000-of-00001.parquet", "two.parquet"], {"train": 1, "test": 1}, {"splits": {"train": "one", "test": "two"}}),
+        ],
+        ids=lambda value: value[0] if isinstance(value, list) else "",
+    )  # fmt: skip
+    def test_a_name_says_the_split(self, tmp_path, names, splits, keys):
+        """In capitals, as a word with ``set``, as a folder, or as ``data.splits`` has it; nothing where none says one."""
+        listing = load(files(tmp_path / "set", *names), **keys)
+        assert {split: listing.splits.count(split) // len(ROWS) for split in set(listing.splits)} == splits
+        assert levels(listing) == LEVELS
+
+    @pytest.mark.parametrize(
+        ("names", "says"),
+        [
+            (["train.parquet", "holdout.parquet"], r"holdout\.parquet: in no split by the name, beside train\.parquet \(train\).*\{train: train, test: holdout\} reads"),
+            (["ant_train.parquet", "bee.parquet", "cat.parquet"], r"bee\.parquet, cat\.parquet: in no split by the name, beside ant_train\.parquet"),
+            (["train/test.parquet", "train/0.parquet"], r"train/test\.parquet: named like test and train, wanted one split in a name"),
+            (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet", "test.parquet"], "train-00001-of-00003: not there, beside 2 of 3 files"),
+            (["data/x-1-of-4.parquet", "data/x-4-of-4.parquet"], "x-2-of-4, x-3-of-4: not there, beside 2 of 4 files"),
+        ],
+        ids=lambda value: value[0] if isinstance(value, list) else "",
+    )  # fmt: skip
+    def test_files_that_would_be_lost_are_named(self, tmp_path, names, says):
+        """No split, two splits, and parts that are not there."""
+        with pytest.raises(DataError, match=says):
+            load(files(tmp_path / "set", *names))
+
+    @pytest.mark.parametrize(("column", "words"), [("split", ("train", "test")), ("Split", ("Training ", "TEST")), ("subset", ("train", "val"))])  # fmt: skip
+    def test_a_column_says_the_split(self, tmp_path, column, words):
+        """Its values are roles, or named by ``data.splits``; the test images are those of its rows."""
+        folder, said = tmp_path / "set", [words[n % 2] for n in range(len(ROWS))]
+        columns = {"image": [png(k) for k in ROWS], "label": [NAMES[k] for k in ROWS], column: said}
+        folder.mkdir()
+        pyarrow.parquet.write_table(pa.table(columns), folder / "x.parquet")
+        listing = load(folder)
+        assert listing.splits == ["train" if word == words[0] else "test" for word in said]
+        chosen = load(folder, splits={"train": words[1].strip()})
+        assert set(chosen.splits) == {"all"} and len(chosen.items) == said.count(words[1])
+
+    @pytest.mark.parametrize(
+        ("said", "says"),
+        [("holdout", "column split: split 'holdout' is unknown"), (3, "column split: split '3' is unknown"), (None, "column split: row 1 says no split")],
+    )  # fmt: skip
+    def test_a_strange_value_in_a_column_of_splits_is_refused(self, tmp_path, said, says):
+        folder = tmp_path / "set"
+        folder.mkdir()
+        values = pa.array(
+            [None if n % 2 and said is None else str(said) if n % 2 else "train" for n in range(len(ROWS))]
+        )
+        columns = {"image": [png(k) for k in ROWS], "label": [NAMES[k] for k in ROWS], "split": values}
+        pyarrow.parquet.write_table(pa.table(columns), folder / "x.parquet")
+        with pytest.raises(DataError, match=says):
+            load(folder)
+
+    def test_an_empty_label_is_named_with_its_row(self, tmp_path):
+        """Refused in train; a test split of nothing else has no labels and is left out."""
+        words = [NAMES[k] for k in ROWS]
+        folder = plain(tmp_path / "set", labels=[*words[:2], " ", *words[3:]])
+        with pytest.raises(
+            DataError, match=r"split train, column label: 1 rows have no label \(an empty text\), the first is row 2"
+        ):
+            load(folder)
+        plain(folder)
+        plain(folder, "test", labels=[""] * len(ROWS))
+        listing = load(folder)
+        assert levels(listing) == LEVELS and "split test has no labels and is left out" in listing.warnings[0]
+
+
 def test_a_table_of_twenty_thousand_names_is_matched_at_once():
     """Two tables of 20,000 names in opposite order, as fast as they are long."""
     names = [f"n{n:08d}" for n in range(20_000)]

@@ -379,3 +379,80 @@ class TestClasses:
             classes.class_table(["bee"], "imagemeow", trained=False)
         with pytest.raises(DataError, match="class bee has no generator_label; wanted a CSV"):
             classes.class_table(["bee"], None, trained=False)
+
+
+# What an archive holds beside what is used ----------------------------------------------------------------------------
+
+
+def test_an_unlabelled_test_split_of_an_archive_is_said_to_be_left_out(tmp_path):
+    np.savez(
+        tmp_path / "a.npz",
+        train_images=pixels(),
+        train_labels=np.arange(12) % 3,
+        test_images=pixels(),
+        ids=np.arange(12),
+    )
+    found = load("npz", tmp_path / "a.npz")
+    assert set(found.splits) == {"all"} and len(found.items) == 12
+    assert [line.split(": ", 2)[2] for line in found.warnings] == [
+        "test_images has no labels and is left out",
+        "ids: no images or labels, left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"images": pixels(), "labels": np.zeros(12, int)}, r"found images and labels beside train_images; .*\{train: train\} reads the others"),
+        ({"images": pixels()}, "found images beside train_images"),
+        ({"val_images": pixels()}, "found val_images and no val_labels, wanted both"),
+        ({"test_labels": np.zeros(12, int)}, "found test_labels and no test_images, wanted both"),
+    ],
+)  # fmt: skip
+def test_images_of_an_archive_are_not_dropped(tmp_path, arrays, says):
+    np.savez(tmp_path / "a.npz", train_images=pixels(), train_labels=np.arange(12) % 3, **arrays)
+    with pytest.raises(DataError, match=says):
+        load("npz", tmp_path / "a.npz")
+    chosen = load("npz", tmp_path / "a.npz", splits={"train": "train"})
+    assert len(chosen.items) == 12
+
+
+def test_class_names_may_be_bytes(tmp_path):
+    np.savez(
+        tmp_path / "a.npz", images=pixels(), labels=np.arange(12) % 2, class_names=np.array(["Käfer".encode(), b"bee"])
+    )
+    assert load("npz", tmp_path / "a.npz").names == ["Käfer", "bee"]
+    np.savez(tmp_path / "a.npz", images=pixels(), labels=np.arange(12) % 2, class_names=np.array([b"\xe4", b"bee"]))
+    with pytest.raises(DataError, match="class_names are bytes, wanted text or UTF-8"):
+        load("npz", tmp_path / "a.npz")
+
+
+def test_no_image_at_all_is_one_line(tmp_path):
+    np.savez(tmp_path / "a.npz", images=pixels()[:0], labels=np.zeros(0, int))
+    with pytest.raises(DataError, match=r"data\.path: \S+: found no image with a label, wanted some of at least two"):
+        load("npz", tmp_path / "a.npz")
+
+
+# Dark classes and large pictures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dark", [np.full((6, 6), 4095, np.uint16), np.ones((6, 6), np.uint8)], ids=["12 bits in 16", "masks of 0 and 1"]
+)
+def test_a_dark_class_among_others_is_named(tmp_path, caplog, dark):
+    """The brightest pixel of a class counts, not that of the set."""
+    for name in ("a", "b", "dark"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for n in range(3):
+            picture = dark if name == "dark" else pixels(1, seed=n)[0]
+            Image.fromarray(picture).save(tmp_path / "root" / name / f"{n}.png")
+    decoded(load("imagefolder", tmp_path / "root"), tmp_path)
+    line = f"no pixel of 3 images of class dark is brighter than {15 if dark.max() > 255 else 1} of 255"
+    assert [line in text for text in caplog.messages] == [True]
+
+
+def test_a_large_picture_is_read_without_a_word(tmp_path, monkeypatch):
+    """Pillow warns of pictures beyond its limit, which are read all the same."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(np.full((12, 12, 3), 9, np.uint8)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", side=6, channels=3).tolist() == np.full((3, 6, 6), 9).tolist()

@@ -121,3 +121,18 @@ def test_one_part_of_a_class_is_at_least_its_share_rounded_down():
         counts, drawn = np.bincount(labels), np.bincount(labels[second], minlength=4)
         assert (drawn >= np.floor(counts * share)).all()
         assert (counts - drawn >= counts - np.ceil(counts * share) - 1).all()
+
+
+@pytest.mark.parametrize("shared", [20, 19])
+def test_a_copy_of_a_class_is_said_to_be_one(shared):
+    """Its pictures are counted, and the class that has them too is named."""
+    digests = (
+        [str(n) for n in range(40)]
+        + [str(n) for n in range(20, 20 + shared)]
+        + [str(n) for n in range(40, 60 - shared)]
+    )
+    with pytest.raises(
+        DataError,
+        match=f"class class2 has 20 distinct images, {shared} of them also in class class1 .*, wanted at least",
+    ):
+        assign(np.arange(60) // 20, digests)

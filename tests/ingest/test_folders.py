@@ -50,6 +50,20 @@ PROBLEMS = {
     "beside-both": (classes("train/a", "test/a", "extra"), r"extra: found beside train and test folders.*data\.splits: \{test: test, train: train\}"),
     "texts": ([*classes("a", "b"), "labels/x.csv"], r"labels: found no pictures \(x\.csv, .*\), wanted only class folders"),
     "too-low": (classes("."), r"it holds 4 pictures side by side \(0\.png, 1\.png, 2\.png and 1 more\)"),
+    "eval": (classes("train/a", "train/b", "eval/a", "eval/b"), r"eval: found beside a train folder, .*\{train: train, test: eval\} reads it as a split, \{train: train\} reads these alone"),
+    "test1": (classes("train/a", "train/b", "test1/a", "test1/b"), r"test1: found beside a train folder, .*\{train: train, test: test1\} reads it as a split"),
+    "trainset": (classes("trainset/a", "trainset/b", "testset/a", "testset/b"), r"named like splits, not like classes; data\.splits: \{train: trainset, test: testset\}"),
+    "masks": (classes("images", "masks"), "its folders images and masks look like pictures and masks or annotations of them"),
+    "trimaps": (classes("images", "annotations/trimaps"), "its folders images and annotations look like pictures and masks or annotations"),
+    "classes-and-masks": (classes("images/a", "images/b", "masks/a", "masks/b"), r"data\.path: \S+/images reads the folders in it"),
+    "boxes": ([*classes("images/train", "images/val"), "labels/train/0.txt"], "its folders images and labels look like pictures and texts, such as boxes"),
+    "deep-texts": ([*classes("a", "b"), "c/d/0.txt"], r"c: found no pictures \(d/0\.txt, .*texts, such as boxes, are no class"),
+    "masks-inside": (classes("a/images", "a/masks", "b/images", "b/masks"), "its folders a, b hold folders of the same names .*: pictures, and what belongs to them"),
+    "parts": (classes("HAM_images_part_1", "HAM_images_part_2"), "numbered like parts or folds of one set, not like classes; wanted a table of labels"),
+    "drive": (classes("photos-001/a", "photos-001/b", "photos-002/c"), r"numbered like parts or folds.*data\.splits: \{train: photos-001, test: photos-002\} where they are splits"),
+    "folds": (classes(*(f"fold_{n}/{c}" for n in range(3) for c in "ab")), r"its folders fold_0, fold_1, fold_2 hold folders of the same names \(a, b\), which are probably the classes"),
+    "domains": (classes("amazon/bag", "amazon/bike", "dslr/bag", "dslr/bike"), r"probably the classes; data\.path: \S+/amazon reads those of amazon alone.*data\.classes names them"),
+    "some-splits": (classes("a/train", "a/test", "b/train", "b/test", "c/train"), "which are splits inside of classes; wanted the same ones in every class"),
     "flat-train": (classes("train", "test"), "train: found no class folders.*4 pictures side by side"),
 }  # fmt: skip
 
@@ -59,7 +73,7 @@ def test_folders_that_are_no_classes_are_refused(draw, read, kind):
     tree, says = PROBLEMS[kind]
     root = draw(*(path for path in tree if path.endswith(".png")))
     for path in (root / path for path in tree if not path.endswith(".png")):
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         path.write_text("epoch;accuracy\n1;0.5\n")
     with pytest.raises(DataError, match=says):
         read("imagefolder", root)
@@ -85,6 +99,52 @@ def test_the_splits_that_a_refusal_names_are_read(draw, read, tree, splits):
 def test_classes_may_be_called_like_splits(draw, read, names):
     """A train is a vehicle, where its folder holds pictures like the others."""
     assert read("imagefolder", draw(*classes(*names))).names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("c0", "c1"), ("class_0", "class_1"), ("Sample001", "Sample002"), ("s1", "s2"), ("0", "1")], ids="-".join
+)
+def test_numbered_classes_are_classes(draw, read, names):
+    """Numbers alone, and numbers behind a word that is none of parts, folds and pictures."""
+    assert read("imagefolder", draw(*classes(*names))).names == list(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("images", "masks"), ("part_1", "part_2"), ("x/a", "x/b", "y/a", "y/b")], ids="-".join
+)
+def test_a_list_of_classes_overrules(draw, tmp_path, names):
+    """Folders that look like none are classes where ``data.classes`` names them."""
+    from types import SimpleNamespace
+
+    from ims3core.ingest.readers import imagefolder
+
+    root, tops = draw(*classes(*names)), {name.split("/")[0] for name in names}
+    section = SimpleNamespace(path=str(root), splits=None, table=None, image_column=None, label_column=None)
+    found = imagefolder.read(section, tops)
+    assert found.names == sorted(tops) and len(found.items) == 4 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("inside", "splits", "roles"),
+    [(("train", "test"), None, {"train": 8, "test": 8}), (("Train", "valid", "TEST"), None, {"train": 8, "validation": 8, "test": 8}),
+     (("train", "val"), None, {"train": 8, "test": 8}), (("fit", "exam"), {"train": "fit", "test": "exam"}, {"train": 8, "test": 8})],
+)  # fmt: skip
+def test_splits_inside_of_classes_are_splits(draw, read, inside, splits, roles):
+    """The class first, its splits in it, under usual names or those of ``data.splits``."""
+    found = read(
+        "imagefolder", draw(*classes(*(f"{name}/{split}" for name in "ab" for split in inside))), splits=splits
+    )
+    assert (found.names, by_role(found)) == (["a", "b"], roles)
+    assert all(found.names[label] == origin[0] for label, origin in zip(found.labels, found.origins, strict=True))
+
+
+@pytest.mark.parametrize("left", ["#recycle", "@Recycle", "@eaDir", "lost+found", "$RECYCLE.BIN", "a/#recycle"])
+def test_what_systems_leave_is_no_class(draw, read, left):
+    """Bins with pictures, and empty folders, beside and in classes."""
+    root = draw(*classes("a", "b", left))
+    (root / "lost+found").mkdir(exist_ok=True)
+    found = read("imagefolder", root)
+    assert (found.names, len(found.items)) == (["a", "b"], 8)
 
 
 def test_capitals_do_not_make_classes_of_splits(draw, read):

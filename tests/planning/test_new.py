@@ -112,7 +112,7 @@ def test_brought_splits_and_what_is_left_out_are_said(capsys):
     Path("pictures/train/class000/.DS_Store").write_text("hidden")
     assert ims3("new", "mine", "pictures", "--budget", "2h") == 0
     out = capsys.readouterr().out
-    assert "note     1 of 51 files are no pictures: train/class000/notes.txt (not a picture)\n" in out
+    assert "note     1 of 51 files are no pictures: train/class000/notes.txt (a text)\n" in out
     assert "no test split, val takes its place" in out and "36 pictures to train on, 4 to choose" in out
     harness.run("prepare", load(Path("params.yaml")), Path())
     assert files.read_json(Path("data/real/manifest.json"))["facts"]["skipped"] == 1
@@ -194,6 +194,7 @@ def test_a_class_too_small_is_said_or_asked_away(capsys):
         (None, [], r"data\.path: pictures: no such folder or file"),
         ([], [], r"data\.path: pictures: found no class folders"),
         ([30], [], r"data\.path: pictures: found one class, 'class000'; wanted at least two"),
+        ([9, 9], ["data.source=npz"], r"data\.path: pictures: not a file"),
         ([40, 3], [], r"data\.path: pictures: class class001 has no validation image, .*; add some, or move"),
         ([40, 2], [], r"data\.path: pictures: class class001 .*; add some, or move its folder away"),
         (
@@ -320,3 +321,106 @@ def test_the_shares_of_splits_are_those_of_the_profile():
     base = profiles.resolved(profiles.merged(Path(), "folder"), "folder").data
     more: Data = base.model_copy(update={"test_fraction": 0.5})
     assert folder.look("pictures", more, 0).size.test == 20 and folder.look("pictures", base, 0).size.test == 8
+
+
+def test_one_class_says_which_folder_was_meant(capsys):
+    """What an archive unpacks to: a folder with the class folders in it."""
+    pictures([9, 9], path="pictures/flowers", side=8)
+    assert ims3("new", "mine", "pictures") == 2
+    assert "its folders class000, class001 are probably meant: data.path: pictures/flowers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["train/0000.parquet", "default/train/0000.parquet", "saved", "top/saved"])
+@pytest.mark.parametrize("words", [[], ["data.source=huggingface"]], ids=["found", "given"])
+def test_parquet_and_saved_data_sets_are_found_deeper(place, words):
+    """Where the hub and ``save_to_disk`` put them."""
+    import datasets
+
+    if (place, words) == ("top/saved", ["data.source=huggingface"]):
+        return  # the folder of the saved data set is to be given
+    rng = np.random.default_rng(1)
+    values = {
+        "image": [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(24)],
+        "label": list("ab") * 12,
+    }
+    table = datasets.Dataset.from_dict(values).cast_column("image", datasets.Image())
+    Path("set", place).parent.mkdir(parents=True)
+    if place.endswith("parquet"):
+        table.to_parquet(f"set/{place}")
+    else:
+        table.save_to_disk(f"set/{place}")
+    path = "set/saved" if place == "saved" and words else "set"
+    base = profiles.resolved(profiles.merged(Path(), "folder"), "folder")
+    seen = folder.look(path, base.data, base.seed, *(word.split("=")[1] for word in words))
+    assert (seen.section["source"], seen.names, seen.size.train) == ("huggingface", ["a", "b"], 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.zip", b"PK\3\4", "x.zip: a zip archive; wanted it unpacked"), ("x.tar.gz", b"\x1f\x8b\x08", "x.tar.gz: a gzip archive; wanted it unpacked"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n", "x.h5: an HDF5 file, wanted a folder"), ("x.csv", b"file,label\n", "data.table=x.csv for their labels"),
+    ],
+)  # fmt: skip
+def test_a_file_in_the_place_of_the_folder_is_called_what_it_is(name, content, says, capsys):
+    """And what to do with it."""
+    Path(name).write_bytes(content)
+    assert ims3("new", "mine", name) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["1e3", "0o17", "2024-01-02", "yes"])
+def test_a_folder_may_be_called_like_a_number(name):
+    """Its name stays text in the profile and in params.yaml."""
+    pictures([12, 12], path=name, side=8)
+    assert ims3("new", "mine", name, "--budget", "9h") == 0
+    assert load(Path("params.yaml")).data.path == name
+
+
+def heic(path, count=12, start=0):
+    """Files that begin like HEIC, with a PNG inside for the stand-in of the package that reads them."""
+    import io
+
+    Path(path).mkdir(parents=True)
+    for n in range(count):
+        pixels = np.random.default_rng(start + n).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(stream := io.BytesIO(), "PNG")
+        Path(path, f"{n}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + stream.getvalue())
+
+
+def test_heic_is_seen_where_the_package_is_installed(monkeypatch):
+    """As `prepare` reads them."""
+    import io
+    import sys
+    from types import SimpleNamespace
+
+    from PIL import PngImagePlugin
+
+    from ims3core.data import decode
+
+    heic("pictures/a")
+    heic("pictures/b", start=50)
+
+    def register():
+        Image.register_open("HEIF", lambda stream, name=None: PngImagePlugin.PngImageFile(io.BytesIO(stream.read()[24:])),
+                            lambda start: start[4:12] == b"ftypheic")  # fmt: skip
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    decode._plugins.cache_clear()
+    try:
+        assert look("pictures").size.train == 16
+    finally:
+        decode._plugins.cache_clear()
+
+
+def test_a_class_that_cannot_be_read_says_why(capsys):
+    """HEIC without its package, beside a class that is read."""
+    pictures([12], side=8)
+    heic("pictures/cat")
+    assert ims3("new", "mine", "pictures") == 2
+    assert (
+        "12 of 24 files are no pictures, all of class cat: cat/0.heic (a HEIC picture, which Pillow reads with"
+        in capsys.readouterr().err
+    )

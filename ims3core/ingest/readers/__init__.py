@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ims3core.errors import DataError
 from ims3core.ingest import folders, tables
 from ims3core.ingest.listing import Listing
 
@@ -19,10 +20,18 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     """All images of the source ``section.source`` (:class:`ims3core.params.sections.Data`).
 
     A folder of picture files has one reader, also where the source says ``huggingface``.
+
+    Raises:
+        DataError: there is no image.
     """
     files = section.source == "huggingface" and section.path is not None and _of_pictures(section, Path(section.path))
     source = "imagefolder" if files else section.source
-    return importlib.import_module(f"ims3core.ingest.readers.{source}").read(section, classes)
+    listing: Listing = importlib.import_module(f"ims3core.ingest.readers.{source}").read(section, classes)
+    if classes is None and not len(listing.items):
+        place = f"data.path: {section.path}" if section.path else f"data.name: {section.name}"
+        why = f"; {listing.warnings[0]}" if listing.warnings else ""
+        raise DataError(f"{place}: found no image with a label, wanted some of at least two classes{why}")
+    return listing
 
 
 def _of_pictures(section: Any, path: Path) -> bool:

@@ -15,7 +15,7 @@ from ims3core.base.formats import disguised_as, format_of
 from ims3core.base.hub import cache_if_unreachable
 from ims3core.base.library_errors import reason, translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import cells
+from ims3core.ingest import cells, parquet_splits
 from ims3core.ingest.folders import content
 from ims3core.ingest.listing import ROLES, Listing, folder_names, roles
 
@@ -40,7 +40,12 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
             warnings.append(f"{place}: split {split} has no {lacking} and is left out")
             del loaded[split]
     role_of = {"train": "all"}
-    if set(loaded) != {"train"} or section.splits:
+    divided = parquet_splits.by_column(loaded, section.splits, place)
+    if divided is not None:
+        (column, said), role_of = divided, dict.fromkeys(loaded, "all")
+        role_of_row, more = roles(list(dict.fromkeys(said)), section.splits, where=f"{place}, column {column}")
+        warnings += more
+    elif set(loaded) != {"train"} or section.splits:
         role_of, more = roles(list(loaded), section.splits, where=place)
         warnings += more
     images, labels, splits, origins = list[Sequence](), list[cells.Labels](), list[str](), list[str]()
@@ -52,13 +57,31 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
             column = _one_column(_image_columns(part.features), section.image_column, part.features, "image", place)
             label = _one_column(_label_columns(part.features), section.label_column, part.features, "label", place)
             where = f"{place}, split {split}, column"
+            _check_words(part.data.column(label), f"{where} {label}")
             images.append(cells.images(part.data.column(column), _base(folder), where=f"{where} {column}"))
             labels.append(cells.labels(part.data.column(label), part.features[label], where=f"{where} {label}"))
             splits += [role] * len(part)
             origins += [f"{split if role != 'all' else 'all'}[{next(rows)}]" for _ in range(len(part))]
     names, numbers, differences = cells.unified(labels)
     folders = folder_names(names, where=place)
-    return Listing(folders, _Chain(images), numbers, splits, origins, warnings=warnings + differences)
+    if divided is not None:
+        splits = [role_of_row.get(name, "") for name in said]
+    listing = Listing(folders, _Chain(images), numbers, splits, origins, warnings=warnings + differences)
+    return listing if all(splits) else listing.rows(np.flatnonzero(np.array(splits) != ""))
+
+
+def _check_words(column: Any, where: str) -> None:
+    """Raises a DataError where the text of a label is empty."""
+    if not str(column.type).endswith("string"):
+        return
+    with translate_errors(where):  # not UTF-8
+        values = column.to_pylist()
+    empty = [row for row, value in enumerate(values) if value is not None and not value.strip()]
+    if empty:
+        raise DataError(
+            f"{where}: {len(empty)} rows have no label (an empty text), the first is row {empty[0]}; a split without "
+            "labels cannot be used"
+        )
 
 
 def _base(folder: Path | None) -> Path | None:
@@ -88,6 +111,7 @@ def _load(section: Any, folder: Path | None, place: str) -> dict[str, list[Any]]
             files = {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
             if all(file.endswith(".parquet") for found in files.values() for file in found):
                 if files and folder is not None:
+                    files = _files_of_splits(folder, files, section.splits, place)
                     return {split: _parts(found, builder.info.features) for split, found in files.items()}
                 _check_same_tables(files, place)
             return {split: [part] for split, part in datasets.load_dataset(**given).items()}
@@ -104,6 +128,19 @@ def _load(section: Any, folder: Path | None, place: str) -> dict[str, list[Any]]
         _check_rows(folder, place)
         listed = f" of {some(names, 4)}" if names else "" if folder is None else f"; it holds {content(folder)}"
         raise DataError(f"{place}: not a readable data set{listed} ({text})") from error
+
+
+def _files_of_splits(
+    folder: Path, files: dict[str, list[str]], chosen: dict[str, str] | None, place: str
+) -> dict[str, list[str]]:  # fmt: skip
+    """The files of every split: as the data set's card says, else by their names, all of which must be there."""
+    card = folder / "README.md"
+    if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
+        parquet_splits.check_complete([Path(file) for found in files.values() for file in found], place)
+        return files
+    found = parquet_splits.parquet_files(folder)
+    parquet_splits.check_complete(found, place)
+    return parquet_splits.by_name(folder, found, chosen, place)
 
 
 def _parts(files: list[str], described: Any) -> list[Any]:
@@ -156,7 +193,7 @@ def _check_same_tables(files: dict[str, list[str]], place: str) -> None:
 def _unlabelled(part: Any, chosen: str | None) -> bool:
     """Whether no row has a label: there is no such column, or all of it is null or -1."""
     found = _label_columns(part.features) if chosen is None else [name for name in part.features if name == chosen]
-    return not found or all(value in (None, -1) for name in found for value in part.data.column(name).to_pylist())
+    return not found or all(value in (None, -1, "") for name in found for value in part.data.column(name).to_pylist())
 
 
 def _check_files(folder: Path, place: str) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import folders, ilsvrc, joined, tables
+from ims3core.ingest import folders, ilsvrc, joined, not_classes, tables
 from ims3core.ingest.classes import normal, spelled_alike
-from ims3core.ingest.listing import Listing, role_named, roles, roles_in
+from ims3core.ingest.listing import Listing, role_named, roles
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Layout:
         warnings: what the user should know about the splits.
         problem: why the folders are no classes, as a message; "" where they are.
         flat: folders of splits whose pictures are not in class folders, each with its role.
+        inside: the class folders, where ``splits`` are folders in each of them.
     """
 
     splits: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problem: str = ""
     flat: dict[Path, str] = field(default_factory=dict)
+    inside: list[Path] = field(default_factory=list)
 
 
 def read(section: Any, classes: Collection[str] | None = None) -> Listing:
@@ -48,8 +50,8 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         return found
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
-        names, spelled = _class_names(layout.splits, classes)
-        problem = layout.problem or ("" if layout.flat else _empty(spelled, classes))
+        names, spelled = _class_names(layout, classes)
+        problem = layout.problem or ("" if layout.flat else _no_classes(layout, classes) or _empty(spelled, classes))
         why, doubtful = "", len(names) < 2 or _wants_table(section) or tables.are_parts(names)
         if problem or doubtful:
             if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
@@ -73,7 +75,7 @@ def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str]
     """The class folders of some splits with what a table says of the others; only this where it labels them too."""
     if (folder_of := joined.folders_of(path, layout.flat, found)) is None:
         return found
-    names, spelled = _class_names(layout.splits, classes)
+    names, spelled = _class_names(layout, classes)
     listing = _listed(path, layout, names, spelled, classes)
     return joined.join(listing, found, [layout.flat[folder] for folder in folder_of], f"data.path: {path}")
 
@@ -106,8 +108,9 @@ def _listed(
             splits += [split] * len(images)
     origins = [file.relative_to(path).as_posix() for file in items]
     folders.check_names(origins, path)
-    warnings = [*layout.warnings, *_left_out(path, layout.splits), *_nested(items, names, labels)]
-    hint = _meant(next(iter(layout.splits)), names)
+    nested = [] if layout.inside else _nested(items, names, labels)
+    warnings = [*layout.warnings, *_left_out(path, [*(layout.inside or layout.splits)]), *nested]
+    hint = "" if layout.inside else _meant(next(iter(layout.splits)), names)
     return Listing(names, items, np.array(labels, np.int64), splits, origins, path, warnings=warnings, hint=hint)
 
 
@@ -127,16 +130,20 @@ def _folder(given: str) -> Path:
 
 def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     """The folders of splits; ``path`` itself where its folders are classes."""
+    children = folders.class_folders(path)
+    if chosen and not any((path / name).is_dir() for name in chosen.values()):
+        inside = not_classes.splits_inside(children, chosen)
+        if inside:
+            return _inside(path, children, inside, chosen)
     if chosen:
         if not any((path / name).is_dir() for name in chosen.values()):
             there = some([child.name for child in folders.class_folders(path)]) or "no folders"
             missing = next(iter(chosen.values()))
             return Layout(problem=f"data.splits: {path}: no split {missing!r}; found {there}")
         known = [name for name in chosen.values() if (path / name).is_dir()]
-        known += [child.name for child in folders.class_folders(path) if child.name not in known]
+        known += [child.name for child in children if child.name not in known]
         role_of, warnings = roles(known, chosen, where=str(path))
         return _checked({path / name: role for name, role in role_of.items()}, warnings)
-    children = folders.class_folders(path)
     if not children:
         return Layout(problem=f"{path}: found no class folders, wanted <class>/<image> or train/<class>/<image>; it "
                               f"holds {folders.content(path)}{_above(path)}")  # fmt: skip
@@ -145,15 +152,27 @@ def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     if "train" in kinds and len(splits) == len(children):
         role_of, warnings = roles([child.name for child in splits], None, where=str(path))
         return _checked({path / name: role for name, role in role_of.items()}, warnings)
-    if "train" in kinds and ("test" in kinds or _holds_folders(path, "train")):
-        extra = next(child for child in children if child not in splits)
-        ours = "train and test folders" if "test" in kinds else "a train folder"
-        reading = ", ".join(f"{role}: {name}" for role, name in {role_named(c.name): c.name for c in splits}.items())
-        return Layout(problem=f"{extra}: found beside {ours}, wanted nothing else there; data.splits: {{{reading}}} "
-                              "reads these alone")  # fmt: skip
-    if problem := _named_like_splits(path, children):
+    if "train" in kinds and ("test" in kinds or not_classes.holds_folders(path, "train")):
+        return Layout(problem=not_classes.beside_train(children, splits))
+    if problem := not_classes.named_like_splits(path, children):
         return Layout(problem=problem)
+    if inside := not_classes.splits_inside(children):
+        return _inside(path, children, inside, None)
     return Layout({path: "all"})
+
+
+def _inside(path: Path, children: list[Path], names: list[str], chosen: dict[str, str] | None) -> Layout:
+    """The layout of splits that are folders in every class folder."""
+    role_of, warnings = roles(names, chosen, where=str(path))
+    return Layout({path / name: role for name, role in role_of.items()}, warnings, inside=children)
+
+
+def _no_classes(layout: Layout, classes: Collection[str] | None) -> str:
+    """Why the folders to train on are no classes, as a message; "" where they are, or are named in a list."""
+    if classes is not None or layout.inside:
+        return ""
+    train = next((folder for folder, role in layout.splits.items() if role in ("train", "all")), None)
+    return "" if train is None else not_classes.why(train, folders.class_folders(train))
 
 
 def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
@@ -181,11 +200,16 @@ def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
 
 
 def _class_names(
-    splits: dict[Path, str], classes: Collection[str] | None
-) -> tuple[list[str], dict[Path, dict[str, Path]]]:
+    layout: Layout, classes: Collection[str] | None
+) -> tuple[list[str], dict[Path, dict[str, Path]]]:  # fmt: skip
     """The names of all class folders, as the training split spells them, and each split's folders by normal name."""
     spelled, names = dict[Path, dict[str, Path]](), dict[str, str]()
-    for folder in sorted(splits, key=lambda folder: splits[folder] != "train"):
+    if layout.inside:
+        own = folders.by_spelling(layout.inside)
+        folders.check_names([child.name for child in own.values()], layout.inside[0].parent)
+        spelled = {split: {key: child / split.name for key, child in own.items()} for split in layout.splits}
+        return sorted(child.name for child in own.values()), spelled
+    for folder in sorted(layout.splits, key=lambda folder: layout.splits[folder] != "train"):
         for link in folders.lost_links(folder):
             if classes is None or normal(link.name) in classes:
                 raise DataError(
@@ -202,34 +226,10 @@ def _empty(spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None
     for split, children in spelled.items():
         for name, child in children.items():
             if (classes is None or name in classes) and folders.holds_only_texts(child):
-                return (f"{child}: found no pictures ({folders.content(child)}), wanted only class folders in {split}; "
-                        "move it away, or name the classes in data.classes")  # fmt: skip
+                return (f"{child}: found no pictures ({folders.content(child)}; texts, such as boxes, are no class), "
+                        f"wanted only class folders in {split}; move it away, or name the classes in "
+                        "data.classes")  # fmt: skip
     return ""
-
-
-def _holds_folders(path: Path, role: str) -> bool:
-    """Whether the folders of this role hold folders and no pictures, as a split does and a class does not."""
-    ours = [child for child in folders.class_folders(path) if role in roles_in(child.name)]
-    return all(folders.class_folders(child) and not folders.loose_pictures(child) for child in ours)
-
-
-def _named_like_splits(path: Path, children: list[Path]) -> str:
-    """Why these folders are splits under names of their own and no classes, as a message; "" where they are not."""
-    role_of = {child: min(found) for child in children if (found := roles_in(child.name))}
-    several = len(set(role_of.values())) > 1 and "train" in role_of.values() and _holds_folders(path, "train")
-    if len(role_of) < len(children) and not several:
-        return ""
-    meant: dict[str, str] = {}
-    for child, role in role_of.items():
-        if (folder := folders.deeper(child)) is not None:
-            meant.setdefault(role, folder.relative_to(path).as_posix())
-    names = some([child.name for child in children], 4)
-    if "train" not in meant:
-        return (f"{path}: its folders ({names}) are named like splits, not like classes, and hold no class folders to "
-                "train on; wanted train/<class>/<image>, or a table of labels in data.table")  # fmt: skip
-    reading = ", ".join(f"{role}: {name}" for role, name in sorted(meant.items(), reverse=True))
-    return (f"{path}: its folders ({names}) are named like splits, not like classes; "
-            f"data.splits: {{{reading}}} reads the class folders in them")  # fmt: skip
 
 
 def _meant(place: Path, names: list[str]) -> str:
@@ -253,10 +253,10 @@ def _above(path: Path) -> str:
     return f"; if {path.name} is a class, like {some([child.name for child in beside], 3)}, data.path: {above}"
 
 
-def _left_out(path: Path, splits: dict[Path, str]) -> list[str]:
+def _left_out(path: Path, places: list[Path]) -> list[str]:
     """A warning for every folder with pictures beside its class folders."""
     warnings = []
-    for folder in dict.fromkeys([path, *splits]):
+    for folder in dict.fromkeys([path, *places]):
         if loose := folders.loose_pictures(folder):
             warnings.append(
                 f"{folder}: {len(loose):,} pictures beside the class folders are left out: {some(loose, 3)}"
