@@ -81,6 +81,7 @@ class Assembler:
 
     def __init__(self, units, each, nap=0.0, scale=1.0):
         self.units, self.each, self.nap, self.scale, self.own = units, each, nap, scale, 0.0
+        self.memory = {}
 
     def begin(self, address):
         names = [f"{address}-{n}" for n in range(self.units[address])]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ims3core.errors import ParameterError
 from ims3core.params import Params
 from ims3core.pipeline import places, warm, worker
+from ims3core.pipeline.driver import Driver, Plan
 from ims3core.pipeline.graph import Graph
 from ims3core.pipeline.places import Place
 from ims3core.pipeline.schedule import Schedule
-
-Plan = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
 
 
 def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: Plan) -> str:
@@ -37,7 +36,6 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
 
     from ims3core.pipeline.assembler import ProjectAssembler
     from ims3core.pipeline.dask_executor import DaskExecutor
-    from ims3core.pipeline.driver import Driver
     from ims3core.pipeline.progress import Board
 
     edges = {address: befores for address, befores in graph.edges().items() if address in chosen}
@@ -58,7 +56,7 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
             params = worker.with_threads(params, threads)
             assembler = ProjectAssembler(root, params, graph, threads=threads, gpus=executor.gpus, memory=memory)
             assembler.repository.ignore_outputs(edges)
-            driver = Driver(Schedule(edges, seconds), assembler, executor, Board(len(edges)), replan=lambda: plan()[0])
+            driver = Driver(Schedule(edges, seconds), assembler, executor, Board(len(edges)), replan=plan)
             with warm.serving():
                 driver.run()
         finally:

@@ -19,14 +19,16 @@ class Assembler:
     """Stages of so many units; ``kept`` are the units that are there."""
 
     def __init__(self, units, same=()):
-        self.units, self.same, self.kept, self.log = units, same, set(), []
+        self.units, self.same, self.kept, self.log, self.memory = units, same, set(), [], {}
 
     def begin(self, address):
         if address in self.same:
             return None
         self.log.append(f"begin {address}")
         names = [f"{address}{n}" for n in range(self.units.get(address, 1))]
-        return Work(address, len(names), [Job(address, [name]) for name in names if name not in self.kept])
+        memory = self.memory.get(address, 0.0)
+        jobs = [Job(address, [name], memory=memory) for name in names if name not in self.kept]
+        return Work(address, len(names), jobs)
 
     def finish(self, address):
         assert all(f"{address}{n}" in self.kept for n in range(self.units.get(address, 1)))
@@ -176,6 +178,42 @@ def test_random_deaths_lose_nothing(seed):
     )  # fmt: skip
     run(assembler, executor, edges)
     assert {entry for entry in assembler.log if entry.startswith("finish")} == {f"finish {name}" for name in names}
+
+
+def test_a_job_that_is_too_large_for_now_lets_smaller_ones_pass():
+    """The only worker with the memory is busy: what needs less goes to the others, what needs as much waits."""
+    driver = Driver(Schedule({"large": [], "small": []}, {"large": 9, "small": 1}), None, None, Board(2))
+    asked, handed = [], []
+
+    class Small:
+        def free(self, job):
+            asked.append(job.names[0])
+            return "small" if job.memory <= 1 else None
+
+        def start(self, job, worker):
+            handed.append(job.names[0])
+
+    driver.executor = Small()
+    driver._open = {"large": 2, "small": 2}
+    for name, memory in (("large0", 8.0), ("large1", 8.0), ("small0", 1.0), ("small1", 1.0)):
+        driver._queue(Job(name[:-1], [name], memory=memory))
+    driver._hand_out()
+    assert handed == ["small0", "small1"] and asked.count("large0") == 1 and "large1" not in asked
+    assert sum(map(len, driver._ready.values())) == 2
+
+
+def test_after_the_data_set_is_known_jobs_have_their_planned_memory():
+    """Before it there is no plan: without another one all jobs of a first run would count as small."""
+    assembler, seen = Assembler({}), {}
+    executor = Executor(assembler, 1)
+    start = executor.start
+    executor.start = lambda job, worker: (seen.update({job.address: job.memory}), start(job, worker))
+    plan = {"b": 7.0, "e": 3.0}
+    Driver(
+        Schedule(EDGES, {}), assembler, executor, Board(len(EDGES)),
+        replan=lambda: (dict.fromkeys(EDGES, 2.0), plan), replan_after="a",
+    ).run()  # fmt: skip
+    assert seen == {"a": 0.0, "b": 7.0, "c": 0.0, "d": 0.0, "e": 3.0}
 
 
 def paths(edges, seconds, start):
