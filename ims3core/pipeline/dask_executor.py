@@ -137,7 +137,8 @@ class DaskExecutor:
         cluster: Any = self.client.cluster
         if cluster is not None and now - self._replaced > REPLACING:
             self._replaced = now
-            cluster.scale(len(cluster.worker_spec))
+            # Not by scale(): of a queue it counts workers where worker_spec counts jobs, and so would end jobs.
+            cluster.loop.add_callback(cluster._correct_state)
 
     def _asked(self) -> dict[str, Any]:
         try:

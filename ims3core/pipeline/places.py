@@ -78,7 +78,31 @@ def read_cluster(path: Path) -> tuple[str, dict[str, Any]]:
     if len(kinds) != 1 or kinds[0] not in KINDS or not isinstance(section[kinds[0]], dict):
         found = ", ".join(map(str, kinds)) or "none"
         raise ParameterError(f"--cluster: {path}: found {found} under jobqueue, wanted one of {', '.join(KINDS)}")
+    _bounds(path, tree)
     return kinds[0], tree
+
+
+def _bounds(path: Path, tree: dict[str, Any]) -> tuple[int, int, int]:
+    """The least and most workers of a file, and how many looks an idle one is kept."""
+    section: Any = tree
+    for name, inside in (("distributed", "distributed"), ("adaptive", "distributed.adaptive")):
+        section = section.get(name, {})
+        if not isinstance(section, dict):
+            raise ParameterError(f"--cluster: {path}: {inside}: found {section}, wanted keys with values")
+    found = []
+    for key, default in (("minimum", 0), ("maximum", MOST_JOBS), ("wait-count", IDLE_LOOKS)):
+        value = section.get(key, default)
+        if type(value) is not int or value < 0:
+            raise ParameterError(
+                f"--cluster: {path}: distributed.adaptive.{key}: found {value!r}, wanted a whole number"
+            )
+        found.append(value)
+    if found[1] < max(1, found[0]):
+        raise ParameterError(
+            f"--cluster: {path}: distributed.adaptive: found minimum {found[0]} and maximum {found[1]}, wanted a "
+            "maximum of 1 or more that is not below the minimum"
+        )
+    return found[0], found[1], found[2]
 
 
 @contextlib.contextmanager
@@ -172,9 +196,7 @@ def _queue(path: Path, wanted: Callable[[], int]) -> Iterator[Any]:
             return int(min(max(wanted(), self.minimum), self.maximum))
 
     with dask.config.set(dask.config.merge(dask.config.config, tree)):
-        bounds = tree.get("distributed", {}).get("adaptive", {})
-        least, most = bounds.get("minimum", 0), bounds.get("maximum", MOST_JOBS)
-        looks = bounds.get("wait-count", IDLE_LOOKS)
+        least, most, looks = _bounds(path, tree)
         make = LocalCluster if kind == "local" else getattr(dask_jobqueue, KINDS[kind])
         try:
             cluster = make(silence_logs=False)

@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from ims3core import cli
 from ims3core.errors import ClusterError, ParameterError
 from ims3core.pipeline import places, worker
-from ims3core.pipeline.dask_executor import DIED, DaskExecutor
+from ims3core.pipeline.dask_executor import DIED, REPLACING, DaskExecutor
 from ims3core.pipeline.driver import Job
 from ims3core.pipeline.places import Place, read_cluster
 
@@ -170,6 +172,25 @@ def test_a_job_goes_to_a_worker_with_the_memory_for_it(client, toy, tmp_path):
     executor.close()
 
 
+def test_jobs_of_several_processes_are_not_cancelled_by_the_look_for_dead_ones(toy, tmp_path):
+    """A queue counts jobs, a request workers: eight jobs of eight processes stay eight."""
+    from dask_jobqueue.local import LocalCluster
+
+    toy()
+    with LocalCluster(cores=8, processes=8, memory="8GB", n_workers=0, silence_logs=False) as cluster:
+        looked = threading.Event()
+        cluster._correct_state = looked.set  # no job is really started
+        cluster.scale(64)
+        assert looked.wait(10) and len(cluster.worker_spec) == 8
+        looked.clear()
+        executor = DaskExecutor(SimpleNamespace(cluster=cluster), tmp_path, threads=1, patience=60)
+        executor._replace(time.monotonic() + 2 * REPLACING)
+        assert looked.wait(10) and len(cluster.worker_spec) == 8
+        del cluster._correct_state
+        cluster.worker_spec.clear()
+        executor.close()
+
+
 def complaint(capsys, *arguments):
     """What a command that is wrong prints, and its exit code."""
     with pytest.raises(SystemExit) as end:
@@ -216,6 +237,10 @@ def test_profiles_and_studies_refuse_the_same(toy, capsys, monkeypatch, command)
         ("jobqueue: {cray: {}}", "found cray under jobqueue, wanted one of slurm"),
         ("jobqueue: {slurm: 3}", "found slurm under jobqueue"),
         ("slurm: {cores: 1}", "found none under jobqueue"),
+        ("jobqueue: {local: {}}\ndistributed:\n", "distributed: found None, wanted keys with values"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: 3}", "distributed.adaptive: found 3, wanted keys"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: {minimum: '1'}}", "adaptive.minimum: found '1', wanted a wh"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: {maximum: 0}}", "found minimum 0 and maximum 0, wanted a"),
     ],
 )
 def test_a_file_that_describes_no_cluster_is_refused(tmp_path, text, found):
