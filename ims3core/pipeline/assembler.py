@@ -97,5 +97,8 @@ class ProjectAssembler:
     def state(self, job: Job) -> Any:
         """What there is of a job: its units, and checkpoints by their time."""
         _, workspace = self._held[job.address]
-        begun = [path.stat().st_mtime_ns for path in workspace.path.glob("*begun*")]
-        return self.missing(job), max(begun, default=0)
+        latest = 0
+        for path in workspace.path.glob("*begun*"):
+            with contextlib.suppress(FileNotFoundError):  # its unit was finished meanwhile
+                latest = max(latest, path.stat().st_mtime_ns)
+        return self.missing(job), latest

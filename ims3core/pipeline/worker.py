@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ims3core.errors import ClusterError, Ims3Error
+from ims3core.errors import ClusterError, Ims3Error, some
 from ims3core.params import Params, load
 from ims3core.pipeline import executors, harness, launching
 from ims3core.pipeline.graph import Node, project_digest
@@ -123,10 +123,15 @@ def make_units(root: Path, node: Node, fingerprint: str, names: Sequence[str], t
         need: ``device`` or ``host``; a worker with a GPU makes one unit of each kind at the same time.
 
     Raises:
-        ClusterError: parameters or inputs are others here than ``fingerprint`` says.
+        ClusterError: parameters or inputs are others here than ``fingerprint`` says, or know nothing of these units.
     """
     os.chdir(root)
     stage, units = _open(root, node, fingerprint, threads, need)
+    if unknown := [name for name in names if name not in units]:
+        raise ClusterError(
+            f"{stage.label}: found no unit {some(unknown)} in the parameters on this worker; did something change "
+            "params.yaml? Start the run again"
+        )
     if stage.sharing == "steps" and (launcher := stage.params.compute.launch):
         launching.launch(launcher, [node.stage, *node.arguments], root, **{launching.UNITS_ONLY: "1"})
         return

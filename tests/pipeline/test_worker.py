@@ -164,6 +164,28 @@ def test_a_worker_with_other_inputs_makes_nothing(project):
         worker.make_units(root, node, "0123", *rest)
 
 
+def test_a_unit_that_the_parameters_do_not_have_any_more_is_named(project):
+    """Amounts are in no fingerprint: params.yaml that shrank meanwhile is named, and not tried three times."""
+    job = assembler_of(project).begin("features@real").jobs[0]
+    root, node, fingerprint, _, *rest = job.arguments
+    with pytest.raises(
+        ClusterError, match=r"features real: found no unit gone-7 .* did something change params\.yaml\?"
+    ):
+        worker.make_units(root, node, fingerprint, ["gone-7"], *rest)
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_ends_nothing(project, monkeypatch):
+    """A worker that finishes a unit removes it."""
+    office = assembler_of(project)
+    job = office.begin("features@real").jobs[0]
+    place = office._held["features@real"][1].path
+    (place / "kept.begun").touch()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([place / "gone.begun", place / "kept.begun"]))
+    missing, latest = office.state(job)
+    assert missing == job.names and latest == (place / "kept.begun").stat().st_mtime_ns
+    office.release("features@real")
+
+
 def test_what_a_stage_sets_for_the_process_does_not_reach_the_next(project):
     """Training that is compiled chooses other algorithms for the whole process."""
     jobs = assembler_of(project).begin("features@real").jobs
