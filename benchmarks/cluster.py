@@ -98,6 +98,9 @@ class Assembler:
     def release(self, address):
         """Nothing is held."""
 
+    def stop(self):
+        """Nothing waits."""
+
     def missing(self, job):
         return job.names
 

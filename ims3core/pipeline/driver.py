@@ -13,17 +13,19 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from ims3core.errors import ClusterError, Ims3Error
+from ims3core.errors import ClusterError, CodeChangedError, HeldError, Ims3Error
 from ims3core.pipeline.progress import Board
 from ims3core.pipeline.schedule import Schedule
 
 log = logging.getLogger(__name__)
 TRIES = 3
+AGAIN = 3.0  # seconds until a stage is asked for again that another process is at
 TICK = 0.5  # seconds that it waits for something to happen
 Need = Literal["device", "host"]
 Plan = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
@@ -68,16 +70,19 @@ class Assembler(Protocol):
     memory: Mapping[str, float]
 
     def begin(self, address: str) -> Work | None:
-        """The work of a stage; None where there is nothing to do, or where it is done now."""
+        """The work of a stage; None where there is nothing to do; a HeldError asks to be called again later."""
 
     def worked(self, address: str, seconds: float) -> None:
         """Notes that a worker took so long for a job."""
 
     def finish(self, address: str) -> None:
-        """Assembles a stage whose units are all there."""
+        """Assembles a stage whose units are all there; a HeldError asks to be called again later."""
 
     def release(self, address: str) -> None:
         """Lets go of a stage that failed."""
+
+    def stop(self) -> None:
+        """Has whatever waits for others give up: asked beside other work."""
 
     def missing(self, job: Job) -> list[str]:
         """The units of a job that are not there, and nothing else: asked beside other work."""
@@ -130,6 +135,8 @@ class Driver:
         self._open: dict[str, int] = {}  # jobs that are left of a stage
         self._errands: queue.PriorityQueue[tuple[int, float, int, str, str]] = queue.PriorityQueue()
         self._running = 0
+        self._later: list[tuple[float, str, str]] = []  # when, which errand, of which stage
+        self._said: set[str] = set()
 
     def run(self) -> None:
         """Everything that can be made.
@@ -144,12 +151,15 @@ class Driver:
             while not self.schedule.over:
                 for address in self.schedule.ready():
                     self._send("begin", address)
+                self._ask_again()
                 self._hand_out()
                 if (event := self.executor.next(TICK)) is not None:
                     getattr(self, f"_{event[0]}")(*event[1:])
                 self.executor.look(self._running + sum(map(len, self._ready.values())))
             end = 2
         finally:
+            if end < 0:
+                self.assembler.stop()
             self._errands.put((end, 0.0, next(self._count), "end", ""))
             assembler.join()  # DVC is never left in the middle of a stage
             self.board.close()
@@ -167,6 +177,8 @@ class Driver:
             kind, address = errand[3:]
             try:
                 result = getattr(self.assembler, kind)(address)
+            except HeldError as error:
+                self.executor.events.put(("held", kind, address, error))
             except Exception as error:
                 expected = isinstance(error, (Ims3Error, OSError))
                 if not expected:
@@ -175,6 +187,20 @@ class Driver:
             else:
                 if kind != "release":
                     self.executor.events.put((kind, address, result))
+
+    def _held(self, errand: str, address: str, error: HeldError) -> None:
+        """Another process is at a stage: a line says so once, all else goes on, and it is asked again."""
+        if address not in self._said:
+            self._said.add(address)
+            log.warning("%s; waiting for it to end", error)
+        self._later.append((time.monotonic() + AGAIN, errand, address))
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        due = [entry for entry in self._later if entry[0] <= now]
+        self._later = [entry for entry in self._later if entry[0] > now]
+        for _, errand, address in due:
+            self._send(errand, address)
 
     def _hand_out(self) -> None:
         """Gives jobs to free workers, the longest path first; one that nobody can take lets smaller ones pass."""
@@ -243,6 +269,8 @@ class Driver:
         self._fail(job.address)
 
     def _refused(self, address: str, error: Exception) -> None:
+        if isinstance(error, CodeChangedError):
+            raise error  # of every stage that is left
         log.error("%s: %s", address, str(error) or type(error).__name__)
         self._fail(address)
 

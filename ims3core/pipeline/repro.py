@@ -11,9 +11,12 @@ from ims3core.errors import ParameterError
 from ims3core.params import Params
 from ims3core.pipeline import places, warm, worker
 from ims3core.pipeline.driver import Driver, Plan
-from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.graph import Graph, loaded_code
 from ims3core.pipeline.places import Place
 from ims3core.pipeline.schedule import Schedule
+from ims3core.pipeline.workspace import exclusive
+
+LOCK = Path("scratch/repro")
 
 
 def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: Plan) -> str:
@@ -26,6 +29,7 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
         ParameterError: a target that is no stage, options that cannot be.
         ClusterError: workers do not come or cannot be used, or stages failed.
     """
+    loaded_code()  # before more of it is loaded
     graph, root = Graph(params.tree), root.resolve()
     known = {name for node in graph.nodes for name in (node.stage, node.address)}
     for target in targets:
@@ -43,7 +47,10 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
     local = place.scheduler is None and place.cluster is None
     gpus = gpus_here(params) if local else 0
     threads = threads_here(params, place, gpus)
-    with places.client_of(place, threads, gpus, lambda: executors[0].wanted if executors else 1) as client:
+    with (
+        exclusive(root / LOCK, "ims3 repro"),  # two at once would wait for each other's stages
+        places.client_of(place, threads, gpus, lambda: executors[0].wanted if executors else 1) as client,
+    ):
         executor = DaskExecutor(client, root, threads=threads, patience=60 * place.patience, redirect=local)
         executors.append(executor)
         try:

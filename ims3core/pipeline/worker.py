@@ -22,7 +22,7 @@ from typing import Any
 from ims3core.errors import ClusterError, Ims3Error, some
 from ims3core.params import Params, load
 from ims3core.pipeline import executors, harness, launching
-from ims3core.pipeline.graph import Node, project_digest
+from ims3core.pipeline.graph import Node, loaded_code, project_digest, require_loaded_code
 from ims3core.pipeline.stage import Stage, Unit
 from ims3core.pipeline.workspace import Workspace
 
@@ -76,6 +76,7 @@ def introduce(root: Path, token: str, threads: int, *, redirect: bool) -> Facts:
     Raises:
         ClusterError: ``root`` is another folder here, or none.
     """
+    loaded_code()  # before more of it is loaded
     importlib.import_module("stages")  # from where the rest of the code is, before the folder changes
     if not (root / LOGS / token).is_file():
         raise ClusterError(f"{root} is another folder on {socket.gethostname()}, wanted a common file system")
@@ -153,6 +154,7 @@ def _open(root: Path, node: Node, fingerprint: str, threads: int, need: str) -> 
         if need == "device":
             _set_back()
         stage = harness.open_node(node, with_threads(load(root / "params.yaml"), threads), root)
+        require_loaded_code()  # opening it has loaded more
         if (found := stage.fingerprint()) != fingerprint:
             raise ClusterError(
                 f"{stage.label}: parameters, inputs and code have the fingerprint {found} on this worker, "
