@@ -81,6 +81,7 @@ class Assembler:
 
     def __init__(self, units, each, nap=0.0, scale=1.0):
         self.units, self.each, self.nap, self.scale, self.own = units, each, nap, scale, 0.0
+        self.memory = {}
 
     def begin(self, address):
         names = [f"{address}-{n}" for n in range(self.units[address])]
@@ -96,6 +97,9 @@ class Assembler:
 
     def release(self, address):
         """Nothing is held."""
+
+    def stop(self):
+        """Nothing waits."""
 
     def missing(self, job):
         return job.names

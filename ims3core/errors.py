@@ -46,6 +46,14 @@ class ClusterError(Ims3Error):
     """Workers do not come, are not like the others, or fail at a unit again and again."""
 
 
+class HeldError(ClusterError):
+    """Another process is at work on the same thing; whoever can do something else asks again later."""
+
+
+class CodeChangedError(ClusterError):
+    """Source files are not those that this process has loaded."""
+
+
 class NumericsError(Ims3Error):
     """A computation left the real numbers: a loss or an objective is not finite."""
 

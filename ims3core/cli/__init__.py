@@ -93,8 +93,8 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return f"{named}{error.strerror or error}{hint}"
-    return " ".join(str(error).split())
+        return f"{named}{error.strerror or str(error) or type(error).__name__}{hint}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _leave_process_group() -> None:

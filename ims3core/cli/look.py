@@ -99,10 +99,11 @@ def results(
 def doctor() -> None:
     """Print what one pastes into an issue: versions, device, DVC, git, disk, conflicts; mends a damaged lock of DVC."""
     report = importlib.import_module("ims3core.pipeline.doctor")
+    fault = importlib.import_module("ims3core.pipeline.mending").FAULT
     faults = 0
     for line in report.examine(ROOT):
-        faults += line.startswith(report.FAULT)
+        faults += line.startswith(fault)
         typer.echo(line)
     if faults:
-        typer.echo(f"{faults} line{'s' * (faults > 1)} marked with {report.FAULT.strip()}: something to do")
+        typer.echo(f"{faults} line{'s' * (faults > 1)} marked with {fault.strip()}: something to do")
         raise typer.Exit(1)

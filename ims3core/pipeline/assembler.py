@@ -11,7 +11,7 @@ from typing import Any
 from ims3core.params import Params
 from ims3core.pipeline import harness, timings
 from ims3core.pipeline.driver import Job, Need, Work
-from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.graph import Graph, require_loaded_code
 from ims3core.pipeline.repository import Repository
 from ims3core.pipeline.stage import Stage
 from ims3core.pipeline.workspace import Workspace, open_workspace
@@ -38,7 +38,12 @@ class ProjectAssembler:
         """The units of a stage that DVC calls changed, and whose workspace is now held, as jobs.
 
         A stage without units, or whose outputs DVC has kept, is left to it.
+
+        Raises:
+            HeldError: another run is at this stage; nothing is waited for, as that one may wait for what is held here.
+            CodeChangedError: the code is not that of this process any more.
         """
+        require_loaded_code()
         state = self.repository.state(address)
         if state == "same":
             return None
@@ -50,7 +55,7 @@ class ProjectAssembler:
             return Work(stage.label, 0)
         fingerprint = stage.fingerprint()
         with contextlib.ExitStack() as stack:
-            workspace = stack.enter_context(open_workspace(self.root, stage.node.place, fingerprint))
+            workspace = stack.enter_context(open_workspace(self.root, stage.node.place, fingerprint, wait=False))
             missing = [name for name in names if not workspace.has(name)]
             self._held[address] = stack.pop_all(), workspace
         return Work(stage.label, len(names), self._jobs(stage, fingerprint, missing))
@@ -73,7 +78,12 @@ class ProjectAssembler:
         ]  # fmt: skip
 
     def finish(self, address: str) -> None:
-        """Has DVC run the stage, which finds its units, or bring its outputs back."""
+        """Has DVC run the stage, which finds its units, or bring its outputs back.
+
+        Raises:
+            HeldError: another command of DVC is at it; it can be asked again.
+        """
+        require_loaded_code()
         self.release(address)
         self.repository.reproduce(address)
         if seconds := self._seconds.pop(address, 0.0):
@@ -89,6 +99,10 @@ class ProjectAssembler:
         if (held := self._held.pop(address, None)) is not None:
             held[0].close()
 
+    def stop(self) -> None:
+        """Has whatever waits for another command of DVC give up."""
+        self.repository.stopped.set()
+
     def missing(self, job: Job) -> list[str]:
         """The units of a job that are not there."""
         _, workspace = self._held[job.address]
@@ -97,5 +111,8 @@ class ProjectAssembler:
     def state(self, job: Job) -> Any:
         """What there is of a job: its units, and checkpoints by their time."""
         _, workspace = self._held[job.address]
-        begun = [path.stat().st_mtime_ns for path in workspace.path.glob("*begun*")]
-        return self.missing(job), max(begun, default=0)
+        latest = 0
+        for path in workspace.path.glob("*begun*"):
+            with contextlib.suppress(FileNotFoundError):  # its unit was finished meanwhile
+                latest = max(latest, path.stat().st_mtime_ns)
+        return self.missing(job), latest

@@ -157,7 +157,7 @@ def dvc(clone: Path, *arguments: str) -> None:
 
     A lock that an interrupt left damaged is mended before: nobody would look for it in here.
     """
-    from ims3core.pipeline.doctor import mend_lock, mend_results
+    from ims3core.pipeline.mending import mend_lock, mend_results
 
     for line in (*mend_lock(clone / ".dvc/tmp"), *mend_results(clone)):
         log.info("%s", line.strip())

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ims3core.errors import ClusterError, Ims3Error
+from ims3core.errors import ClusterError, CodeChangedError, Ims3Error
 from ims3core.pipeline import worker
 from ims3core.pipeline.driver import Job
+from ims3core.pipeline.places import closed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -73,7 +74,7 @@ class DaskExecutor:
     def close(self) -> None:
         """Takes back what is still out."""
         for handed in self._handed.values():
-            handed.future.cancel(force=True)
+            closed(handed.future.cancel, force=True)
         (self.root / worker.LOGS / self._token).unlink(missing_ok=True)
 
     @property
@@ -137,7 +138,8 @@ class DaskExecutor:
         cluster: Any = self.client.cluster
         if cluster is not None and now - self._replaced > REPLACING:
             self._replaced = now
-            cluster.scale(len(cluster.worker_spec))
+            # Not by scale(): of a queue it counts workers where worker_spec counts jobs, and so would end jobs.
+            cluster.loop.add_callback(cluster._correct_state)
 
     def _asked(self) -> dict[str, Any]:
         try:
@@ -202,6 +204,8 @@ class DaskExecutor:
         if type(error).__name__ == "KilledWorker":
             self.members.pop(handed.address, None)
             return "lost", job, DIED, member.facts.log, True
+        if isinstance(error, CodeChangedError):
+            raise error
         return "lost", job, worker.reason(error), member.facts.log, not isinstance(error, Ims3Error)
 
     def _gone(self, address: str) -> None:

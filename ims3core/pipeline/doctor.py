@@ -5,9 +5,7 @@ Nothing here may fail: what cannot be had is what the lines are about.
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -24,19 +22,16 @@ import platformdirs
 from packaging.requirements import Requirement
 
 import ims3core
-from ims3core.base import files
 from ims3core.errors import Ims3Error
-from ims3core.params import load, tree_of
+from ims3core.params import load
+from ims3core.pipeline.mending import line, mend_lock, mend_results
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "kornia", "transformers", "numpy", "pydantic")
 LEAST_FREE = 1 << 30  # bytes: less does not hold the results of the default profile and a generator
-MENDED = "mended: "
-FAULT = "! "
-Holder = tuple[int, str]  # number and command of a process
 
 
 def examine(root: Path) -> Iterator[str]:
-    """One line per thing that is looked at; those that begin with :data:`FAULT` need somebody to act."""
+    """One line per thing that is looked at; those that begin with :data:`~mending.FAULT` need somebody to act."""
     yield from _software(root)
     yield from _machine(root)
     cache = _output(root, sys.executable, "-m", "dvc", "cache", "dir")
@@ -46,21 +41,17 @@ def examine(root: Path) -> Iterator[str]:
     yield from _conflicts(root)
 
 
-def _line(name: str, text: str, fault: str | None = None) -> str:
-    return f"{FAULT if fault else '  '}{name:<16}{text}{f': {fault}' if fault and text else fault or ''}"
-
-
 def _software(root: Path) -> Iterator[str]:
-    yield _line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield _line("python", f"{platform.python_version()} {sys.prefix}")
+    yield line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield line("python", f"{platform.python_version()} {sys.prefix}")
     version, stated = _version("ims3"), _stated_version(root)
     stale = stated and version != stated
-    yield _line(
+    yield line(
         "ims3", f"{version or 'not installed'}, code in {Path(ims3core.__file__).parents[1]}",
         f"this folder is {stated}; `pip install --editable .` again" if stale else None,
     )  # fmt: skip
     for name in LIBRARIES:
-        yield _line(name, _version(name) or "not installed")
+        yield line(name, _version(name) or "not installed")
 
 
 def _machine(root: Path) -> Iterator[str]:
@@ -68,9 +59,9 @@ def _machine(root: Path) -> Iterator[str]:
     asked: dict[str, Any] = {"device": "auto", "precision": "auto", "compile": True, "threads": 0}
     try:
         asked = load(root / "params.yaml").compute.model_dump()
-        yield _line("params.yaml", "valid")
+        yield line("params.yaml", "valid")
     except (Ims3Error, OSError) as error:
-        yield _line("params.yaml", "", str(error).removeprefix("params.yaml: "))
+        yield line("params.yaml", "", str(error).removeprefix("params.yaml: "))
     try:
         from ims3core.base import compute
 
@@ -78,10 +69,10 @@ def _machine(root: Path) -> Iterator[str]:
 
         machine = compute.machine(**asked)
     except Ims3Error as error:
-        yield _line("device", "", str(error))
+        yield line("device", "", str(error))
         return
     except Exception as error:  # a broken installation may raise anything
-        yield _line("torch", "cannot be used", f"{type(error).__name__}: {' '.join(str(error).split())}")
+        yield line("torch", "cannot be used", f"{type(error).__name__}: {' '.join(str(error).split())}")
         return
     yield from _device(machine, asked)
 
@@ -94,7 +85,7 @@ def _device(machine: Any, asked: dict[str, Any]) -> Iterator[str]:
     kind = machine.device.type
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
-    yield _line(
+    yield line(
         "device", f"{machine.device} (compute.device: {asked['device']}); {', '.join(names) or 'no GPU'}; {built}"
     )
     able = "computes" if compute.computes_bf16(machine.device) else "does not compute"
@@ -102,17 +93,15 @@ def _device(machine: Any, asked: dict[str, Any]) -> Iterator[str]:
         "this GPU" if kind == "cuda" else "a processor with AMX" if able == "computes" else "a processor without AMX"
     )
     why = f"{hardware} {able} bf16 quickly" if asked["precision"] == "auto" else "as params.yaml says"
-    yield _line("precision", f"{machine.precision} (compute.precision: {asked['precision']}; {why})")
+    yield line("precision", f"{machine.precision} (compute.precision: {asked['precision']}; {why})")
     reason = compute.compiler_fault(machine.device)
     triton = f", triton {_version('triton')}" if kind == "cuda" else ""
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "no C++ compiler on PATH")
     found = f"{found}{triton}; compute.compile: {str(asked['compile']).lower()}"
-    yield _line(
-        "compiler", found, f"{reason}; networks run uncompiled, slower" if reason and asked["compile"] else None
-    )
+    yield line("compiler", found, f"{reason}; networks run uncompiled, slower" if reason and asked["compile"] else None)
     cores = len(os.sched_getaffinity(0))
     waiting = ", ".join(f"{name}={os.environ[name]}" for name in ims3core.WAITING if name in os.environ)
-    yield _line(
+    yield line(
         "threads", f"{torch.get_num_threads()} of {cores} cores (compute.threads: {asked['threads']}); {waiting}"
     )
 
@@ -122,117 +111,22 @@ def _dvc(root: Path) -> Iterator[str]:
     missing = None if version else "not installed in this Python; `pip install --editable .`"
     if version and not (root / ".dvc").is_dir():
         missing = "no .dvc folder here; this is no checkout, or `dvc init` is due"
-    yield _line("dvc", version or "", missing)
+    yield line("dvc", version or "", missing)
     yield from mend_lock(root / ".dvc/tmp")
     yield from mend_results(root)
 
 
-def mend_lock(folder: Path) -> Iterator[str]:
-    """Removes what a killed DVC left in the file ``rwlock`` of its temporary folder; yields what was done, in lines.
-
-    DVC writes that file in place: a kill or a full disk at that moment leaves it damaged, and then every later command
-    of DVC fails. Entries of processes that have ended, or whose number now belongs to another program, block it too.
-    """
-    path = folder / "rwlock"
-    if not path.is_file():
-        return
-    with (folder / "rwlock.lock").open("a") as guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what DVC itself holds while it edits the file
-        except OSError:
-            yield _line("dvc lock", "a DVC command is at work on it just now")
-            return
-        try:
-            lock = json.loads(path.read_text(encoding="utf-8"))
-            holders = _holders(lock)
-        except (ValueError, AttributeError, KeyError, TypeError):
-            path.unlink(missing_ok=True)
-            yield _line("dvc lock", f"{MENDED}{path} was damaged, on which every command of DVC fails; removed")
-            return
-        dead = {holder for holder in holders if not _runs(*holder)}
-        if dead:
-            files.write_bytes(path, json.dumps(_without(lock, dead)).encode())
-            numbers = ", ".join(str(pid) for pid, _ in sorted(dead))
-            yield _line("dvc lock", f"{MENDED}{path} was held by process {numbers}, which has ended; freed")
-        for pid, command in sorted(holders - dead):
-            yield _line("dvc lock", f"held by process {pid}: {command}")
-
-
-def mend_results(root: Path) -> Iterator[str]:
-    """Brings back a dvc.lock that cannot be read; yields what was done, in lines.
-
-    DVC writes it in place after every stage: a kill at that moment leaves it cut off, and every later command of DVC
-    fails. The last commit's takes its place; what ran since is in DVC's own cache of runs, which makes nothing again.
-    """
-    path = root / "dvc.lock"
-    if not path.is_file() or _is_lock(path.read_bytes()):
-        return
-    command = ["git", "-C", str(root), "show", "HEAD:./dvc.lock"]
-    try:
-        committed = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        committed = b""
-    if _is_lock(committed):
-        files.write_bytes(path, committed)
-    else:
-        path.unlink()
-    now = "the last commit's is in its place" if path.exists() else "removed"
-    yield _line(
-        "dvc.lock", f"{MENDED}it was cut off when DVC was killed; {now}, and finished stages come from the cache"
-    )
-
-
-def _is_lock(content: bytes) -> bool:
-    """Whether DVC can read it."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from voluptuous import Invalid
-
-    try:
-        COMPILED_LOCKFILE_SCHEMA(tree_of(content.decode(), name="dvc.lock"))
-    except (Ims3Error, UnicodeDecodeError, Invalid):
-        return False
-    return True
-
-
-def _holders(lock: dict[str, Any]) -> set[Holder]:
-    """The processes in a lock file of DVC."""
-    reading = (entry for entries in lock.get("read", {}).values() for entry in entries)
-    return {_holder(entry) for entry in (*lock.get("write", {}).values(), *reading)}
-
-
-def _holder(entry: dict[str, Any]) -> Holder:
-    return int(entry["pid"]), str(entry["cmd"])
-
-
-def _without(lock: dict[str, Any], dead: set[Holder]) -> dict[str, Any]:
-    write = {path: entry for path, entry in lock.get("write", {}).items() if _holder(entry) not in dead}
-    read = {path: [e for e in entries if _holder(e) not in dead] for path, entries in lock.get("read", {}).items()}
-    return {"write": write, "read": {path: entries for path, entries in read.items() if entries}}
-
-
-def _runs(pid: int, command: str) -> bool:
-    """Whether process ``pid`` still is what DVC wrote down: its arguments joined by blanks."""
-    try:
-        os.kill(pid, 0)
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # of somebody else, or a system without /proc: it is there, and that is all one can say
-    return line[-1:] == command.split()[-1:]
-
-
 def _git(root: Path) -> Iterator[str]:
     if not shutil.which("git"):
-        yield _line("git", "not installed; `ims3 run`, `ims3 study` and `dvc exp` need it", _no_scm(root))
+        yield line("git", "not installed; `ims3 run`, `ims3 study` and `dvc exp` need it", _no_scm(root))
         return
     commit = _output(root, "git", "log", "-1", "--format=%h %cs")
     if not commit:
-        yield _line("git", "no commit here; `ims3 run`, `ims3 study` and `dvc exp` need one", _no_scm(root))
+        yield line("git", "no commit here; `ims3 run`, `ims3 study` and `dvc exp` need one", _no_scm(root))
         return
     changed = len((_output(root, "git", "status", "--porcelain") or "").splitlines())
     shallow = ", shallow" if _output(root, "git", "rev-parse", "--is-shallow-repository") == "true" else ""
-    yield _line("git", f"commit {commit}{shallow}, {changed} files differ from it")
+    yield line("git", f"commit {commit}{shallow}, {changed} files differ from it")
 
 
 def _no_scm(root: Path) -> str | None:
@@ -258,9 +152,9 @@ def _disk(root: Path, cache: Path | None) -> Iterator[str]:
             with tempfile.TemporaryFile(dir=place):
                 free = shutil.disk_usage(place).free
         except OSError as error:
-            yield _line(name, f"{folder}", f"cannot be written ({error.strerror})")
+            yield line(name, f"{folder}", f"cannot be written ({error.strerror})")
             continue
-        yield _line(name, f"{folder}, {free / 1e9:.0f} GB free", "the disk is full" if free < LEAST_FREE else None)
+        yield line(name, f"{folder}, {free / 1e9:.0f} GB free", "the disk is full" if free < LEAST_FREE else None)
 
 
 def _conflicts(root: Path) -> Iterator[str]:
@@ -269,19 +163,19 @@ def _conflicts(root: Path) -> Iterator[str]:
         requirement = Requirement(text)
         version = _version(requirement.name)
         if version and not requirement.specifier.contains(version, prereleases=True):
-            yield _line(requirement.name, version, f"ims3 needs {requirement.specifier}")
+            yield line(requirement.name, version, f"ims3 needs {requirement.specifier}")
     code = Path(ims3core.__file__).parents[1]
     if (root / "ims3core").is_dir() and code != root.resolve():
-        yield _line("code", f"{code}", f"not of this folder, {root.resolve()}; `pip install --editable .` here")
+        yield line("code", f"{code}", f"not of this folder, {root.resolve()}; `pip install --editable .` here")
     prefix = _output(root, "python", "-c", "import sys; print(sys.prefix)")
     if prefix != sys.prefix:
-        yield _line(
+        yield line(
             "python", f"on PATH: {prefix or 'none'}", "dvc.yaml's commands run with it; activate the environment"
         )
     for name in ("WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
         if name in os.environ:
             launched = "stages would wait for other processes; unset it" if name == "WORLD_SIZE" else None
-            yield _line(name, os.environ[name], launched)
+            yield line(name, os.environ[name], launched)
 
 
 def _requirements() -> list[str]:

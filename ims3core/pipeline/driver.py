@@ -10,20 +10,25 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import queue
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from ims3core.errors import ClusterError, Ims3Error
+from ims3core.errors import ClusterError, CodeChangedError, HeldError, Ims3Error
 from ims3core.pipeline.progress import Board
 from ims3core.pipeline.schedule import Schedule
 
 log = logging.getLogger(__name__)
 TRIES = 3
+AGAIN = 3.0  # seconds until a stage is asked for again that another process is at
 TICK = 0.5  # seconds that it waits for something to happen
 Need = Literal["device", "host"]
+Plan = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
 
 
 @dataclass
@@ -56,19 +61,28 @@ class Work:
 
 
 class Assembler(Protocol):
-    """What is done at one place, one after the other."""
+    """What is done at one place, one after the other.
+
+    Attributes:
+        memory: bytes that a job takes at most, by address.
+    """
+
+    memory: Mapping[str, float]
 
     def begin(self, address: str) -> Work | None:
-        """The work of a stage; None where there is nothing to do, or where it is done now."""
+        """The work of a stage; None where there is nothing to do; a HeldError asks to be called again later."""
 
     def worked(self, address: str, seconds: float) -> None:
         """Notes that a worker took so long for a job."""
 
     def finish(self, address: str) -> None:
-        """Assembles a stage whose units are all there."""
+        """Assembles a stage whose units are all there; a HeldError asks to be called again later."""
 
     def release(self, address: str) -> None:
         """Lets go of a stage that failed."""
+
+    def stop(self) -> None:
+        """Has whatever waits for others give up: asked beside other work."""
 
     def missing(self, job: Job) -> list[str]:
         """The units of a job that are not there, and nothing else: asked beside other work."""
@@ -104,20 +118,25 @@ class Driver:
 
     Attributes:
         units: that were made.
+
+    Args:
+        replan: planned seconds and memory by address, asked again when the stage ``replan_after`` has ended.
     """
 
     def __init__(
         self, schedule: Schedule, assembler: Assembler, executor: Executor, board: Board,
-        replan: Callable[[], Mapping[str, float]] | None = None, replan_after: str = "prepare",
+        replan: Plan | None = None, replan_after: str = "prepare",
     ) -> None:  # fmt: skip
         self.schedule, self.assembler, self.executor, self.board = schedule, assembler, executor, board
         self._replan, self._replan_after = replan, replan_after
         self.units = 0
-        self._ready: list[tuple[float, int, Job]] = []
+        self._ready: dict[tuple[Need, float], list[tuple[float, int, Job]]] = defaultdict(list)  # by need and memory
         self._count = itertools.count()
         self._open: dict[str, int] = {}  # jobs that are left of a stage
         self._errands: queue.PriorityQueue[tuple[int, float, int, str, str]] = queue.PriorityQueue()
         self._running = 0
+        self._later: list[tuple[float, str, str]] = []  # when, which errand, of which stage
+        self._said: set[str] = set()
 
     def run(self) -> None:
         """Everything that can be made.
@@ -132,12 +151,15 @@ class Driver:
             while not self.schedule.over:
                 for address in self.schedule.ready():
                     self._send("begin", address)
+                self._ask_again()
                 self._hand_out()
                 if (event := self.executor.next(TICK)) is not None:
                     getattr(self, f"_{event[0]}")(*event[1:])
-                self.executor.look(self._running + len(self._ready))
+                self.executor.look(self._running + sum(map(len, self._ready.values())))
             end = 2
         finally:
+            if end < 0:
+                self.assembler.stop()
             self._errands.put((end, 0.0, next(self._count), "end", ""))
             assembler.join()  # DVC is never left in the middle of a stage
             self.board.close()
@@ -155,6 +177,8 @@ class Driver:
             kind, address = errand[3:]
             try:
                 result = getattr(self.assembler, kind)(address)
+            except HeldError as error:
+                self.executor.events.put(("held", kind, address, error))
             except Exception as error:
                 expected = isinstance(error, (Ims3Error, OSError))
                 if not expected:
@@ -164,24 +188,36 @@ class Driver:
                 if kind != "release":
                     self.executor.events.put((kind, address, result))
 
+    def _held(self, errand: str, address: str, error: HeldError) -> None:
+        """Another process is at a stage: a line says so once, all else goes on, and it is asked again."""
+        if address not in self._said:
+            self._said.add(address)
+            log.warning("%s; waiting for it to end", error)
+        self._later.append((time.monotonic() + AGAIN, errand, address))
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        due = [entry for entry in self._later if entry[0] <= now]
+        self._later = [entry for entry in self._later if entry[0] > now]
+        for _, errand, address in due:
+            self._send(errand, address)
+
     def _hand_out(self) -> None:
-        """Gives jobs to free workers, the longest path first; a job that nobody can take now lets others pass."""
-        passed: list[tuple[float, int, Job]] = []
-        refused: set[Need] = set()
-        while self._ready and len(refused) < 2:
-            entry = heapq.heappop(self._ready)
-            job = entry[2]
+        """Gives jobs to free workers, the longest path first; one that nobody can take lets smaller ones pass."""
+        refused: dict[Need, float] = {}  # memory, the least that nobody had
+        while queues := [
+            jobs for (need, memory), jobs in self._ready.items() if jobs and memory < refused.get(need, math.inf)
+        ]:
+            first = min(queues, key=lambda jobs: jobs[0])
+            job = first[0][2]
             if job.address not in self._open:
-                continue  # its stage failed
-            worker = None if job.need in refused else self.executor.free(job)
-            if worker is None:
-                refused.add(job.need)
-                passed.append(entry)
+                heapq.heappop(first)  # its stage failed
+            elif (worker := self.executor.free(job)) is None:
+                refused[job.need] = job.memory
             else:
+                heapq.heappop(first)
                 self._running += 1
                 self.executor.start(job, worker)
-        for entry in passed:
-            heapq.heappush(self._ready, entry)
 
     def _begin(self, address: str, work: Work | None) -> None:
         if work is None:
@@ -202,7 +238,8 @@ class Driver:
         self._send("finish", address)
 
     def _queue(self, job: Job) -> None:
-        heapq.heappush(self._ready, (-self.schedule.remaining[job.address], next(self._count), job))
+        entry = -self.schedule.remaining[job.address], next(self._count), job
+        heapq.heappush(self._ready[job.need, job.memory], entry)
 
     def _made(self, job: Job, seconds: float) -> None:
         self._running -= 1
@@ -232,6 +269,8 @@ class Driver:
         self._fail(job.address)
 
     def _refused(self, address: str, error: Exception) -> None:
+        if isinstance(error, CodeChangedError):
+            raise error  # of every stage that is left
         log.error("%s: %s", address, str(error) or type(error).__name__)
         self._fail(address)
 
@@ -249,4 +288,5 @@ class Driver:
         self.board.end(address)
         self.schedule.end(address)
         if address == self._replan_after and self._replan is not None:
-            self.schedule.replan(self._replan())
+            seconds, self.assembler.memory = self._replan()
+            self.schedule.replan(seconds)

@@ -5,6 +5,7 @@ DVC resolves the same templates itself when it runs; a test holds this reading a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -14,11 +15,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from ims3core.errors import ParameterError
+from ims3core.errors import CodeChangedError, ParameterError, some
 from ims3core.params import tree_of
 
 PROJECT = Path(__file__).parents[2]
 CODE = ("ims3core", "stages")
+SUFFIXES = (".py", ".yaml", ".csv", ".j2")  # of its files: sources, and what they read that lies beside them
 TEMPLATE = re.compile(r"\$\{([^}]+)\}")
 Tree = Mapping[str, Any]
 
@@ -149,16 +151,45 @@ def code_files(deps: tuple[str, ...] = CODE) -> tuple[str, ...]:
     return tuple(sorted(file.relative_to(PROJECT).as_posix() for file in files))
 
 
+@cache
+def loaded_code() -> dict[str, bytes]:
+    """Every file of code by its name, as it was when this process first asked: before it loads stages."""
+    return _code_now()
+
+
 def project_digest() -> str:
-    """Sixteen hexadecimal digits over all source files, as they were when this process first looked."""
-    return _digest(code_files())[:16]
+    """Sixteen hexadecimal digits over all code, as it was when this process began."""
+    return _digest(tuple(loaded_code()))[:16]
+
+
+def changed_code() -> list[str]:
+    """The files of code that are now others than those that this process has loaded."""
+    now, loaded = _code_now(), loaded_code()
+    return sorted(name for name in now.keys() | loaded.keys() if now.get(name) != loaded.get(name))
+
+
+def require_loaded_code() -> None:
+    """Raises a CodeChangedError where files of code are others than those that this process has loaded."""
+    if changed := changed_code():
+        raise CodeChangedError(f"the code changed while ims3 repro ran ({some(changed)}); start it again")
+
+
+def _code_now() -> dict[str, bytes]:
+    found = {}
+    for path in sorted(path for part in CODE for path in (PROJECT / part).rglob("*") if path.suffix in SUFFIXES):
+        if not path.name.startswith("."):  # of an editor
+            with contextlib.suppress(FileNotFoundError):
+                found[path.relative_to(PROJECT).as_posix()] = path.read_bytes()
+    return found
 
 
 @cache
 def _digest(names: tuple[str, ...]) -> str:
-    result = hashlib.sha256()
+    """Over names and contents, those of the code that this process has loaded."""
+    loaded, result = loaded_code(), hashlib.sha256()
     for name in names:
-        result.update(name.encode() + b"\0" + (PROJECT / name).read_bytes())
+        own = loaded[name] if name in loaded else (PROJECT / name).read_bytes()
+        result.update(name.encode() + b"\0" + own)
     return result.hexdigest()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ims3core.base import files
 from ims3core.params import Params
 from ims3core.pipeline import executors
-from ims3core.pipeline.graph import Graph, Node
+from ims3core.pipeline.graph import Graph, Node, loaded_code
 from ims3core.pipeline.stage import Stage
 from ims3core.pipeline.timings import timed
 from ims3core.pipeline.workspace import OUTPUT, Workspace, open_workspace
@@ -35,6 +35,7 @@ def open_stage(name: str, params: Params, root: Path, arguments: Sequence[object
 
 def open_node(node: Node, params: Params, root: Path) -> Stage:
     """The stage of one row, ready to run."""
+    loaded_code()  # before more of it is loaded
     return find_stage(node.stage)(params, root, node, params.tree)
 
 

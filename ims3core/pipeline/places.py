@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 MOST_JOBS = 64
 IDLE_LOOKS = 60  # one a second, before a job that has nothing to do is ended: between stages there is little
 CONNECTING = "10s"
+CLOSING = 20.0  # seconds that workers, or jobs of a queue, may take to end
 TRIES = 3
 KINDS = {
     "slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster", "oar": "OARCluster",
@@ -78,7 +80,31 @@ def read_cluster(path: Path) -> tuple[str, dict[str, Any]]:
     if len(kinds) != 1 or kinds[0] not in KINDS or not isinstance(section[kinds[0]], dict):
         found = ", ".join(map(str, kinds)) or "none"
         raise ParameterError(f"--cluster: {path}: found {found} under jobqueue, wanted one of {', '.join(KINDS)}")
+    _bounds(path, tree)
     return kinds[0], tree
+
+
+def _bounds(path: Path, tree: dict[str, Any]) -> tuple[int, int, int]:
+    """The least and most workers of a file, and how many looks an idle one is kept."""
+    section: Any = tree
+    for name, inside in (("distributed", "distributed"), ("adaptive", "distributed.adaptive")):
+        section = section.get(name, {})
+        if not isinstance(section, dict):
+            raise ParameterError(f"--cluster: {path}: {inside}: found {section}, wanted keys with values")
+    found = []
+    for key, default in (("minimum", 0), ("maximum", MOST_JOBS), ("wait-count", IDLE_LOOKS)):
+        value = section.get(key, default)
+        if type(value) is not int or value < 0:
+            raise ParameterError(
+                f"--cluster: {path}: distributed.adaptive.{key}: found {value!r}, wanted a whole number"
+            )
+        found.append(value)
+    if found[1] < max(1, found[0]):
+        raise ParameterError(
+            f"--cluster: {path}: distributed.adaptive: found minimum {found[0]} and maximum {found[1]}, wanted a "
+            "maximum of 1 or more that is not below the minimum"
+        )
+    return found[0], found[1], found[2]
 
 
 @contextlib.contextmanager
@@ -103,18 +129,40 @@ def client_of(place: Place, threads: int, gpus: int, wanted: Callable[[], int]) 
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(quiet))
         if place.scheduler is not None:
+            _knock(place.scheduler)
             address: Any = place.scheduler
         elif place.cluster is not None:
             address = stack.enter_context(_queue(place.cluster, wanted))
         else:
             address = stack.enter_context(_local(place.workers or max(1, gpus), threads, gpus))
-        try:
-            client = stack.enter_context(Client(address, timeout=CONNECTING, set_as_default=False))
-        except (OSError, ValueError) as error:
-            raise ClusterError(f"--scheduler: no scheduler of Dask answers at {place.scheduler!r}") from error
+        client = Client(address, timeout=CONNECTING, set_as_default=False)
+        stack.callback(closed, client.close, timeout=CLOSING)
         if find_spec("bokeh") is not None:
             log.info("dashboard: %s", client.dashboard_link)
         yield client
+
+
+def _knock(address: str) -> None:
+    """Raises a ClusterError where no scheduler answers: a Client alone would take long to end, and not quietly."""
+    from distributed.core import connect
+    from distributed.security import Security
+
+    async def knock() -> None:
+        comm = await connect(address, timeout=CONNECTING, **Security().get_connection_args("client"))
+        comm.abort()
+
+    try:
+        asyncio.run(knock())
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--scheduler: no scheduler of Dask answers at {address!r}") from error
+
+
+def closed(close: Callable[..., object], **options: Any) -> None:
+    """Calls ``close``, and keeps what goes wrong in it from taking the place of why it is called, such as Ctrl-C."""
+    try:
+        close(**options)
+    except Exception:
+        log.debug("while closing", exc_info=True)
 
 
 @contextlib.contextmanager
@@ -145,8 +193,17 @@ def _local(count: int, threads: int, gpus: int) -> Iterator[Any]:
                 raise ClusterError(f"--workers: a worker does not start: {error}") from error
         else:
             break
-    with cluster:
+    with _closing(cluster):
         yield cluster
+
+
+@contextlib.contextmanager
+def _closing(cluster: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # what its loop was at when it is closed
+        closed(cluster.close, timeout=CLOSING)
 
 
 def _visible(number: int, gpus: int) -> str:
@@ -172,14 +229,12 @@ def _queue(path: Path, wanted: Callable[[], int]) -> Iterator[Any]:
             return int(min(max(wanted(), self.minimum), self.maximum))
 
     with dask.config.set(dask.config.merge(dask.config.config, tree)):
-        bounds = tree.get("distributed", {}).get("adaptive", {})
-        least, most = bounds.get("minimum", 0), bounds.get("maximum", MOST_JOBS)
-        looks = bounds.get("wait-count", IDLE_LOOKS)
+        least, most, looks = _bounds(path, tree)
         make = LocalCluster if kind == "local" else getattr(dask_jobqueue, KINDS[kind])
         try:
             cluster = make(silence_logs=False)
         except (ValueError, TypeError, RuntimeError, OSError, yaml.YAMLError) as error:
             raise ParameterError(f"--cluster: {path}: {' '.join(str(error).split())}") from error
-        with cluster:
+        with _closing(cluster):
             cluster.adapt(minimum=least, maximum=most, wait_count=looks, Adaptive=Demand)
             yield cluster

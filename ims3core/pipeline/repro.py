@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ims3core.errors import ParameterError
 from ims3core.params import Params
 from ims3core.pipeline import places, warm, worker
-from ims3core.pipeline.graph import Graph
+from ims3core.pipeline.driver import Driver, Plan
+from ims3core.pipeline.graph import Graph, loaded_code
 from ims3core.pipeline.places import Place
 from ims3core.pipeline.schedule import Schedule
+from ims3core.pipeline.workspace import exclusive
 
-Plan = Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
+LOCK = Path("scratch/repro")
 
 
 def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: Plan) -> str:
@@ -27,6 +29,7 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
         ParameterError: a target that is no stage, options that cannot be.
         ClusterError: workers do not come or cannot be used, or stages failed.
     """
+    loaded_code()  # before more of it is loaded
     graph, root = Graph(params.tree), root.resolve()
     known = {name for node in graph.nodes for name in (node.stage, node.address)}
     for target in targets:
@@ -37,7 +40,6 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
 
     from ims3core.pipeline.assembler import ProjectAssembler
     from ims3core.pipeline.dask_executor import DaskExecutor
-    from ims3core.pipeline.driver import Driver
     from ims3core.pipeline.progress import Board
 
     edges = {address: befores for address, befores in graph.edges().items() if address in chosen}
@@ -45,7 +47,10 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
     local = place.scheduler is None and place.cluster is None
     gpus = gpus_here(params) if local else 0
     threads = threads_here(params, place, gpus)
-    with places.client_of(place, threads, gpus, lambda: executors[0].wanted if executors else 1) as client:
+    with (
+        exclusive(root / LOCK, "ims3 repro"),  # two at once would wait for each other's stages
+        places.client_of(place, threads, gpus, lambda: executors[0].wanted if executors else 1) as client,
+    ):
         executor = DaskExecutor(client, root, threads=threads, patience=60 * place.patience, redirect=local)
         executors.append(executor)
         try:
@@ -58,7 +63,7 @@ def run(root: Path, params: Params, targets: Sequence[str], place: Place, plan: 
             params = worker.with_threads(params, threads)
             assembler = ProjectAssembler(root, params, graph, threads=threads, gpus=executor.gpus, memory=memory)
             assembler.repository.ignore_outputs(edges)
-            driver = Driver(Schedule(edges, seconds), assembler, executor, Board(len(edges)), replan=lambda: plan()[0])
+            driver = Driver(Schedule(edges, seconds), assembler, executor, Board(len(edges)), replan=plan)
             with warm.serving():
                 driver.run()
         finally:

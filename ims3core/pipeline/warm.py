@@ -11,6 +11,7 @@ import array
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SOCKET = "IMS3_WARM"
+from ims3core.pipeline.launching import LAUNCHED, SOCKET
+
 SERVE = "--serve-warm"  # the argument with which ``python -m ims3core`` becomes the server
 Main = Callable[[list[str]], object]
 
@@ -27,11 +29,13 @@ Main = Callable[[list[str]], object]
 def ask(arguments: list[str]) -> int | None:
     """The exit code of the command, run by the server; None where there is none."""
     path = os.environ.get(SOCKET)
-    if path is None or "WORLD_SIZE" in os.environ:
+    if path is None or {"WORLD_SIZE", LAUNCHED} & os.environ.keys():
         return None
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(path)
+            if not server.recv(1):  # it has other code than this process would load
+                return None
         except OSError:
             return None
         request = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode()
@@ -47,7 +51,11 @@ def serving() -> Iterator[None]:
     """A server for the commands that this process, and what it starts, run in the meantime."""
     with tempfile.TemporaryDirectory(prefix="ims3-") as folder:
         path = str(Path(folder, "socket"))
-        process = subprocess.Popen([sys.executable, "-m", "ims3core", SERVE, path], stdin=subprocess.DEVNULL)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for its commands, not for it
+        try:
+            process = subprocess.Popen([sys.executable, "-m", "ims3core", SERVE, path], stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.environ[SOCKET] = path
         try:
             yield
@@ -57,8 +65,11 @@ def serving() -> Iterator[None]:
             process.wait()
 
 
-def serve(path: str, main: Main) -> None:
-    """Runs commands by ``main`` until the process that started this one is gone."""
+def serve(path: str, main: Main, is_current: Callable[[], bool]) -> None:
+    """Runs commands by ``main`` until the process that started this one is gone.
+
+    Where the code that this process has loaded is not current any more it ends, and commands run by themselves.
+    """
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -70,7 +81,11 @@ def serve(path: str, main: Main) -> None:
             except TimeoutError:
                 continue
             with asker:
+                if not is_current():
+                    return
                 asker.setblocking(True)
+                with contextlib.suppress(OSError):
+                    asker.sendall(b"+")
                 _answer(asker, server, main)
 
 
@@ -84,6 +99,7 @@ def _answer(asker: socket.socket, server: socket.socket, main: Main) -> None:
         code = 1
         try:
             server.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for number, handle in zip((1, 2), handles, strict=True):
                 os.dup2(handle, number)
             os.chdir(folder)

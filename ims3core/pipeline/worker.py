@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ims3core.errors import ClusterError, Ims3Error
+from ims3core.errors import ClusterError, Ims3Error, some
 from ims3core.params import Params, load
 from ims3core.pipeline import executors, harness, launching
-from ims3core.pipeline.graph import Node, project_digest
+from ims3core.pipeline.graph import Node, loaded_code, project_digest, require_loaded_code
 from ims3core.pipeline.stage import Stage, Unit
 from ims3core.pipeline.workspace import Workspace
 
@@ -76,6 +76,7 @@ def introduce(root: Path, token: str, threads: int, *, redirect: bool) -> Facts:
     Raises:
         ClusterError: ``root`` is another folder here, or none.
     """
+    loaded_code()  # before more of it is loaded
     importlib.import_module("stages")  # from where the rest of the code is, before the folder changes
     if not (root / LOGS / token).is_file():
         raise ClusterError(f"{root} is another folder on {socket.gethostname()}, wanted a common file system")
@@ -123,10 +124,15 @@ def make_units(root: Path, node: Node, fingerprint: str, names: Sequence[str], t
         need: ``device`` or ``host``; a worker with a GPU makes one unit of each kind at the same time.
 
     Raises:
-        ClusterError: parameters or inputs are others here than ``fingerprint`` says.
+        ClusterError: parameters or inputs are others here than ``fingerprint`` says, or know nothing of these units.
     """
     os.chdir(root)
     stage, units = _open(root, node, fingerprint, threads, need)
+    if unknown := [name for name in names if name not in units]:
+        raise ClusterError(
+            f"{stage.label}: found no unit {some(unknown)} in the parameters on this worker; did something change "
+            "params.yaml? Start the run again"
+        )
     if stage.sharing == "steps" and (launcher := stage.params.compute.launch):
         launching.launch(launcher, [node.stage, *node.arguments], root, **{launching.UNITS_ONLY: "1"})
         return
@@ -148,6 +154,7 @@ def _open(root: Path, node: Node, fingerprint: str, threads: int, need: str) -> 
         if need == "device":
             _set_back()
         stage = harness.open_node(node, with_threads(load(root / "params.yaml"), threads), root)
+        require_loaded_code()  # opening it has loaded more
         if (found := stage.fingerprint()) != fingerprint:
             raise ClusterError(
                 f"{stage.label}: parameters, inputs and code have the fingerprint {found} on this worker, "

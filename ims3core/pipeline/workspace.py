@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from ims3core.base import files
 from ims3core.base.distributed import ProcessGroup
 from ims3core.base.records import REMEDY, Sha256
-from ims3core.errors import ArtifactError
+from ims3core.errors import ArtifactError, HeldError
 
 log = logging.getLogger(__name__)
 LEDGER, OUTPUT, PUBLISHED, LOCK, HOLDER = "ledger.json", "out", "published", "lock", "holder"
@@ -111,14 +111,16 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(
-    root: Path, name: str, fingerprint: str, *, extent: Any = None, processes: ProcessGroup | None = None
-) -> Iterator[Workspace]:
+    root: Path, name: str, fingerprint: str, *, extent: Any = None, processes: ProcessGroup | None = None,
+    wait: bool = True,
+) -> Iterator[Workspace]:  # fmt: skip
     """Locks ``root/scratch/name`` and yields the :class:`Workspace` of ``fingerprint``.
 
     Leftovers of other fingerprints are deleted: they belong to parameters that are no longer asked for. ``extent`` is
     JSON-able and says how much is asked of what ``fingerprint`` describes. One line is logged if another run holds the
     lock, and one for each unfinished work that is deleted. Of several processes the main one holds the lock for all;
-    they need a common file system, and a ParameterError says if their fingerprints differ.
+    they need a common file system, and a ParameterError says if their fingerprints differ. Without ``wait`` a lock that
+    another run holds is a HeldError.
     """
     group, tag = processes or ProcessGroup(), f"{fingerprint} {short_digest(extent)}"
     group.require_equal(tag, f"{name}: fingerprint of parameters, inputs and code")
@@ -126,7 +128,7 @@ def open_workspace(
     if not group.is_main:
         yield Workspace(home / fingerprint, tag, already_published=group.broadcast(None))
         return
-    with exclusive(home, name) as waited:
+    with exclusive(home, name, wait=wait) as waited:
         done = waited and _published(home) == tag
         if not done:
             _delete_stale(home, fingerprint)
@@ -169,14 +171,20 @@ def _delete_untrusted(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(home: Path, name: str) -> Iterator[bool]:
-    """Holds the lock of the folder ``home``, signed with the process; yields whether another run was waited for."""
+def exclusive(home: Path, name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of the folder ``home``, signed with the process; yields whether another run was waited for.
+
+    Raises:
+        HeldError: another run holds it, and there is no ``wait``.
+    """
     home.mkdir(parents=True, exist_ok=True)
     lock, holder, waited = FileLock(home / LOCK), home / HOLDER, False
     try:
         lock.acquire(blocking=False)
     except Timeout:
         process = holder.read_text() if holder.is_file() else "unknown"
+        if not wait:
+            raise HeldError(f"{name}: process {process} is still at it") from None
         log.warning("%s: process %s is still at it; waiting for it to end", name, process)
         lock.acquire()
         waited = True

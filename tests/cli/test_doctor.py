@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ims3core import WAITING, cli
-from ims3core.pipeline import doctor
+from ims3core.pipeline import doctor, mending
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,8 +39,8 @@ def entry(pid, command="/bin/dvc repro"):
 def test_a_damaged_lock_is_removed_and_dvc_works_again(lock, content):
     """DVC writes the file in place, so that a kill leaves it empty or cut; one line says what was done."""
     path = lock(content)
-    [line] = doctor.mend_lock(path.parent)
-    assert "damaged" in line and not line.startswith(doctor.FAULT) and not path.exists()
+    [line] = mending.mend_lock(path.parent)
+    assert "damaged" in line and not line.startswith(mending.FAULT) and not path.exists()
 
 
 @pytest.mark.parametrize("cut", [b"schema", b"2.0", b"    cmd:"])  # before which it ends
@@ -53,10 +53,10 @@ def test_results_that_a_kill_cut_off_are_the_last_commits_again(tmp_path, cut, c
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
     path.write_bytes(whole + b"\n")
-    assert list(doctor.mend_results(tmp_path)) == [] and path.read_bytes() == whole + b"\n"
+    assert list(mending.mend_results(tmp_path)) == [] and path.read_bytes() == whole + b"\n"
     path.write_bytes(whole.partition(cut)[0])
-    [line] = doctor.mend_results(tmp_path)
-    assert doctor.MENDED in line and not line.startswith(doctor.FAULT)
+    [line] = mending.mend_results(tmp_path)
+    assert mending.MENDED in line and not line.startswith(mending.FAULT)
     assert path.read_bytes() == whole if committed else not path.exists()
 
 
@@ -67,7 +67,7 @@ def test_dvc_itself_fails_on_an_empty_lock_and_not_after_doctor(lock, tmp_path):
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: echo 1}}\n")
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0
-    list(doctor.mend_lock(path.parent))
+    list(mending.mend_lock(path.parent))
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
 
 
@@ -79,7 +79,7 @@ def test_only_entries_of_processes_that_ended_are_removed(lock):
             "write": {"/a": entry(NOBODY), "/b": entry(alive.pid)},
             "read": {"/c": [entry(NOBODY), entry(alive.pid)], "/d": [entry(alive.pid, "/bin/dvc exp run other")]},
         })  # fmt: skip
-        lines = list(doctor.mend_lock(path.parent))
+        lines = list(mending.mend_lock(path.parent))
         alive.communicate(b"\n")
     assert f"held by process {alive.pid}, {NOBODY}, which has ended" in lines[0]
     assert json.loads(path.read_text()) == {"write": {"/b": entry(alive.pid)}, "read": {"/c": [entry(alive.pid)]}}
@@ -89,7 +89,7 @@ def test_only_entries_of_processes_that_ended_are_removed(lock):
 def test_a_lock_that_holds_nothing_stays_silent(lock, tmp_path):
     """So does a folder without one."""
     path = lock({"write": {}, "read": {}})
-    assert list(doctor.mend_lock(path.parent)) == [] == list(doctor.mend_lock(tmp_path / "none"))
+    assert list(mending.mend_lock(path.parent)) == [] == list(mending.mend_lock(tmp_path / "none"))
     assert json.loads(path.read_text()) == {"write": {}, "read": {}}
 
 
@@ -100,7 +100,7 @@ def test_a_dvc_that_is_editing_its_lock_is_left_alone(lock):
     command = [sys.executable, "-c", code, str(path.with_name("rwlock.lock"))]
     with subprocess.Popen(command, **PIPES) as other:
         other.stdout.readline()
-        [line] = doctor.mend_lock(path.parent)
+        [line] = mending.mend_lock(path.parent)
         other.communicate(b"\n")
     assert "at work" in line and path.exists()
 
@@ -196,7 +196,7 @@ def test_a_fault_is_marked_and_named(toy, tmp_path, monkeypatch, spoil, part, na
     monkeypatch.setattr(doctor, "_device", lambda machine, asked: iter(()))  # seconds, and tested above
     spoil(tmp_path, monkeypatch)
     lines = getattr(doctor, f"_{part}")(*(tmp_path, None)[: 2 if part == "disk" else 1])
-    faults = [line for line in lines if line.startswith(doctor.FAULT)]
+    faults = [line for line in lines if line.startswith(mending.FAULT)]
     assert any(line[2:18].strip() == name and text in line for line in faults), faults
 
 
@@ -204,10 +204,10 @@ def test_without_git_it_says_how_dvc_works(checkout, monkeypatch):
     """And is content once that was done."""
     (checkout / ".git").rename(checkout / "away")
     [line] = doctor._git(checkout)
-    assert line.startswith(doctor.FAULT) and "`dvc config core.no_scm true`" in line
+    assert line.startswith(mending.FAULT) and "`dvc config core.no_scm true`" in line
     (checkout / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     [line] = doctor._git(checkout)
-    assert not line.startswith(doctor.FAULT) and "`ims3 study`" in line
+    assert not line.startswith(mending.FAULT) and "`ims3 study`" in line
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     [line] = doctor._git(checkout)
     assert "git" in line and "not installed" in line
@@ -222,13 +222,13 @@ def test_a_broken_installation_is_a_line_and_no_traceback(toy, tmp_path, monkeyp
 
     monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=fails))
     lines = list(doctor._machine(tmp_path))
-    assert lines[-1].startswith(doctor.FAULT) and "RuntimeError: operator torchvision::nms does not exist" in lines[-1]
+    assert lines[-1].startswith(mending.FAULT) and "RuntimeError: operator torchvision::nms does not exist" in lines[-1]
 
 
 def test_the_command_ends_with_1_where_something_is_to_do(checkout, capsys, monkeypatch):
     """Scripts can ask."""
     monkeypatch.setattr(
-        doctor, "examine", lambda root: iter(["  all well", f"{doctor.FAULT}one", f"{doctor.FAULT}two"])
+        doctor, "examine", lambda root: iter(["  all well", f"{mending.FAULT}one", f"{mending.FAULT}two"])
     )
     with pytest.raises(SystemExit) as stop:
         cli.main(["doctor"])

@@ -1,21 +1,25 @@
 """Real workers of Dask: who is let in, what a death costs, what the command line refuses."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
 
 from ims3core import cli
-from ims3core.errors import ClusterError, ParameterError
-from ims3core.pipeline import places, worker
-from ims3core.pipeline.dask_executor import DIED, DaskExecutor
+from ims3core.errors import ClusterError, CodeChangedError, ParameterError
+from ims3core.pipeline import places, repro, worker
+from ims3core.pipeline.dask_executor import DIED, REPLACING, DaskExecutor
 from ims3core.pipeline.driver import Job
 from ims3core.pipeline.places import Place, read_cluster
+from ims3core.pipeline.workspace import exclusive
 
 pytest.importorskip("distributed")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -170,6 +174,89 @@ def test_a_job_goes_to_a_worker_with_the_memory_for_it(client, toy, tmp_path):
     executor.close()
 
 
+def test_jobs_of_several_processes_are_not_cancelled_by_the_look_for_dead_ones(toy, tmp_path):
+    """A queue counts jobs, a request workers: eight jobs of eight processes stay eight."""
+    from dask_jobqueue.local import LocalCluster
+
+    toy()
+    with LocalCluster(cores=8, processes=8, memory="8GB", n_workers=0, silence_logs=False) as cluster:
+        looked = threading.Event()
+        cluster._correct_state = looked.set  # no job is really started
+        cluster.scale(64)
+        assert looked.wait(10) and len(cluster.worker_spec) == 8
+        looked.clear()
+        executor = DaskExecutor(SimpleNamespace(cluster=cluster), tmp_path, threads=1, patience=60)
+        executor._replace(time.monotonic() + 2 * REPLACING)
+        assert looked.wait(10) and len(cluster.worker_spec) == 8
+        del cluster._correct_state
+        cluster.worker_spec.clear()
+        executor.close()
+
+
+def test_two_runs_in_one_checkout_wait_for_each_other(toy, tmp_path, monkeypatch, caplog):
+    """Before either has workers: side by side each would wait for a stage that the other one holds."""
+    params, reached = toy(), threading.Event()
+
+    def client_of(*arguments):
+        reached.set()
+        raise ClusterError("far enough")
+
+    monkeypatch.setattr(places, "client_of", client_of)
+
+    def start():
+        with contextlib.suppress(ClusterError):
+            repro.run(tmp_path, params, [], Place(workers=1), lambda: ({}, {}))
+
+    second = threading.Thread(target=start)
+    with exclusive(tmp_path / repro.LOCK, "first"):
+        second.start()
+        while not caplog.messages:
+            time.sleep(0.01)
+        assert not reached.wait(0.5)
+    second.join(30)
+    assert reached.is_set()
+    assert caplog.messages == [f"ims3 repro: process {os.getpid()} is still at it; waiting for it to end"]
+
+
+def test_what_goes_wrong_in_closing_does_not_hide_an_interrupt():
+    """Nor does it end a run that is over; an error without a text is still named."""
+
+    def close(timeout):
+        raise TimeoutError
+
+    with pytest.raises(KeyboardInterrupt), places._closing(SimpleNamespace(close=close)):
+        raise KeyboardInterrupt
+    with places._closing(SimpleNamespace(close=close)):
+        pass
+    assert cli._one_line(TimeoutError()) == "TimeoutError"
+
+
+def test_a_scheduler_that_does_not_answer_leaves_nothing_behind(monkeypatch):
+    """A client of Dask that could not connect prints a traceback when it goes: so there is none."""
+    import distributed
+
+    monkeypatch.setattr(places, "CONNECTING", "0.3s")
+    monkeypatch.setattr(distributed, "Client", None)
+    with (
+        pytest.raises(ClusterError, match="no scheduler of Dask answers at 'tcp://127.0.0.1:1'"),
+        places.client_of(Place(scheduler="tcp://127.0.0.1:1"), threads=1, gpus=0, wanted=lambda: 1),
+    ):
+        pass
+
+
+def test_a_worker_whose_code_changed_ends_the_run(executor):
+    """In one line: every stage that is left would end in it."""
+    executor.gather()
+
+    def fail():
+        raise CodeChangedError("the code changed")
+
+    job = Job("s", ["a"], arguments=(fail,))
+    executor.start(job, executor.free(job))
+    with pytest.raises(CodeChangedError, match="^the code changed$"):
+        happen(executor)
+
+
 def complaint(capsys, *arguments):
     """What a command that is wrong prints, and its exit code."""
     with pytest.raises(SystemExit) as end:
@@ -216,6 +303,10 @@ def test_profiles_and_studies_refuse_the_same(toy, capsys, monkeypatch, command)
         ("jobqueue: {cray: {}}", "found cray under jobqueue, wanted one of slurm"),
         ("jobqueue: {slurm: 3}", "found slurm under jobqueue"),
         ("slurm: {cores: 1}", "found none under jobqueue"),
+        ("jobqueue: {local: {}}\ndistributed:\n", "distributed: found None, wanted keys with values"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: 3}", "distributed.adaptive: found 3, wanted keys"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: {minimum: '1'}}", "adaptive.minimum: found '1', wanted a wh"),
+        ("jobqueue: {local: {}}\ndistributed: {adaptive: {maximum: 0}}", "found minimum 0 and maximum 0, wanted a"),
     ],
 )
 def test_a_file_that_describes_no_cluster_is_refused(tmp_path, text, found):

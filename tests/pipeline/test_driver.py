@@ -4,10 +4,12 @@ import heapq
 import itertools
 import queue
 import random
+import threading
 
 import pytest
 
-from ims3core.errors import ClusterError
+from ims3core.errors import ClusterError, CodeChangedError, HeldError
+from ims3core.pipeline import driver
 from ims3core.pipeline.driver import TRIES, Driver, Job, Work
 from ims3core.pipeline.progress import Board
 from ims3core.pipeline.schedule import Schedule
@@ -19,14 +21,16 @@ class Assembler:
     """Stages of so many units; ``kept`` are the units that are there."""
 
     def __init__(self, units, same=()):
-        self.units, self.same, self.kept, self.log = units, same, set(), []
+        self.units, self.same, self.kept, self.log, self.memory = units, same, set(), [], {}
 
     def begin(self, address):
         if address in self.same:
             return None
         self.log.append(f"begin {address}")
         names = [f"{address}{n}" for n in range(self.units.get(address, 1))]
-        return Work(address, len(names), [Job(address, [name]) for name in names if name not in self.kept])
+        memory = self.memory.get(address, 0.0)
+        jobs = [Job(address, [name], memory=memory) for name in names if name not in self.kept]
+        return Work(address, len(names), jobs)
 
     def finish(self, address):
         assert all(f"{address}{n}" in self.kept for n in range(self.units.get(address, 1)))
@@ -37,6 +41,9 @@ class Assembler:
 
     def release(self, address):
         self.log.append(f"release {address}")
+
+    def stop(self):
+        self.log.append("stop")
 
     def missing(self, job):
         return [name for name in job.names if name not in self.kept]
@@ -176,6 +183,98 @@ def test_random_deaths_lose_nothing(seed):
     )  # fmt: skip
     run(assembler, executor, edges)
     assert {entry for entry in assembler.log if entry.startswith("finish")} == {f"finish {name}" for name in names}
+
+
+def test_a_job_that_is_too_large_for_now_lets_smaller_ones_pass():
+    """The only worker with the memory is busy: what needs less goes to the others, what needs as much waits."""
+    one = Driver(Schedule({"large": [], "small": []}, {"large": 9, "small": 1}), None, None, Board(2))
+    asked, handed = [], []
+
+    class Small:
+        def free(self, job):
+            asked.append(job.names[0])
+            return "small" if job.memory <= 1 else None
+
+        def start(self, job, worker):
+            handed.append(job.names[0])
+
+    one.executor = Small()
+    one._open = {"large": 2, "small": 2}
+    for name, memory in (("large0", 8.0), ("large1", 8.0), ("small0", 1.0), ("small1", 1.0)):
+        one._queue(Job(name[:-1], [name], memory=memory))
+    one._hand_out()
+    assert handed == ["small0", "small1"] and asked.count("large0") == 1 and "large1" not in asked
+    assert sum(map(len, one._ready.values())) == 2
+
+
+def test_after_the_data_set_is_known_jobs_have_their_planned_memory():
+    """Before it there is no plan: without another one all jobs of a first run would count as small."""
+    assembler, seen = Assembler({}), {}
+    executor = Executor(assembler, 1)
+    start = executor.start
+    executor.start = lambda job, worker: (seen.update({job.address: job.memory}), start(job, worker))
+    plan = {"b": 7.0, "e": 3.0}
+    Driver(
+        Schedule(EDGES, {}), assembler, executor, Board(len(EDGES)),
+        replan=lambda: (dict.fromkeys(EDGES, 2.0), plan), replan_after="a",
+    ).run()  # fmt: skip
+    assert seen == {"a": 0.0, "b": 7.0, "c": 0.0, "d": 0.0, "e": 3.0}
+
+
+def test_a_stage_that_another_run_is_at_is_asked_for_again(monkeypatch, caplog):
+    """One line says so, all else goes on, and nothing is held back for it; the same where it is assembled."""
+    monkeypatch.setattr(driver, "AGAIN", 0.05)
+    assembler = Assembler({})
+    refusals, plain = {"begin": 3, "finish": 2}, {"begin": assembler.begin, "finish": assembler.finish}
+
+    def held(errand, address):
+        if address == "b" and refusals[errand]:
+            refusals[errand] -= 1
+            raise HeldError("b: process 7 is still at it")
+        return plain[errand](address)
+
+    assembler.begin = lambda address: held("begin", address)
+    assembler.finish = lambda address: held("finish", address)
+    run(assembler, Executor(assembler, 1))
+    assert refusals == {"begin": 0, "finish": 0}
+    assert caplog.messages == ["b: process 7 is still at it; waiting for it to end"]
+    assert assembler.log.index("finish c") < assembler.log.index("begin b") and "finish d" in assembler.log
+
+
+def test_code_that_changed_ends_the_run_in_one_line(caplog):
+    """Not in one for every stage."""
+    assembler = Assembler({})
+
+    def begin(address):
+        raise CodeChangedError("the code changed")
+
+    assembler.begin = begin
+    with pytest.raises(CodeChangedError):
+        run(assembler, Executor(assembler, 1), {"a": [], "b": [], "c": []})
+    assert caplog.messages == [] and "stop" in assembler.log
+
+
+def test_an_interrupt_stops_what_waits():
+    """The assembler is told, and then waited for."""
+    assembler, stopped, waits = Assembler({}), threading.Event(), threading.Event()
+    assembler.stop = stopped.set
+
+    def begin(address):
+        waits.set()
+        assert stopped.wait(20)
+        raise ClusterError("ended")
+
+    assembler.begin = begin
+    executor = Executor(assembler, 1)
+
+    def interrupt(seconds):
+        assert waits.wait(20)
+        raise KeyboardInterrupt
+
+    executor.next = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(assembler, executor)
+    assert stopped.is_set()
 
 
 def paths(edges, seconds, start):

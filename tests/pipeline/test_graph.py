@@ -1,6 +1,7 @@
 """dvc.yaml as the project reads it is dvc.yaml as DVC reads it, and what follows from it."""
 
 import contextlib
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 from dvc.parsing import DataResolver
 from dvc.repo import Repo
 
-from ims3core.errors import ParameterError
+from ims3core.errors import CodeChangedError, ParameterError
 from ims3core.params import tree_of
 from ims3core.pipeline import graph, profiles
 from ims3core.pipeline.graph import Graph, overlap, value_at
@@ -93,6 +94,42 @@ def test_code_of_a_row_is_that_of_its_entries(digits):
     differing = {f"ims3core/axes/selections/{name}.py" for name in ("random", "s3")}
     assert set(random.code) ^ set(s3.code) == differing
     assert random.code_digest != s3.code_digest
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A project of two files, which this process has loaded."""
+    for name in graph.CODE:
+        (tmp_path / name).mkdir()
+    (tmp_path / "ims3core/a.py").write_text("a = 1")
+    (tmp_path / "stages/b.py").write_text("b = 1")
+    monkeypatch.setattr(graph, "PROJECT", tmp_path)
+    cached = (graph.loaded_code, graph.code_files, graph._digest)
+    for one in cached:
+        one.cache_clear()
+    graph.loaded_code()
+    yield tmp_path
+    for one in cached:
+        one.cache_clear()
+
+
+def test_digests_of_code_are_of_what_was_loaded(code):
+    """An edit while a process runs changes none of its digests: its units lie under those of the code that made them."""
+    (code / "stages/b.py").write_text("b = 2")
+    old = hashlib.sha256(b"stages/b.py\0b = 1").hexdigest()
+    assert graph.Node("s", "", (), (), ("stages/b.py",), ()).code_digest == old
+
+
+@pytest.mark.parametrize("change", ["edit", "new", "gone"])
+def test_code_that_changed_is_named(code, change):
+    """Whatever may have been loaded since is not what a run began with; what an editor leaves beside it is no change."""
+    (code / "stages/.b.py.swp").write_text("")
+    (code / "stages/.#b.py").write_text("")
+    graph.require_loaded_code()
+    name = {"edit": "stages/b.py", "new": "stages/c.py", "gone": "ims3core/a.py"}[change]
+    (code / name).unlink() if change == "gone" else (code / name).write_text("b = 2")
+    with pytest.raises(CodeChangedError, match=rf"^the code changed while ims3 repro ran \({name}\); start it again$"):
+        graph.require_loaded_code()
 
 
 def test_paths_and_keys_overlap_where_one_contains_the_other():

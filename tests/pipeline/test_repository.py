@@ -1,5 +1,7 @@
 """DVC in this process: what it says of a stage, what it runs, what a kill leaves behind."""
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -8,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo as DvcRepo
 
-from ims3core.errors import ArtifactError, ClusterError
-from ims3core.pipeline import repository
+from ims3core.errors import ArtifactError, ClusterError, CodeChangedError, HeldError
+from ims3core.pipeline import mending, repository
 from ims3core.pipeline.repository import Repository
 from ims3core.planning.priorities import plan
 
@@ -81,6 +84,69 @@ def test_another_command_of_dvc_is_waited_for(project, monkeypatch):
     monkeypatch.setattr(repository, "PATIENCE", 0.0)
     with lock, pytest.raises(ClusterError, match="^DVC: Unable to acquire lock"):
         dvc.state("b")
+
+
+def test_a_path_that_another_command_of_dvc_is_at_is_waited_for(project, monkeypatch):
+    """DVC wraps that error; after a while the stage is left for later, in a line that names the process."""
+    dvc, rwlock = Repository(project), project / ".dvc/tmp/rwlock"
+    entry = {"write": {str(project / "out/b.txt"): {"pid": os.getppid(), "cmd": "dvc repro"}}, "read": {}}
+    rwlock.write_text(json.dumps(entry))
+    monkeypatch.setattr(repository, "BRIEFLY", 0.0)
+    with pytest.raises(HeldError, match=rf"b\.txt.*is busy.*{os.getppid()}"):
+        dvc.reproduce("b")
+    monkeypatch.setattr(repository, "BRIEFLY", 60.0)
+    threading.Timer(1.0, lambda: rwlock.write_text(json.dumps({"write": {}, "read": {}}))).start()
+    dvc.reproduce("b")
+    assert (project / "out/b.txt").exists()
+
+
+def test_a_run_that_was_ended_waits_for_nobody(project):
+    """Ctrl-C takes no minutes where another command of DVC holds the lock."""
+    dvc, other = Repository(project), Repository(project)
+    dvc.stopped.set()
+    with other._repo.lock, pytest.raises(ClusterError, match="^the run was ended while another command"):
+        dvc.ignore_outputs({"b"})
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_nothing_is_recorded_of_a_command_whose_code_changed(project, monkeypatch, when):
+    """Neither in dvc.lock nor in the run cache: DVC would take the new code's digest for what the old one made."""
+    ran = project / "log"
+
+    def look():
+        if when == "before" or ran.exists():
+            raise CodeChangedError("the code changed")
+
+    dvc = Repository(project)
+    monkeypatch.setattr(repository, "require_loaded_code", look)
+    with pytest.raises(CodeChangedError, match="^the code changed$"):
+        dvc.reproduce("b")
+    assert ran.exists() == (when == "while") and not (project / "dvc.lock").exists()
+    assert Repository(project).state("b") == "changed"
+
+
+def test_results_that_are_being_written_are_left_alone(project):
+    """A dvc.lock that is cut off is mended under DVC's lock only: another command may be at it."""
+    Repository(project).reproduce("b")
+    whole = (project / "dvc.lock").read_bytes()
+    (project / "dvc.lock").write_bytes(b"")
+    with DvcRepo(str(project)).lock:
+        (line,) = mending.mend_results(project)
+        assert "at work on it just now" in line and mending.MENDED not in line
+        assert (project / "dvc.lock").read_bytes() == b""
+        (project / "dvc.lock").write_bytes(whole)
+    assert list(mending.mend_results(project)) == [] and (project / "dvc.lock").read_bytes() == whole
+
+
+def test_what_was_written_while_the_lock_was_waited_for_stays(project, monkeypatch):
+    """It is read again: what was cut off at first was being written."""
+    Repository(project).reproduce("b")
+    whole, path = (project / "dvc.lock").read_bytes(), project / "dvc.lock"
+    path.write_bytes(whole[:20])
+    lock = DvcRepo(str(project)).lock
+    lock.lock()
+    threading.Timer(1.0, lambda: (path.write_bytes(whole), lock.unlock())).start()
+    assert list(mending.mend_results(project)) == [] and path.read_bytes() == whole
 
 
 def test_a_folder_without_dvc_is_named(tmp_path):

@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 
-from ims3core.errors import ClusterError
+from ims3core.errors import ClusterError, CodeChangedError, HeldError
 from ims3core.params import load
 from ims3core.pipeline import assembler, harness, launching, progress, warm, worker
 from ims3core.pipeline.graph import Graph
-from ims3core.pipeline.workspace import Workspace, open_workspace
+from ims3core.pipeline.workspace import Workspace, exclusive, open_workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINES = ("prepare", "encoder", "candidates real", "features real", "centroids real", "select random", "teacher", "labels steps")  # fmt: skip
@@ -164,6 +164,28 @@ def test_a_worker_with_other_inputs_makes_nothing(project):
         worker.make_units(root, node, "0123", *rest)
 
 
+def test_a_unit_that_the_parameters_do_not_have_any_more_is_named(project):
+    """Amounts are in no fingerprint: params.yaml that shrank meanwhile is named, and not tried three times."""
+    job = assembler_of(project).begin("features@real").jobs[0]
+    root, node, fingerprint, _, *rest = job.arguments
+    with pytest.raises(
+        ClusterError, match=r"features real: found no unit gone-7 .* did something change params\.yaml\?"
+    ):
+        worker.make_units(root, node, fingerprint, ["gone-7"], *rest)
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_ends_nothing(project, monkeypatch):
+    """A worker that finishes a unit removes it."""
+    office = assembler_of(project)
+    job = office.begin("features@real").jobs[0]
+    place = office._held["features@real"][1].path
+    (place / "kept.begun").touch()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([place / "gone.begun", place / "kept.begun"]))
+    missing, latest = office.state(job)
+    assert missing == job.names and latest == (place / "kept.begun").stat().st_mtime_ns
+    office.release("features@real")
+
+
 def test_what_a_stage_sets_for_the_process_does_not_reach_the_next(project):
     """Training that is compiled chooses other algorithms for the whole process."""
     jobs = assembler_of(project).begin("features@real").jobs
@@ -224,6 +246,62 @@ def test_two_writers_of_a_unit_do_not_collide(tmp_path):
     first.join()
     second.join()
     assert order == [("first", True), ("second", False)] and (work.path / "unit").read_text() == "first"
+
+
+def test_a_warm_server_whose_code_changed_answers_nobody(tmp_path, monkeypatch):
+    """The command then runs by itself, with the code that DVC takes digests of."""
+    path = tmp_path / "socket"
+    monkeypatch.setenv(launching.SOCKET, str(path))
+    server = threading.Thread(target=warm.serve, args=(str(path), None, lambda: False))
+    server.start()
+    while not path.exists():
+        pass
+    assert warm.ask(["prepare"]) is None
+    server.join(10)
+    assert not server.is_alive() and warm.ask(["prepare"]) is None
+
+
+@pytest.mark.parametrize("name", [launching.LAUNCHED, "WORLD_SIZE"])
+def test_what_is_launched_does_not_ask_the_server_that_waits_for_it(monkeypatch, name):
+    """Also a launcher of one process, which sets no WORLD_SIZE; and it is not told of the server."""
+    monkeypatch.setenv(launching.SOCKET, "socket")
+    launching.launch(f"{sys.executable} -c 'import os, sys; sys.exit(\"{launching.SOCKET}\" in os.environ)'", [])
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(warm.socket, "socket", None)
+    assert warm.ask(["latents"]) is None
+
+
+def test_a_workspace_of_another_run_is_not_waited_for(project):
+    """That one may wait for a workspace which is held here."""
+    office, (address, free) = assembler_of(project), ("features@real", "select@random")
+    home = project / "scratch" / office.nodes[address].place
+    office.begin(free)
+    with exclusive(home, "other"), pytest.raises(HeldError, match=f"process {os.getpid()} is still at it$"):
+        office.begin(address)
+    assert office.begin(address).jobs
+    for one in (address, free):
+        office.release(one)
+
+
+def test_nothing_is_begun_or_assembled_by_code_that_changed(project, monkeypatch):
+    """Workers make nothing of it either."""
+    office = assembler_of(project)
+    job = office.begin("features@real").jobs[0]
+
+    def changed():
+        raise CodeChangedError("the code changed")
+
+    for module in (assembler, worker):
+        monkeypatch.setattr(module, "require_loaded_code", changed)
+    for call in (
+        lambda: office.begin("select@random"),
+        lambda: office.finish("features@real"),
+        lambda: worker.make_units(*job.arguments),
+    ):
+        with pytest.raises(CodeChangedError):
+            call()
+    assert office.missing(job) == job.names
+    office.release("features@real")
 
 
 def test_a_warm_server_runs_a_command_as_a_new_process_does(tmp_path):
