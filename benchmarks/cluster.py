@@ -24,6 +24,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from ims3core.pipeline import profiles, worker
 from ims3core.pipeline.driver import Driver, Job, Work
 from ims3core.pipeline.graph import Graph
@@ -210,8 +212,7 @@ def grid(folder: Path, workers: list[int], threads: int) -> None:
         ).returncode  # fmt: skip
         print(f"{clone.name}: {found[clone.name]:.0f} s, dvc status {again}{same}", flush=True)
         if count:
-            for gone in ("metrics/cells", "metrics/full_data", "data/distilled/ims3_plus", ".dvc/cache", "scratch"):
-                shutil.rmtree(clone / gone, ignore_errors=True)
+            forget(clone, ("refine", "students", "full_data"))
             began = time.perf_counter()
             said = subprocess.run(
                 [sys.executable, "-m", "ims3core", "repro", "students", "full_data", "--workers", str(count)],
@@ -221,6 +222,20 @@ def grid(folder: Path, workers: list[int], threads: int) -> None:
                 f"{clone.name}, students and refinement: {time.perf_counter() - began:.0f} s; {said.strip()}",
                 flush=True,
             )
+
+
+def forget(clone: Path, stages: tuple[str, ...]) -> None:
+    """Makes DVC run some stages again, and nothing else: takes their entries out of its lock and of its run cache."""
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())
+    lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name.split("@")[0] not in stages}
+    (clone / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    for gone in (".dvc/cache/runs", *(f"scratch/{name}" for stage in stages for name in _homes(clone, stage))):
+        shutil.rmtree(clone / gone, ignore_errors=True)
+
+
+def _homes(clone: Path, stage: str) -> list[str]:
+    """The folders of a stage's work."""
+    return [path.name for path in (clone / "scratch").glob(f"{stage}*") if path.is_dir()]
 
 
 def outputs(clone: Path) -> dict[str, str]:

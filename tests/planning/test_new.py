@@ -401,9 +401,12 @@ def test_heic_is_seen_where_the_package_is_installed(monkeypatch):
     heic("pictures/a")
     heic("pictures/b", start=50)
 
+    def inside(stream, name=None):
+        with stream:
+            return PngImagePlugin.PngImageFile(io.BytesIO(stream.read()[24:]))
+
     def register():
-        Image.register_open("HEIF", lambda stream, name=None: PngImagePlugin.PngImageFile(io.BytesIO(stream.read()[24:])),
-                            lambda start: start[4:12] == b"ftypheic")  # fmt: skip
+        Image.register_open("HEIF", inside, lambda start: start[4:12] == b"ftypheic")
 
     monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
     monkeypatch.setattr(Image, "ID", list(Image.ID))

@@ -52,7 +52,7 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout, classes)
         problem = layout.problem or ("" if layout.flat else _no_classes(layout, classes) or _empty(spelled, classes))
-        why, doubtful = "", len(names) < 2 or _wants_table(section) or tables.are_parts(names)
+        why, doubtful = "", len(names) < 2 or _wants_table(section) or (classes is None and tables.are_parts(names))
         if problem or doubtful:
             if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
                 return _joined(path, layout, found, classes) if layout.flat else found
