@@ -154,7 +154,7 @@ def test_networks_are_counted_once(empty_cache, tmp_path, monkeypatch):
     image_costs.networks(params, sizes.replace(config, depth=7), 10)
     assert len(counted) == 2  # the DiT, and the decoder at its latents
     image_costs._STORED.clear()
-    monkeypatch.setattr(image_costs, "_code", lambda: "other")
+    monkeypatch.setattr(image_costs, "code_digest", lambda: "other")
     image_costs.networks(params, config, 10)
     assert len(counted) == 2 + 4  # DiT, encoder and decoder of the VAE, feature encoder
 

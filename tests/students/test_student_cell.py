@@ -37,6 +37,7 @@ class Cell(Students):
     """The stage of a cell of three noise sets and two seeds, without anything on disk before it."""
 
     sets = [noise_images(6, n) for n in range(3)]
+    tiles = 1
     held_out = noise_images(20, 99)
     spec: cell.CellSpec
 

@@ -27,7 +27,7 @@ def test_the_cross_entropy_is_added():
     losses = []
     for weight in (0.0, 2.0):
         refinement = dm(networks=1, train_steps={1: [1, 1]}, cross_entropy=weight)
-        matching = distribution_matching._Matching(refinement, begin, distribution_matching._Pixels(begin))
+        matching = distribution_matching._Matching(refinement, begin, distribution_matching._Pixels(begin, factor=1))
         (group,) = matching.groups
         losses.append(torch.stack(matching.losses(group, *matching.networks(0, 1), None, 1)).detach())
     features, head = matching.networks(0, 1)
