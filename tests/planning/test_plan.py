@@ -248,7 +248,10 @@ class TestMemory:
     def test_grows_with_what_is_in_it(self):
         """Latents with their batch, students with theirs, a refinement with its images."""
         small, large = (
-            {r.stage: r.memory for r in plan.costs(profile("digits", **changes), Path("/nowhere"))[0]}
+            {
+                r.stage: r.memory
+                for r in plan.costs(profile("digits", compute__threads=2, **changes), Path("/nowhere"))[0]
+            }
             for changes in ({"latents__batch_size": 64}, {"latents__batch_size": 640, "data__side": 32})
         )
         for stage in ("latents", "students@ims3-10-convnet-steps", "refine@ims3_plus"):
