@@ -48,7 +48,7 @@ def assign(
         wanted = enough(ipc, share, test_fraction)
         _check_distinct(whole, labels, digests, names, 3, f"wanted at least {wanted} to fill every split")
         rest, members["test"] = _divided(whole, labels, digests, test_fraction, seed, wanted)
-        members["train"], members["validation"] = _divided(rest, labels, digests, share, seed, wanted)
+        members["train"], members["validation"] = _divided(rest, labels, digests, share, seed, wanted, beside=whole)
     elif drawn:
         wanted, train = enough(ipc, validation_fraction), members["train"]
         _check_distinct(train, labels, digests, names, 2, f"wanted at least {wanted} to train on and validate with")
@@ -133,9 +133,13 @@ def _check_distinct(
 
 
 def _divided(
-    rows: np.ndarray, labels: np.ndarray, digests: list[str], share: float, seed: int, wanted: int
-) -> tuple[np.ndarray, np.ndarray]:
+    rows: np.ndarray, labels: np.ndarray, digests: list[str], share: float, seed: int, wanted: int,
+    beside: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Two stratified parts of ``rows``, the second with ``share`` of the distinct images.
+
+    Args:
+        beside: all images that there are, which a message counts, where some were put aside before.
 
     Raises:
         DataError: a part would have less than one image a class; ``wanted`` images of each suffice.
@@ -146,8 +150,9 @@ def _divided(
     try:
         _, second = train_test_split(unique, test_size=share, stratify=labels[unique], random_state=seed % 2**32)
     except ValueError as error:
+        count = len(_distinct(rows if beside is None else beside, digests))
         raise DataError(
-            f"data.validation_fraction, data.test_fraction: cannot split {len(unique)} images of "
+            f"data.validation_fraction, data.test_fraction: cannot split {count} images of "
             f"{len(np.unique(labels[unique]))} classes, wanted larger fractions, or at least {wanted} images a class"
         ) from error
     second_digests = {digests[row] for row in second.tolist()}

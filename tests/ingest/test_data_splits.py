@@ -98,6 +98,7 @@ def test_the_number_that_a_refusal_names_suffices():
     [
         ([30, 4], {}, "class class1 has no (test|validation) image, wanted at least 12 images of it to divide"),
         ([30, 20], {"ipc": 20}, "eval.ipc: 20 images per class are asked for, class class1 has 14 to train on; wanted at least 32 images"),
+        ([4, 4, 4], {"validation_fraction": 0.1, "test_fraction": 0.2}, "cannot split 12 images of 3 classes, wanted larger fractions, or at least 12 images a class"),
         ([9, 9], {"validation_fraction": 0.01, "test_fraction": 0.01}, "cannot split 18 images of 2 classes, wanted larger fractions, or at least 102 images a class"),
     ],
 )  # fmt: skip
