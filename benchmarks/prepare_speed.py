@@ -18,7 +18,6 @@ import sys
 import time
 from multiprocessing import Pool
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import yaml
@@ -51,7 +50,7 @@ def fill(folder: Path, count: int, side: int, classes: int) -> None:
 
 def decode(folder: Path, side: int) -> int:
     """Decodes a folder in this process and its readers."""
-    listing = imagefolder.read(SimpleNamespace(path=folder, splits=None))
+    listing = imagefolder.read(profiles.read(ROOT, "imagenette64").data.model_copy(update={"path": str(folder)}))
     prepare.decode_listing(
         listing, folder.parent / "all.npy", side=side, channels=3, workers=len(os.sched_getaffinity(0)),
         skip_unreadable=False,

@@ -47,10 +47,12 @@ class IndexedImages:
     def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
         import torch
 
+        from ims3core.data.decode import quiet
+
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]
         rows = torch.as_tensor(rows)
-        with ThreadPoolExecutor() as threads:
+        with quiet(), ThreadPoolExecutor() as threads:
             images = list(threads.map(self._read, rows.flatten().tolist()))
         stacked = torch.stack(images) if images else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
         return stacked if rows.ndim else stacked[0]

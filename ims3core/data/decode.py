@@ -56,14 +56,6 @@ def decode(stored: Stored, *, side: int, channels: int) -> np.ndarray:
         ValueError: pixels of a type whose range is not known.
         Exception: whatever the library raises on what is not an image.
     """
-    if isinstance(stored, np.ndarray):
-        return _decoded(stored, side, channels)
-    with quiet():
-        return _decoded(stored, side, channels)
-
-
-def _decoded(stored: Stored, side: int, channels: int) -> np.ndarray:
-    """What :func:`decode` returns, with Pillow's warnings."""
     from PIL import Image, ImageOps
 
     if isinstance(stored, np.ndarray):
@@ -107,7 +99,10 @@ def opened(stored: Path | bytes | None) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: of large pictures, which are read, and of tags and palettes that it mends."""
+    """Without Pillow's warnings: of large pictures, which are read, and of tags and palettes that it mends.
+
+    Around many pictures: filters are those of the whole process, and setting them up costs as much as a small picture.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -131,14 +126,15 @@ def decode_chunk(items: StoredImages, side: int, channels: int) -> Decoded:
     """Decodes several images; what cannot be read is reported, not raised."""
     pixels = np.zeros((len(items), channels, side, side), np.uint8)
     digests, problems = [], []
-    for row, item in enumerate(items):
-        problem = None
-        try:
-            pixels[row] = decode(item, side=side, channels=channels)
-        except Exception as error:  # whatever Pillow raises on what is not an image
-            problem = why_unreadable(item, error)
-        digests.append(digest(pixels[row]))
-        problems.append(problem)
+    with quiet():
+        for row, item in enumerate(items):
+            problem = None
+            try:
+                pixels[row] = decode(item, side=side, channels=channels)
+            except Exception as error:  # whatever Pillow raises on what is not an image
+                problem = why_unreadable(item, error)
+            digests.append(digest(pixels[row]))
+            problems.append(problem)
     values = pixels.reshape(len(items), channels, -1).astype(np.int64)
     sums = np.stack([values.sum(-1), (values * values).sum(-1)], axis=-1)
     return Decoded(pixels, sums, digests, problems, pixels.reshape(len(items), -1).max(1, initial=0))

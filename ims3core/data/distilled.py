@@ -188,13 +188,11 @@ def tiled(images: torch.Tensor, tiles: int) -> torch.Tensor:
     """Images (N, C, S, S) of which each ``tiles`` make one, put together from their top left corners."""
     if tiles == 1:
         return images
-    across = round(tiles**0.5)
-    size = images.shape[-1] // across
-    corners = images[:, :, :size, :size].unflatten(0, (-1, across, across))  # (n, row, column, C, s, s)
-    mosaics = corners.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    padded = images.new_zeros(len(mosaics), *images.shape[1:])
-    padded[:, :, : across * size, : across * size] = mosaics
-    return padded
+    from ims3core.data.formation import side_by_side
+
+    across, side = round(tiles**0.5), images.shape[-1]
+    size = side // across
+    return side_by_side(images[:, :, :size, :size], across, side)
 
 
 def _write_image(directory: Path, image: torch.Tensor, origin: dict[str, Any]) -> dict[str, Any]:

@@ -35,10 +35,15 @@ def formed_set(images: ImageSet, factor: int) -> ImageSet:
 def mosaics(images: Tensor, factor: int) -> Tensor:
     """uint8 images (N x factor squared, C, S, S), of which each factor squared become one (N, C, S, S), row by row."""
     side = images.shape[-1]
-    size = side // factor
-    small = resized(images, size).unflatten(0, (-1, factor, factor))  # (n, row, column, C, s, s)
-    whole = images.new_zeros(len(small), images.shape[1], side, side)
-    whole[:, :, : factor * size, : factor * size] = small.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return side_by_side(resized(images, side // factor), factor, side)
+
+
+def side_by_side(images: Tensor, across: int, side: int) -> Tensor:
+    """Small images (N x across squared, C, s, s), row by row in images (N, C, side, side); what is left over is 0."""
+    size = images.shape[-1]
+    grid = images.unflatten(0, (-1, across, across)).permute(0, 3, 1, 4, 2, 5)  # (n, C, row, s, column, s)
+    whole = images.new_zeros(len(grid), images.shape[1], side, side)
+    whole[:, :, : across * size, : across * size] = grid.flatten(4, 5).flatten(2, 3)
     return whole
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ims3core.errors import DataError, some
+from ims3core.ingest import split_columns
 from ims3core.ingest.folders import can_be_class
 from ims3core.ingest.listing import role_named, roles_in
 
 ORDER = ("train", "validation", "test")
 SHARD = re.compile(r"^(?P<name>.*?)[-_.]?(?P<number>\d+)-of-(?P<count>\d+)")  # train-00000-of-00003-a09b74b3
 EVALUATION = re.compile(r"(?i)(?<![a-z])eval(uation)?(?![a-z])")  # what `datasets` takes for test
-COLUMNS = ("split", "subset", "partition", "set", "usage")  # the first says splits and nothing else
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -102,25 +102,24 @@ def by_column(
         DataError: a row says nothing, or something else than the split that its file is in.
     """
     parts = [part for parts in loaded.values() for part in parts]
-    for column in COLUMNS:
-        name = next((name for name in (parts[0].features if parts else ()) if name.lower() == column), None)
-        if name is None or any(name not in part.features for part in parts):
-            continue
-        said = {split: [text for part in loaded[split] for text in _texts(part, name)] for split in loaded}
-        kinds = {text for texts in said.values() for text in texts}
-        if len(loaded) > 1:
-            _check_agreement(said, name, place)
-        elif (chosen and kinds & set(chosen.values())) or (not chosen and kinds and _divides(column, kinds)):
-            texts = next(iter(said.values()))
-            if "" in texts:
-                raise DataError(f"{place}, column {name}: row {texts.index('')} says no split, wanted one")
-            return name, texts
-    return None
-
-
-def _divides(column: str, kinds: Collection[str]) -> bool:
-    """Whether a column is one of splits, by its name or by some of what it says."""
-    return column == COLUMNS[0] or any(map(role_named, kinds))
+    usual = [
+        name for name in (parts[0].features if parts else ())
+        if split_columns.is_usual(name) and all(name in part.features for part in parts)
+    ]  # fmt: skip
+    said = {
+        name: {split: [text for part in loaded[split] for text in _texts(part, name)] for split in loaded}
+        for name in usual
+    }  # fmt: skip
+    if len(loaded) > 1:
+        for name in usual:
+            _check_agreement(said[name], name, place)
+        return None
+    whole = {name: next(iter(texts.values())) for name, texts in said.items()}
+    if (column := split_columns.find(whole, set(), chosen, place)) is None:
+        return None
+    if "" in column.texts:
+        raise DataError(f"{place}, column {column.name}: row {column.texts.index('')} says no split, wanted one")
+    return column.name, [column.splits.get(text.lower(), text) for text in column.texts]
 
 
 def _check_agreement(said: Mapping[str, Sequence[str]], column: str, place: str) -> None:

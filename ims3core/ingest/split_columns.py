@@ -75,7 +75,7 @@ def find(
         splits = _meanings(texts, chosen)
         if any(texts) and (_chosen(name, splits, chosen) if chosen else _divides(name, texts, splits)):
             found.append(SplitColumn(name, texts, splits, chosen is not None))
-    found = [column for column in found if _usual(column.name)] or found
+    found = [column for column in found if is_usual(column.name)] or found
     for other in found[1:]:
         if [found[0].splits.get(text.lower()) for text in found[0].texts] != [
             other.splits.get(text.lower()) for text in other.texts
@@ -87,7 +87,8 @@ def find(
     return found[0] if found else None
 
 
-def _usual(name: str) -> bool:
+def is_usual(name: str) -> bool:
+    """Whether columns of splits have such a name."""
     return name.strip().lower() in (*SPLITS, *PERHAPS)
 
 
@@ -110,7 +111,7 @@ def _meanings(texts: Sequence[str], chosen: Mapping[str, str] | None) -> dict[st
 
 def _chosen(name: str, splits: Mapping[str, str], chosen: Mapping[str, str]) -> bool:
     """Whether a column holds what ``data.splits`` names: all of it, or some under a usual name."""
-    return set(splits.values()) == set(chosen.values()) or (_usual(name) and bool(splits))
+    return set(splits.values()) == set(chosen.values()) or (is_usual(name) and bool(splits))
 
 
 def _divides(name: str, texts: Sequence[str], splits: Mapping[str, str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,6 @@ from ims3core.ingest.split_columns import SplitError
 
 MOST_TABLES = 20  # more files of these endings are one per picture
 SHOWN = 60  # characters of a row in a message
-HEAPS = {
-    "part", "parts", "batch", "chunk", "shard", "image", "images", "img", "imgs", "picture", "pictures", "photo",
-    "photos", "data",
-}  # words in names of folders that hold some of the pictures, whatever their classes  # fmt: skip
 
 
 @dataclass
@@ -73,12 +68,6 @@ def _has_plain_columns(file: Path) -> bool:
         pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
         for kind in kinds
     )
-
-
-def are_parts(names: Collection[str]) -> bool:
-    """Whether folders are parts of one heap of pictures by their names, such as images_001 and images_002."""
-    bare = {re.sub(r"[\d\W_]+", " ", name).strip().lower() for name in names}
-    return len(bare) == 1 and len(names) > 1 and not HEAPS.isdisjoint(bare.pop().split())
 
 
 def find(

@@ -168,11 +168,12 @@ def _opened(count: int) -> np.ndarray:
 def _headers(listing: Listing, rows: np.ndarray) -> tuple[list[int], dict[int, str]]:
     """The short sides of the pictures in ``rows``, and by row why one is none."""
     sizes, broken = [], {}
-    for row in rows.tolist():
-        try:
-            sizes.append(min(_size(listing.items[row])))
-        except Exception as error:  # whatever Pillow raises on what is not an image
-            broken[row] = why_unreadable(listing.items[row], error)
+    with quiet():
+        for row in rows.tolist():
+            try:
+                sizes.append(min(_size(listing.items[row])))
+            except Exception as error:  # whatever Pillow raises on what is not an image
+                broken[row] = why_unreadable(listing.items[row], error)
     return sizes, broken
 
 
@@ -195,20 +196,21 @@ def _size(item: Stored) -> tuple[int, int]:
     """Width and height of a stored picture."""
     if isinstance(item, np.ndarray):
         return item.shape[1], item.shape[0]
-    with quiet(), opened(item) as picture:
+    with opened(item) as picture:
         return picture.size
 
 
 def _decoded(listing: Listing, rows: np.ndarray) -> tuple[bool, float]:
     """Whether some pictures have no colour, and the seconds that each took; broken ones are left to `prepare`."""
     began, grey, seen = time.perf_counter(), True, 0
-    for row in rows[np.linspace(0, len(rows) - 1, min(len(rows), DECODED)).astype(np.int64)].tolist():
-        try:
-            red, green, blue = decode(listing.items[row], side=32, channels=3)
-        except Exception:  # `prepare` names every one of them
-            continue
-        seen += 1
-        grey = grey and bool((red == green).all() and (green == blue).all())
+    with quiet():
+        for row in rows[np.linspace(0, len(rows) - 1, min(len(rows), DECODED)).astype(np.int64)].tolist():
+            try:
+                red, green, blue = decode(listing.items[row], side=32, channels=3)
+            except Exception:  # `prepare` names every one of them
+                continue
+            seen += 1
+            grey = grey and bool((red == green).all() and (green == blue).all())
     return grey and seen > 0, (time.perf_counter() - began) / max(1, seen)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ims3core import data
-from ims3core.data.decode import decode
+from ims3core.data.decode import decode, decode_chunk
 from ims3core.errors import DataError
 from ims3core.ingest import classes, folders, prepare, readers
 from ims3core.ingest.listing import Listing
@@ -455,4 +455,7 @@ def test_a_large_picture_is_read_without_a_word(tmp_path, monkeypatch):
     """Pillow warns of pictures beyond its limit, which are read all the same."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.fromarray(np.full((12, 12, 3), 9, np.uint8)).save(tmp_path / "a.png")
-    assert decode(tmp_path / "a.png", side=6, channels=3).tolist() == np.full((3, 6, 6), 9).tolist()
+    found = decode_chunk([tmp_path / "a.png"], side=6, channels=3)
+    assert found.problems == [None] and found.pixels[0].tolist() == np.full((3, 6, 6), 9).tolist()
+    kept = data.IndexedImages(tmp_path, ["a.png"], found.digests, 6, 3)
+    assert kept[0].tolist() == found.pixels[0].tolist()

@@ -52,7 +52,7 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         layout = _layout(path, section.splits)
         names, spelled = _class_names(layout, classes)
         problem = layout.problem or ("" if layout.flat else _no_classes(layout, classes) or _empty(spelled, classes))
-        why, doubtful = "", len(names) < 2 or _wants_table(section) or (classes is None and tables.are_parts(names))
+        why, doubtful = "", len(names) < 2 or _wants_table(section)
         if problem or doubtful:
             if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
                 return _joined(path, layout, found, classes) if layout.flat else found
@@ -132,14 +132,11 @@ def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     """The folders of splits; ``path`` itself where its folders are classes."""
     children = folders.class_folders(path)
     if chosen and not any((path / name).is_dir() for name in chosen.values()):
-        inside = not_classes.splits_inside(children, chosen)
-        if inside:
+        if inside := not_classes.splits_inside(children, chosen):
             return _inside(path, children, inside, chosen)
+        there, missing = some([child.name for child in children]) or "no folders", next(iter(chosen.values()))
+        return Layout(problem=f"data.splits: {path}: no split {missing!r}; found {there}")
     if chosen:
-        if not any((path / name).is_dir() for name in chosen.values()):
-            there = some([child.name for child in folders.class_folders(path)]) or "no folders"
-            missing = next(iter(chosen.values()))
-            return Layout(problem=f"data.splits: {path}: no split {missing!r}; found {there}")
         known = [name for name in chosen.values() if (path / name).is_dir()]
         known += [child.name for child in children if child.name not in known]
         role_of, warnings = roles(known, chosen, where=str(path))
