@@ -19,20 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 PIXELS = 2**20  # of all images in one call of the network: many small classes together, large ones one by one
 BATCH = 64  # images that the VAE is given at once, and that networks are trained on in a step
+MOMENTUM = 0.5  # of SGD on pixels, as in DM's own code
 MOVED = 2**24  # values of a full-size feature map of the VAE, of images through which gradients go to latents at once
 Value = TypeVar("Value")
 
 
 class DistributionMatching(Refinement):
-    """Adam on the images against the features of a network, another one at each iteration."""
+    """The images move against the features of a network, another one at each iteration."""
 
     iterations: dict[Count, Count] = Field(
-        description="Adam steps by IPC; an IPC in between takes those of the next smaller one"
+        description="steps by IPC; an IPC in between takes those of the next smaller one"
     )
-    lr: Positive = Field(description="learning rate of Adam, of the pixels or latents")
+    optimiser: Literal["adam", "sgd"] = Field(description="of pixels or latents; sgd with momentum 0.5 (DM) of pixels")
+    lr: Positive = Field(
+        description="learning rate: of Adam in units of [0, 1] or of latents; of SGD in those of normalised pixels "
+        "(DM: 1)"
+    )
     real_batch: Count = Field(description="real images per class and step")
     network: str = Field(description="convnet | resnetap10 | resnet10..101")
     networks: Index = Field(
@@ -54,7 +60,7 @@ class DistributionMatching(Refinement):
         description="weight of the images' mean cross-entropy under a trained network, added class by class"
     )
     space: Literal["pixels", "latents"] = Field(
-        description="what Adam moves: pixels, or the latents behind them, which keeps to what the VAE can draw"
+        description="what moves: pixels, or the latents behind them, which keeps to what the VAE can draw"
     )
 
     @model_validator(mode="after")
@@ -71,6 +77,12 @@ class DistributionMatching(Refinement):
     def _mosaics_are_pixels(self) -> DistributionMatching:
         if self.space == "latents":
             pixels_only(self.factor, "factor: space: latents moves latents")
+        return self
+
+    @model_validator(mode="after")
+    def _sgd_moves_pixels(self) -> DistributionMatching:
+        if self.optimiser == "sgd" and self.space == "latents":
+            raise ValueError("optimiser: found sgd beside space: latents; wanted adam, or space: pixels")
         return self
 
     @model_validator(mode="after")
@@ -116,21 +128,31 @@ class DistributionMatching(Refinement):
 
         canvas = _Pixels(start, self.factor) if self.space == "pixels" else _Latents(start)
         matching = _Matching(self, start, canvas)
-        adam = torch.optim.Adam([canvas.values], lr=self.lr)
+        descent = self._descent(canvas, start)
         for iteration in start.progress(range(by_ipc(self.iterations, start.ipc))):
             seed = derive_seed(start.seed, "iteration", iteration)
             features, head = matching.networks(iteration, seed)
             directions = matching.directions(head.in_features, seed)
-            adam.zero_grad()
+            descent.zero_grad()
             losses = []
             for group in matching.groups:
                 distances = matching.losses(group, features, head, directions, seed)
                 torch.stack(distances).sum().backward()
                 losses += [distance.detach() for distance in distances]
             check_finite(torch.stack(losses), iteration, start.names)
-            adam.step()
+            descent.step()
             canvas.project()
         return canvas.finished()
+
+    def _descent(self, canvas: _Pixels | _Latents, start: Start) -> Optimizer:
+        import torch
+
+        if self.optimiser == "adam":
+            return torch.optim.Adam([canvas.values], lr=self.lr)
+        # A step on (x - mean) / std is one on x with the gradient times std^2.
+        variance = torch.tensor(start.statistics[1], device=canvas.values.device).square()[:, None, None]
+        canvas.values.register_hook(lambda gradient: gradient * variance)
+        return torch.optim.SGD([canvas.values], lr=self.lr, momentum=MOMENTUM)
 
 
 class _Matching:

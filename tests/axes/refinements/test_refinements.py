@@ -38,9 +38,8 @@ AUGMENT = Augment(
     crop_scale=None, flip=0.0, rotate=5.0, translate=0.05, colour=0.0, lighting=0.0, patch_shuffle=1, randaugment=None
 )
 DM = {
-    "iterations": {1: 30}, "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0, "train_steps": {1: [0, 4]},
-    "statistic": {1: "mean"}, "directions": 64,
-    "interpolate": False, "cross_entropy": 0.0, "space": "pixels",
+    "iterations": {1: 30}, "optimiser": "adam", "lr": 0.02, "real_batch": 16, "network": "convnet", "networks": 0,
+    "train_steps": {1: [0, 4]}, "statistic": {1: "mean"}, "directions": 64, "interpolate": False, "cross_entropy": 0.0, "space": "pixels",
 }  # fmt: skip
 IDC = {
     "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
@@ -111,36 +110,45 @@ DSA = {
 }  # fmt: skip
 
 
-def test_dm_with_dsa_equals_a_plain_loop():
-    """Two steps of Adam: of every class real and chosen images, normalised, under one transformation."""
-    refinement, augment = dm(iterations={1: 2}), AUGMENT.overridden({"dsa": DSA, "rotate": 0.0, "translate": 0.0}, "x")
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_dm_with_dsa_equals_a_plain_loop(optimiser):
+    """Two steps: of every class real and chosen images, normalised, under one transformation.
+
+    Adam's steps are in units of [0, 1], those of SGD in units of normalised images, as published.
+    """
+    refinement = dm(iterations={1: 2}, optimiser=optimiser, lr={"adam": 0.02, "sgd": 0.5}[optimiser])
+    augment = AUGMENT.overridden({"dsa": DSA, "rotate": 0.0, "translate": 0.0}, "x")
     begin = start(augment=augment)
     mean, std = (torch.tensor(values) for values in begin.statistics)
     task, real = begin.real_task("convnet"), pixels.RealBatches(begin.real, 3, MACHINE.device)
     plain = siamese(begin.augment.dsa, ([0.0], [1.0]))  # on images that are normalised already
-    x = torch.nn.Parameter(begin.images / 255)
-    adam = torch.optim.Adam([x], lr=refinement.lr)
+    x = torch.nn.Parameter(begin.images / 255)  # of Adam; of SGD they are normalised, and their range is too
+    low, high = torch.zeros(()), torch.ones(())
+    descent = torch.optim.Adam([x], lr=0.02)
+    if optimiser == "sgd":
+        x, low, high = torch.nn.Parameter((x.detach() - mean) / std), -mean / std, (1 - mean) / std
+        descent = torch.optim.SGD([x], lr=0.5, momentum=0.5)
     for iteration in range(2):
         seed = derive_seed(begin.seed, "iteration", iteration)
         network, loss = task.build(seed).requires_grad_(False), torch.zeros(())
         for c in range(3):
             view = derive_seed(seed, "augment", c)
+            chosen, batch = x[begin.chosen.class_index == c], (real(c, refinement.real_batch, seed) - mean) / std
             one, other = (
-                network.features(plain((images - mean) / std, Alike([view], [len(images)]))).mean(0)
-                for images in (x[begin.chosen.class_index == c], real(c, refinement.real_batch, seed))
+                network.features(plain(images, Alike([view], [len(images)]))).mean(0)
+                for images in (chosen if optimiser == "sgd" else (chosen - mean) / std, batch)
             )
             loss = loss + (one - other).square().sum()
-        adam.zero_grad()
+        descent.zero_grad()
         loss.backward()
-        adam.step()
-        x.data.clamp_(0, 1)
+        descent.step()
+        x.data.clamp_(low, high)
+    wanted = x.detach() * std + mean if optimiser == "sgd" else x.detach()
 
     found = refinement.refine(begin)
 
     assert (found != begin.images).float().mean() > 0.5
-    assert (
-        (found - x.detach() * 255).abs() <= 0.6
-    ).float().mean() > 0.99  # where a gradient is 0, its sign is rounding
+    assert ((found - wanted * 255).abs() <= 0.6).float().mean() > 0.99  # where a gradient is 0, its sign is rounding
 
 
 def test_gradients_are_matched_under_one_transformation_of_a_class(monkeypatch):
@@ -297,6 +305,12 @@ def test_cross_entropy_is_added_class_by_class():
     inside = (images > 0.06) & (images < 0.94) & (gradient.abs() > 1e-5)
     assert inside.sum() > 100
     assert (moved.sign() == -gradient.sign())[inside].float().mean() > 0.99
+
+
+def test_sgd_is_of_pixels():
+    """Latents have no mean and deviation to be normalised by."""
+    with pytest.raises(ValueError, match="optimiser: found sgd beside space: latents; wanted adam, or space: pixels"):
+        dm(optimiser="sgd", space="latents")
 
 
 @pytest.mark.parametrize(("key", "value"), [("interpolate", True), ("cross_entropy", 1.0)])
