@@ -13,7 +13,7 @@ from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.data import ImageSet
 from ims3core.diffusion.schedule import add_noise, linear_schedule, respace
 from ims3core.students.network_pool import NetworkPool, RealTask
-from tests.axes.refinements.test_refinements import AUGMENT, CAO2, IDC, SRE2L, Judge, bars, dm, start
+from tests.axes.refinements.bars import AUGMENT, CAO2, IDC, SRE2L, Judge, bars, dm, start
 
 STILL = AUGMENT.model_copy(update={"rotate": 0.0, "translate": 0.0})
 
