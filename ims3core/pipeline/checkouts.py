@@ -22,6 +22,7 @@ from ims3core.pipeline.places import Place
 log = logging.getLogger(__name__)
 HOME = Path("scratch/runs")
 RESULTS = Path("metrics/profiles")
+STUDIES = "studies"  # the clone in which studies run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 MADE_HERE = "ims3.clone"  # in the git configuration of every clone that was made here
 KEPT = (
@@ -43,6 +44,10 @@ def run(root: Path, profile: str, place: Place | None = None) -> Iterator[str]:
 
     if profile not in (known := committed_profiles(root)):
         raise ParameterError(f"profile: the last commit has no {profile!r}; known: {', '.join(known)}")
+    if profile == STUDIES:
+        raise ParameterError(
+            f"profile: {HOME / STUDIES} is where studies run; wanted another name for profiles/{STUDIES}.yaml"
+        )
     clone = prepare_clone(root, profile)
     if uncommitted(root, ("ims3core", "stages", "profiles", "dvc.yaml")):
         yield "uncommitted changes of code and profiles do not count: the last commit is run"

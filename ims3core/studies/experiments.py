@@ -56,10 +56,10 @@ def run(
     if missing:
         _check_committed(root)
         with (
-            exclusive(root / checkouts.HOME / "studies-lock", "studies"),
+            exclusive(root / checkouts.HOME / "studies-lock", checkouts.STUDIES),
             repro.shared(missing[0].params, place) as workers,
         ):
-            clone = checkouts.prepare_clone(root, "studies")
+            clone = checkouts.prepare_clone(root, checkouts.STUDIES)
             done = len(settings) - len(missing)
             for setting in progress.track(missing, label=f"study {name}", total=len(settings), done=done):
                 labels = [f"{key} {value}" for key, value in setting.labels.items()]

@@ -150,6 +150,19 @@ def test_a_name_that_is_no_committed_profile_touches_nothing(git, tmp_path, vict
     assert not (tmp_path / "scratch").exists()
 
 
+def test_a_profile_does_not_run_where_studies_do(git, tmp_path):
+    """Their clone has settings of a study in it, and each would run the other's anew."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/studies.yaml").write_text("seed: 0\n")
+    git("add", "-A")
+    git("commit", "-qm", "profile")
+    with pytest.raises(
+        ParameterError, match=r"^profile: scratch/runs/studies is where studies run; wanted another name"
+    ):
+        list(checkouts.run(tmp_path, "studies"))
+    assert not (tmp_path / "scratch").exists()
+
+
 @pytest.mark.parametrize("kind", ["repository", "link", "folder"])
 def test_a_folder_that_was_not_made_here_is_never_touched(git, tmp_path, victim, kind):
     """Whatever stands where the clone would: a repository, a link to one, a folder inside this repository."""
