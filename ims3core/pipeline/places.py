@@ -25,7 +25,7 @@ MOST_JOBS = 64
 IDLE_LOOKS = 60  # one a second, before a job that has nothing to do is ended: between stages there is little
 CONNECTING = "10s"
 CLOSING = 20.0  # seconds that workers, or jobs of a queue, may take to end
-TRIES = 3
+STARTS = 12  # of the workers of this machine: one that is ended as it begins is begun again
 KINDS = {
     "slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster", "oar": "OARCluster",
     "htcondor": "HTCondorCluster", "moab": "MoabCluster", "local": "LocalCluster",
@@ -185,11 +185,11 @@ def _local(count: int, threads: int, gpus: int) -> Iterator[Any]:
     }
     dashboard = {"dashboard": find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, **dashboard}}
-    for tried in range(TRIES):
+    for tried in range(STARTS):
         try:
             cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=False)
         except RuntimeError as error:  # one of them died as it began
-            if tried + 1 == TRIES:
+            if tried + 1 == STARTS:
                 raise ClusterError(f"--workers: a worker does not start: {error}") from error
         else:
             break
