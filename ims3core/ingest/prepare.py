@@ -43,7 +43,7 @@ def decode_listing(
         store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
         for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
             if store is not None:
-                store.write(chunk.pixels.tobytes())
+                store.write(chunk.pixels.data)
             rows = slice(len(digests), len(digests) + len(chunk.digests))
             sums[rows], peaks[rows] = chunk.sums, chunk.peaks
             for row, problem in enumerate(chunk.problems, start=len(digests)):
