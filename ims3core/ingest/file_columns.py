@@ -9,7 +9,7 @@ from typing import Any
 
 from ims3core.errors import DataError, some
 from ims3core.ingest.folders import is_picture
-from ims3core.ingest.label_columns import LABELS
+from ims3core.ingest.label_columns import LABELS, NUMBERS
 from ims3core.ingest.picture_names import PictureNames, clean, droppable
 
 FILES = r"(^|[^a-z])(id|ids|image|img|file|path|name|picture|photo)"  # names of columns of file names
@@ -52,7 +52,9 @@ def find(
     image, label = chosen
     if image is not None and image not in columns:
         raise DataError(f"data.image_column: {place}: no column {image!r}; found {some(list(columns))}")
-    wanted = [image] if image is not None else [n for n in columns if n != label and n.lower() not in LABELS]
+    wanted = (
+        [image] if image is not None else [n for n in columns if n != label and n.lower() not in (*LABELS, *NUMBERS)]
+    )
     found = [one for name in wanted if (one := _looked_at(name, columns[name][:SAMPLE], names, root, image is None))]
     if not found:
         return None

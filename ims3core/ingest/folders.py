@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,10 @@ NOT_CLASSES = {
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "lost+found",  # of disks in a network
     "__pycache__",
 }  # fmt: skip
-TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".md", ".yaml", ".yml", ".parquet", ".xlsx")
+TEXTS = (
+    ".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".md", ".yaml", ".yml", ".parquet", ".xlsx",
+    ".mat", ".npy", ".npz", ".pkl", ".h5", ".hdf5",
+)  # fmt: skip
 DEEPEST = 8  # single folders inside each other that are followed to a meant one
 
 
@@ -38,20 +42,29 @@ def lost_links(path: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below ``folder`` that is not hidden, nor in a hidden folder, sorted; links are followed.
+    """Every file below ``folder`` that is not hidden, nor in a hidden folder, sorted; as :func:`names_below`."""
+    return [folder / name for name in names_below(folder)]
+
+
+def names_below(folder: Path) -> list[str]:
+    """The names, with folders, of all files below ``folder`` that are not hidden, nor in a hidden folder.
+
+    Sorted folder by folder, as paths are; links are followed.
 
     Raises:
         DataError: a link that leads to a folder it is in itself.
         OSError: a folder that cannot be read.
     """
-    found: list[Path] = []
+    found: list[str] = []
+    top = len(os.path.join(folder, ""))  # noqa: PTH118
     _check_link(folder, folder)
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         folders[:] = [name for name in folders if can_be_class(name)]
         for name in folders:
             _check_link(Path(place, name), folder)
-        found += [Path(place) / name for name in names if not name.startswith(".") and name.lower() not in NOT_IMAGES]
-    return sorted(found)
+        front = f"{place[top:]}/" if len(place) > top else ""
+        found += [front + name for name in names if not name.startswith(".") and name.lower() not in NOT_IMAGES]
+    return sorted(found, key=lambda name: name.split("/"))
 
 
 def _raise(error: OSError) -> None:
@@ -117,7 +130,7 @@ def loose_pictures(path: Path) -> list[str]:
 
 
 def holds_only_texts(folder: Path) -> bool:
-    """Whether a folder has files, there or further down, and all of them are tables or texts by their endings."""
+    """Whether a folder has files, there or further down, and all are tables, texts or arrays by their endings."""
     found, waiting = False, [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -163,6 +176,11 @@ def deeper(path: Path) -> Path | None:
             return path if children else None
         path = children[0]
     return None
+
+
+def are_copies(files: Sequence[Path]) -> bool:
+    """Whether all files have the same bytes."""
+    return all(filecmp.cmp(files[0], other, shallow=False) for other in files[1:])
 
 
 def content(path: Path) -> str:

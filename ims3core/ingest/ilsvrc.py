@@ -1,21 +1,22 @@
-"""ILSVRC's CLS-LOC folder as downloaded: train/<wnid>, all of val in one folder with a CSV of labels, test without."""
+"""ILSVRC's CLS-LOC and Tiny-ImageNet as downloaded: train/<wnid>, all of val in one folder, its labels in a table."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ims3core.base.library_errors import translate_errors
-from ims3core.data.spreadsheet import read_table
+from ims3core.data.spreadsheet import read_cells, read_table
 from ims3core.errors import DataError, some
 from ims3core.ingest.classes import is_wnid
-from ims3core.ingest.folders import NOT_IMAGES, TEXTS, can_be_class, class_folders, files_below, loose_pictures
-from ims3core.ingest.listing import Listing
+from ims3core.ingest.folders import NOT_IMAGES, TEXTS, can_be_class, class_folders, loose_pictures, names_below
+from ims3core.ingest.listing import Files, Listing
 
 LABELS = "LOC_val_solution.csv"  # ImageId, PredictionString: the class's WordNet id, then the corners of boxes
+TINY = "val_annotations.txt"  # of Tiny-ImageNet: name, WordNet id, corners of a box; no header
 INSIDE = Path("ILSVRC/Data/CLS-LOC")  # where the pictures are in the archive; the labels lie at its top
 
 
@@ -37,18 +38,19 @@ def read(path: Path, classes: Collection[str] | None = None) -> Listing | None:
         ]
         if not wnids or not all(map(is_wnid, wnids)) or not flat or not (folder / "val").is_dir():
             return None
-        table = next((place / LABELS for place in (folder, *folder.parents[:3]) if (place / LABELS).is_file()), None)
+        places = [place / LABELS for place in (folder, *folder.parents[:3])] + [folder / "val" / TINY]
+        table = next((place for place in places if place.is_file()), None)
         if "val" in flat and table is None:
             return None
-        items, names, warnings, left = list[Path](), list[str](), list[str](), list[Path]()
+        origins, names, warnings, left = list[str](), list[str](), list[str](), list[Path]()
         for wnid in wnids:
             if classes is None or wnid in classes:
-                items += _pictures(folder / "train" / wnid, left)
-                names += [wnid] * (len(items) - len(names))
-        trained = len(items)
-        for file, wnid in _validation(folder / "val", table if "val" in flat else None, warnings, left):
+                origins += [f"train/{wnid}/{name}" for name in _pictures(folder / "train" / wnid, left)]
+                names += [wnid] * (len(origins) - len(names))
+        trained = len(origins)
+        for name, wnid in _validation(folder / "val", table if "val" in flat else None, warnings, left):
             if classes is None or wnid in classes:
-                items.append(file)
+                origins.append(f"val/{name}")
                 names.append(wnid)
     warnings.append(f"{folder}: val is the test split, as in publications; validation is drawn from train")
     if left:
@@ -60,9 +62,8 @@ def read(path: Path, classes: Collection[str] | None = None) -> Listing | None:
     if strange := sorted(set(names) - set(wnids)):
         raise DataError(f"data.path: {folder}: val has images of class {some(strange)}, for which train has no folder")
     labels = np.array([position[name] for name in names], np.int64)
-    splits = ["train"] * trained + ["test"] * (len(items) - trained)
-    origins = [file.relative_to(folder).as_posix() for file in items]
-    return Listing(wnids, items, labels, splits, origins, folder, warnings)
+    splits = ["train"] * trained + ["test"] * (len(origins) - trained)
+    return Listing(wnids, Files(folder, origins), labels, splits, origins, folder, warnings)
 
 
 def _names(folder: Path) -> list[str]:
@@ -71,31 +72,42 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if can_be_class(name) and name.lower() not in NOT_IMAGES)
 
 
-def _pictures(folder: Path, left: list[Path]) -> list[Path]:
-    """The files below a folder, sorted; tables and texts, such as boxes, are added to ``left`` instead."""
-    found = files_below(folder)
-    left += [file for file in found if file.name.lower().endswith(TEXTS)]
-    return [file for file in found if not file.name.lower().endswith(TEXTS)]
+def _pictures(folder: Path, left: list[Path]) -> list[str]:
+    """The names of the files below a folder, sorted; tables and texts, such as boxes, are added to ``left`` instead."""
+    found = names_below(folder)
+    left += [folder / name for name in found if name.lower().endswith(TEXTS)]
+    return [name for name in found if not name.lower().endswith(TEXTS)]
 
 
 def _validation(
     folder: Path, table: Path | None, warnings: list[str], left: list[Path]
-) -> list[tuple[Path, str]]:  # fmt: skip
-    """Every validation image with its WordNet id, by its row of ``table`` or by its folder."""
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Every validation image, as a name below ``folder``, with its WordNet id: by a row of ``table`` or its folder."""
     if table is None:
         left += [folder / name for name in loose_pictures(folder)]
-        return [(file, child.name) for child in class_folders(folder) for file in _pictures(child, left)]
-    wnid_of = {}
-    for number, row in enumerate(read_table(table, ("imageid", "predictionstring"), needed="imageid"), start=2):
-        wnids = {word for word in row["predictionstring"].split() if is_wnid(word)}
-        if len(wnids) != 1:
-            raise DataError(
-                f"{table}: row {number} has {len(wnids)} WordNet ids ({row['predictionstring'][:40]!r}), wanted one"
-            )
-        wnid_of[row["imageid"].removesuffix(".JPEG")] = wnids.pop()
-    files = _pictures(folder, left)
-    if lost := [file.name for file in files if file.stem not in wnid_of]:
+        return [(f"{child.name}/{name}", child.name) for child in class_folders(folder)
+                for name in _pictures(child, left)]  # fmt: skip
+    wnid_of = _table(table)
+    names = [PurePosixPath(name) for name in _pictures(folder, left)]
+    left[:] = [file for file in left if file != table]
+    if lost := [name.name for name in names if name.stem not in wnid_of]:
         raise DataError(f"data.path: {folder}: {len(lost):,} images have no row in {table}: {some(lost, 3)}")
-    if absent := sorted(wnid_of.keys() - {file.stem for file in files}):
+    if absent := sorted(wnid_of.keys() - {name.stem for name in names}):
         warnings.append(f"{table}: {len(absent):,} rows name images that are not there: {some(absent, 3)}")
-    return [(file, wnid_of[file.stem]) for file in files]
+    return [(name.as_posix(), wnid_of[name.stem]) for name in names]
+
+
+def _table(table: Path) -> dict[str, str]:
+    """The WordNet id of every validation image by its name without ending."""
+    if table.name == TINY:
+        rows = [(row[0], " ".join(row[1:2])) for row in read_cells(table)[0]]
+    else:
+        found = read_table(table, ("imageid", "predictionstring"), needed="imageid")
+        rows = [(row["imageid"], row["predictionstring"]) for row in found]
+    wnid_of = {}
+    for number, (name, text) in enumerate(rows, start=1 if table.name == TINY else 2):
+        wnids = {word for word in text.split() if is_wnid(word)}
+        if len(wnids) != 1:
+            raise DataError(f"{table}: row {number} has {len(wnids)} WordNet ids ({text[:40]!r}), wanted one")
+        wnid_of[PurePosixPath(name).stem] = wnids.pop()
+    return wnid_of

@@ -12,6 +12,7 @@ from ims3core.ingest.classes import normal
 from ims3core.ingest.split_columns import FOLDS
 
 LABELS = ("label", "labels", "class", "target", "category", "class_name", "label_name")
+NUMBERS = ("classid", "class_id", "labelid", "label_id", "categoryid", "category_id", "target_id")  # of classes
 ABSENT = {"nan", "n/a", "#n/a", "<na>", "null", "?"}  # what programs write for no label, in any letters
 ABSENT_SO = {"NA", "None"}  # likewise, in these letters; ``none`` is a class of some data sets
 
@@ -31,9 +32,9 @@ def labels(
             raise DataError(f"data.label_column: {place}: no column {chosen!r}; found {some(list(columns))}")
         return _texts(columns[chosen], place, first)
     others = [name for name in columns if name not in taken]
-    others = [name for name in others if not _counts(columns[name]) or name.lower() in LABELS] or others
+    others = [name for name in others if name.lower() in (*LABELS, *NUMBERS) or not _counts(columns[name])] or others
     others = [name for name in others if name.lower() not in FOLDS] or others
-    usual = [name for name in others if name.lower() in LABELS]
+    usual = [name for name in others if name.lower() in LABELS] or [name for name in others if name.lower() in NUMBERS]
     if len(usual or others) == 1:
         return _texts(columns[(usual or others)[0]], place, first)
     if not usual and others and (hot := _one_hot({name: columns[name] for name in others})) is not None:

@@ -13,7 +13,8 @@ from typing import Any
 from ims3core.base.library_errors import translate_errors
 from ims3core.data.spreadsheet import SHEETS, read_columns
 from ims3core.errors import DataError, some
-from ims3core.ingest import file_columns, label_columns, split_columns
+from ims3core.ingest import file_columns, folders, label_columns, split_columns
+from ims3core.ingest.folders import is_picture
 from ims3core.ingest.picture_names import PictureNames, clean, role_of_folders
 from ims3core.ingest.split_columns import SplitColumn, SplitError
 
@@ -83,7 +84,7 @@ def read(
     place = f"data.table: {table}"
     try:
         with translate_errors(str(table)):
-            columns = read_columns(table)
+            columns = _by_file(read_columns(table))
     except DataError as error:
         raise DataError(f"data.table: {error}") from error
     numbers = [n for n, file in enumerate(files) if file.suffix.lower() not in ENDINGS]
@@ -95,7 +96,8 @@ def read(
     if rows is None:
         return None
     found = Labelled(table, notes=notes)
-    _fill(found, rows, names, paths, {at: known[n] for at, n in enumerate(numbers) if n in known} if known else {})
+    folder_of = {at: known[n] for at, n in enumerate(numbers) if n in known} if known else {}
+    _fill(found, rows, names, (root, paths), folder_of)
     found.pictures = {numbers[at]: said for at, said in found.pictures.items()}
     found.splits = {numbers[at]: split for at, split in found.splits.items()}
     found.passed = {numbers[at] for at in found.passed}
@@ -104,6 +106,22 @@ def read(
         raise DataError(f"{place}: none of its {len(found.unlabelled):,} rows has a label; data.label_column chooses "
                         "another column")  # fmt: skip
     return found
+
+
+def _by_file(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns of a table; of an object that has the pictures of each class in a list, with a row for each."""
+    names, lists = columns.get("file_name", []), columns.get("label", [])
+    if len(columns) > 2 or not lists or not all(isinstance(found, list) for found in lists):
+        return columns
+    inner = [str(cell) for found in lists for cell in found]
+    if any(map(_is_file, map(str, names))) or not inner or not all(map(_is_file, inner)):
+        return columns
+    owners = [name for name, found in zip(names, lists, strict=True) for _ in found]
+    return {"file_name": inner, "label": owners}
+
+
+def _is_file(name: str) -> bool:
+    return "/" in name or is_picture(name)
 
 
 def _rows(
@@ -139,13 +157,15 @@ def _rows(
     return _Rows(columns[column], files.front, labels, splits, first), notes
 
 
-def _fill(found: Labelled, rows: _Rows, names: PictureNames, paths: list[str], known: Mapping[int, str]) -> None:
-    """Puts every row into ``found``, with the numbers of ``paths``.
+def _fill(
+    found: Labelled, rows: _Rows, names: PictureNames, place_of: tuple[Path, list[str]], known: Mapping[int, str]
+) -> None:  # fmt: skip
+    """Puts every row into ``found``, with the numbers of the paths in ``place_of``, which lie below its folder.
 
     Raises:
         DataError: a row that can mean several pictures, or two rows that differ about one.
     """
-    place, eaten = f"data.table: {found.path}", ""
+    (root, paths), place, eaten, twins = place_of, f"data.table: {found.path}", "", list[str]()
     for number, cell in enumerate(rows.cells):
         row, name = number + rows.first, clean(cell).removeprefix(rows.front)
         meant = names.find(name)
@@ -157,7 +177,7 @@ def _fill(found: Labelled, rows: _Rows, names: PictureNames, paths: list[str], k
         if split is None and rows.splits is not None:
             found.others[rows.splits.texts[number]] += 1
             found.passed.update(meant)
-        elif len(meant) > 1:
+        elif len(meant) > 1 and not _are_copies(names, meant, root, paths):
             raise DataError(f"{place}: row {row}: {name!r} can be {some([paths[n] for n in meant], 2)}; data.path "
                             f"chooses the folder of the pictures, with data.table: {found.path}")  # fmt: skip
         elif not meant:
@@ -168,7 +188,17 @@ def _fill(found: Labelled, rows: _Rows, names: PictureNames, paths: list[str], k
                     f"{found.path.name}: {name} in row {row} is taken for {paths[meant[0]]}, and so on: zeros at the "
                 )
                 found.notes.append(f"{eaten}front are lost, as spreadsheets do it")
+            twins += [paths[n] for n in meant[1:] if n not in found.passed]
+            found.passed.update(meant[1:])
             _set(found, meant[0], (label, row), split or "", name)
+    if twins:
+        found.notes.append(f"{found.path.name}: {len(twins):,} pictures lie there a second time with the same bytes, "
+                           f"and are left out: {some(twins, 2)}")  # fmt: skip
+
+
+def _are_copies(names: PictureNames, meant: list[int], root: Path, paths: list[str]) -> bool:
+    """Whether files are one picture: the same bytes, in folders of one split."""
+    return len({names.role(n) for n in meant}) == 1 and folders.are_copies([root / paths[n] for n in meant])
 
 
 def _set(found: Labelled, number: int, said: tuple[str, int], split: str, name: str) -> None:

@@ -60,6 +60,21 @@ class Listing:
         return replace(self, items=items, labels=self.labels[keep], splits=splits, origins=origins)
 
 
+class Files(Sequence):
+    """Files by their names below a folder; a path, which takes several times the memory, is made when it is used."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self._folder / name for name in self._names[key]]
+        return self._folder / self._names[key]
+
+
 class _Subset(Sequence):
     """Some rows of a sequence that is read on demand."""
 

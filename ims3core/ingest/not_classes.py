@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ims3core.errors import some
@@ -92,6 +92,33 @@ def splits_inside(children: Sequence[Path], chosen: Mapping[str, str] | None = N
     return wanted
 
 
+def no_pictures(place: Path, children: Mapping[str, Path], classes: Collection[str] | None) -> str:
+    """That a folder in ``place`` holds no pictures, so it is no class, as a message; "" if there is none.
+
+    Args:
+        children: the folders by their names, :func:`normal`.
+        classes: names, :func:`normal`, that ``data.classes`` gives.
+    """
+    empty = [child for name, child in children.items()
+             if (classes is None or name in classes) and folders.holds_only_texts(child)]  # fmt: skip
+    if not empty:
+        return ""
+    rest = [child for child in children.values() if child not in empty]
+    meant = folders.deeper(rest[0]) if len(rest) == 1 and classes is None else None
+    way = "move it away, or name the classes in data.classes"
+    if meant is not None:
+        way = f"data.path: {meant} reads the folders in it"
+    return (f"{empty[0]}: found no pictures ({folders.content(empty[0])}; texts, such as boxes, are no class), "
+            f"wanted only class folders in {place}; {way}")  # fmt: skip
+
+
+def background(names: Sequence[str]) -> list[str]:
+    """A warning about a class of pictures that show none of the others, as Caltech-101 and -256 have one."""
+    found = [name for name in names if re.fullmatch(r"(\d+\.)?(background_google|clutter)", name.lower())]
+    return [f"class {name} holds pictures of none of the other classes; a list in data.classes leaves it out"
+            for name in found]  # fmt: skip
+
+
 def why(path: Path, children: Sequence[Path]) -> str:
     """Why the folders in ``path`` are no classes, as a message with what was probably meant; "" where they may be."""
     return _beside_pictures(path, children) or _same_inside(path, children) or _numbered(path, children)
@@ -99,17 +126,19 @@ def why(path: Path, children: Sequence[Path]) -> str:
 
 def _beside_pictures(path: Path, children: Sequence[Path]) -> str:
     """That one folder has the pictures, and another what belongs to them: masks, boxes, annotations."""
-    own = next((child for child in children if _word(child.name) in PICTURES), None)
     beside = [child for child in children if _word(child.name) in BESIDE]
-    if own is None or not beside:
+    others = [child for child in children if child not in beside]
+    alone = others if len(others) == 1 and folders.only_folders(others[0]) else []
+    own = next((child for child in others if _word(child.name) in PICTURES), next(iter(alone), None))
+    meant = None if own is None else folders.deeper(own)
+    if own is None or not beside or (own in alone and _word(own.name) not in PICTURES and meant is None):
         return ""
     names = some([child.name for child in beside], 3)
     texts = all(map(folders.holds_only_texts, beside))
     what = "texts, such as boxes" if texts else "masks or annotations"
     found = f"{path}: its folders {own.name} and {names} look like pictures and {what} of them, not like classes"
-    inner = [child.name for child in folders.class_folders(own)]
-    if len(inner) > 1 and not any(map(role_named, inner)):
-        return f"{found}; data.path: {own} reads the folders in it; {NAMED}"
+    if meant is not None and not any(role_named(child.name) for child in folders.class_folders(meant)):
+        return f"{found}; data.path: {meant} reads the folders in it; {NAMED}"
     return f"{found}; wanted <class>/<image>, or a table of labels in data.table; {NAMED}"
 
 

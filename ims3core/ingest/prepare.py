@@ -43,7 +43,7 @@ def decode_listing(
         store = None if pixels is None else stack.enter_context(_array_file(pixels, (count, channels, side, side)))
         for chunk in progress(decode_all(listing.items, side=side, channels=channels, workers=workers)):
             if store is not None:
-                store.write(chunk.pixels.tobytes())
+                store.write(chunk.pixels.data)
             rows = slice(len(digests), len(digests) + len(chunk.digests))
             sums[rows], peaks[rows] = chunk.sums, chunk.peaks
             for row, problem in enumerate(chunk.problems, start=len(digests)):
@@ -95,7 +95,9 @@ def _lost_classes(listing: Listing, problems: Collection[int]) -> str:
 
 def canonical_order(rows: np.ndarray, labels: np.ndarray, digests: list[str]) -> np.ndarray:
     """``rows`` by class and digest, so that what follows does not depend on how a source stores and orders images."""
-    return np.array(sorted(rows.tolist(), key=lambda row: (labels[row], digests[row])), np.int64)
+    ordered = rows[np.argsort(labels[rows], kind="stable")]
+    groups = np.split(ordered, np.flatnonzero(np.diff(labels[ordered])) + 1)
+    return np.concatenate([np.array(sorted(group.tolist(), key=digests.__getitem__), np.int64) for group in groups])
 
 
 def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
@@ -110,7 +112,7 @@ def write_statistics(path: Path, sums: np.ndarray, *, side: int) -> None:
 
 def write_origins(directory: Path, listing: Listing, digests: list[str], rows: np.ndarray, labels: np.ndarray) -> None:
     """Writes which file every image of a split is, and the digest of its pixels, in the order of the split."""
-    lines = [(int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist()]
+    lines = ((int(labels[row]), listing.origins[row], digests[row]) for row in rows.tolist())
     files.write_csv(directory / INDEX, ("class_index", "file", "sha256"), lines)
 
 

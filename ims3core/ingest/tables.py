@@ -82,7 +82,7 @@ def find(
     Raises:
         DataError: tables name pictures, and what else they say is not clear.
     """
-    found = _look(section, root, classes)
+    found = _look(section, root, classes, apart=apart)
     if not found.tables:
         if found.doubts:
             raise found.doubts[0]
@@ -98,9 +98,11 @@ def find(
     return listing
 
 
-def unused(section: Any, root: Path, classes: Collection[str] | None = None) -> str:
+def unused(
+    section: Any, root: Path, classes: Collection[str] | None = None, apart: Collection[Path] = ()
+) -> str:  # fmt: skip
     """Which tables lie below ``root`` and why none could be used, as the end of a message; "" where there are none."""
-    found = _look(section, root, classes)
+    found = _look(section, root, classes, apart=apart)
     if found.many:
         return (f"; {len(found.many):,} tables lie there ({some([table.name for table in found.many], 3)}), of which "
                 "data.table names the one with the labels")  # fmt: skip
@@ -118,18 +120,21 @@ def _first_row(table: Path) -> str:
 
 
 def _look(
-    section: Any, root: Path, classes: Collection[str] | None, known: Mapping[str, str] | None = None
+    section: Any, root: Path, classes: Collection[str] | None, known: Mapping[str, str] | None = None,
+    apart: Collection[Path] = (),
 ) -> _Found:  # fmt: skip
     """Reads every table below ``root`` that may have labels.
 
     Args:
         known: path below ``root`` -> class folder, for tables that say splits only.
+        apart: folders of class folders; tables in these are of a class, and not looked at.
 
     Raises:
         SplitError: a table divides the pictures in a way that is not understood.
     """
     files = folders.files_below(root)
     beside = [file for file in files if is_candidate(file)]
+    beside = [file for file in beside if not any(folder in file.parent.parents for folder in apart)]
     pictures = {file.with_suffix("") for file in files if folders.is_picture(file.name)}
     if sum(file.with_suffix("") in pictures for file in beside) > 2:  # one a picture, as annotations are
         beside = [file for file in beside if file.with_suffix("") not in pictures]

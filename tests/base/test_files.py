@@ -123,6 +123,21 @@ def test_a_damaged_table_is_named(tmp_path, text, message):
         files.read_table(path, Row)
 
 
+def test_a_table_whose_rows_end_in_an_error_leaves_what_was_there(tmp_path):
+    """Rows are written as they come; the file is replaced when all of them are."""
+
+    def rows():
+        yield ("b", 2, None)
+        raise ValueError("no more")
+
+    path = tmp_path / "t.csv"
+    files.write_csv(path, list(Row.model_fields), [("a", 1, 0.5)])
+    with pytest.raises(ValueError, match="no more"):
+        files.write_csv(path, list(Row.model_fields), rows())
+    assert path.read_text() == "name,count,share\na,1,0.5\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
+
+
 def test_json_keeps_every_number_and_the_order_of_keys(tmp_path):
     """Shortest exact forms come back as the same doubles, whole numbers whole."""
     value = {"z": [0.1, 1e-300, 2**53 + 1, 3, 1 / 3, -0.0], "a": None}

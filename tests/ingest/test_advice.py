@@ -241,6 +241,7 @@ SCENARIOS = {
     "parts": (lambda draw: {"path": pictures(draw, "part_1", "part_2")}, "wanted a table of labels in data.table; where they are the classes, data.classes names them", lambda root, text: classes_csv(root, "part_1", "part_2")),
     "npz-both": (lambda draw: npz(draw, "", "train_", labels=np.arange(24) % 2), "beside ...; wanted the one or the others; data.splits: {...} reads the others", splits_named),
     "parquet-unknown": (holdout, "...: ...: in no split by the name, beside ... (...); wanted a split in every name, or in none; data.splits: {...} reads ... as test", splits_named),
+    "flat-test": (lambda draw: {"path": pictures(draw, "train/a", "train/b", "test")}, "sort them into class folders, or leave them out: data.splits: {...}", splits_named),
     "seg": (seg, "named like splits, not like classes; data.splits: {...} reads the class folders in them", splits_named),
     "no-train": (no_train, "hold no class folders to train on; wanted train/<class>/<image>, or a table of labels in data.table", by_table),
     "texts": (texts, "wanted only class folders in ...; move it away, or name the classes in data.classes", lambda root, text: classes_csv(root, "a", "b")),
@@ -284,7 +285,8 @@ def matches(pattern, text):
 
 
 OTHERS = ("wants images in files (data.source imagefolder)", "captions are by file, wanted data.source: imagefolder", "one level too high",
-          "has other labels for them, which data.table reads", "are in none of the splits", "splits that data.splits does not name are left out")  # checked by params before, by their own tests, or a warning  # fmt: skip
+          "has other labels for them, which data.table reads", "are in none of the splits", "splits that data.splits does not name are left out",
+          "divides these pictures and is not used", "holds pictures of none of the other classes")  # checked by params before, by their own tests, or a warning  # fmt: skip
 
 
 def test_all_advice_has_a_scenario():

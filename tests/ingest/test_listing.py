@@ -6,7 +6,7 @@ from PIL import Image
 
 from ims3core.data.decode import decode, decode_chunk
 from ims3core.errors import DataError
-from ims3core.ingest import listing, readers, splits
+from ims3core.ingest import listing, prepare, readers, splits
 from ims3core.params.sections import Data
 
 
@@ -159,3 +159,37 @@ def test_pictures_with_two_labels_are_counted_once_each():
     digests, labels = ["x", "y", "x", "x", "z", "y"], np.array([0, 0, 1, 2, 1, 0])
     assert splits.contradictions(digests, labels, np.arange(6)) == [(0, 2)]
     assert splits.contradictions(digests, labels, np.array([0, 1, 4, 5])) == []
+
+
+# As many pictures as there may be ----------------------------------------------------------------------------------------
+
+
+def test_paths_of_files_are_those_below_the_folder(tmp_path):
+    """One, some, and rows of a listing; names stay texts until they are asked for."""
+    names = [f"{c}/{n}.png" for c in "ab" for n in range(3)]
+    found = listing.Files(tmp_path, names)
+    assert (len(found), found[4], found[1:3]) == (6, tmp_path / "b/1.png", [tmp_path / "a/1.png", tmp_path / "a/2.png"])
+    whole = listing.Listing(["a", "b"], found, np.repeat([0, 1], 3), ["all"] * 6, names, tmp_path)
+    assert list(whole.restricted(["b"]).items) == [tmp_path / f"b/{n}.png" for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "rows", [np.arange(200), np.arange(0, 200, 3)[::-1], np.arange(0)], ids=["all", "some", "none"]
+)
+def test_the_order_of_images_is_that_of_class_and_digest(rows):
+    """The slow way: pairs, sorted; equal digests keep their order."""
+    stream = np.random.default_rng(3)
+    labels, digests = stream.integers(0, 7, 200), [f"{n:02x}" for n in stream.integers(0, 99, 200)]
+    wanted = sorted(rows.tolist(), key=lambda row: (labels[row], digests[row]))
+    found = prepare.canonical_order(rows, labels, digests)
+    assert (found.tolist(), found.dtype) == (wanted, np.int64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sums_are_exact_for_the_brightest_pictures(channels):
+    """White has 255 and 65,025 in every pixel; a type too small for either would come back with less."""
+    white, noise = np.full((40, 40), 255, np.uint8), pixels(1, 40)[0]
+    found = decode_chunk([white, noise], 40, channels)
+    values = np.stack([decode(image, side=40, channels=channels) for image in (white, noise)]).astype(object)
+    assert found.sums[0].tolist() == [[1600 * 255, 1600 * 255**2]] * channels
+    assert found.sums.tolist() == [[[int(c.sum()), int((c * c).sum())] for c in image] for image in values]

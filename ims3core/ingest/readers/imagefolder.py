@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 from ims3core.base.formats import format_of
 from ims3core.base.library_errors import translate_errors
 from ims3core.errors import DataError, some
-from ims3core.ingest import folders, ilsvrc, joined, not_classes, tables
+from ims3core.ingest import folders, ilsvrc, joined, not_classes, numbered, tables
 from ims3core.ingest.classes import normal, spelled_alike
-from ims3core.ingest.listing import Listing, role_named, roles
+from ims3core.ingest.listing import Files, Listing, role_named, roles
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
     path = _folder(section.path)
     if section.table:
         return tables.read(section, path, classes)
-    if section.splits is None and (found := ilsvrc.read(path, classes)) is not None:
+    if section.splits is None and (found := ilsvrc.read(path, classes) or numbered.read(path, classes)) is not None:
         return found
     with translate_errors(f"data.path: {path}"):
         layout = _layout(path, section.splits)
@@ -54,9 +55,14 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
         problem = layout.problem or ("" if layout.flat else _no_classes(layout, classes) or _empty(spelled, classes))
         why, doubtful = "", len(names) < 2 or _wants_table(section)
         if problem or doubtful:
-            if (found := tables.find(section, path, classes, layout.splits if layout.flat else ())) is not None:
+            apart, meant = layout.splits if layout.flat else (), ""
+            if not problem:
+                meant = _meant(next(iter(layout.splits)), names)
+            with _with_a_way(problem or meant):
+                found = tables.find(section, path, classes, apart)
+            if found is not None:
                 return _joined(path, layout, found, classes) if layout.flat else found
-            why = tables.unused(section, path, classes)
+            why = tables.unused(section, path, classes, apart)
     if problem:
         raise DataError(f"{problem}{why}" if problem.startswith("data.") else f"data.path: {problem}{why}")
     if _wants_table(section):
@@ -65,16 +71,28 @@ def read(section: Any, classes: Collection[str] | None = None) -> Listing:
             f"data.{key}: found no table that names pictures below {path}{why}; wanted null for class folders"
         )
     if doubtful and why:
-        raise DataError(f"data.path: {path}: its folders ({some(names, 4)}) look like no classes{why}")
+        raise DataError(f"data.path: {path}: its folders ({some(names, 4)}) look like no classes{meant}{why}")
     listing = _listed(path, layout, names, spelled, classes)
     tables.beside_folders(section, path, listing)
     return listing
 
 
+@contextlib.contextmanager
+def _with_a_way(problem: str) -> Iterator[None]:
+    """Adds what is said of the folders to an error about tables, where that names a key that reads the folders."""
+    try:
+        yield
+    except DataError as error:
+        if "data.path: " not in problem and "data.splits: {" not in problem:
+            raise
+        raise DataError(f"{error}; without a table: {problem.removeprefix('; ')}") from error
+
+
 def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str] | None) -> Listing:
     """The class folders of some splits with what a table says of the others; only this where it labels them too."""
-    if (folder_of := joined.folders_of(path, layout.flat, found)) is None:
+    if (outside := joined.outside(path, layout.flat, layout.splits, found)) is None:
         return found
+    found, folder_of = outside
     names, spelled = _class_names(layout, classes)
     listing = _listed(path, layout, names, spelled, classes)
     return joined.join(listing, found, [layout.flat[folder] for folder in folder_of], f"data.path: {path}")
@@ -88,30 +106,31 @@ def _listed(
     path: Path, layout: Layout, names: list[str], spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None
 ) -> Listing:
     """The files of all class folders."""
-    items: list[Path] = []
-    labels, splits = list[int](), list[str]()
+    origins, labels, splits = list[str](), list[int](), list[str]()
     for folder, split in layout.splits.items():
         for label, name in enumerate(names):
             if classes is not None and normal(name) not in classes:
                 continue
-            images, place = [], spelled[folder].get(normal(name))
+            images, place = list[str](), spelled[folder].get(normal(name))
             if place is not None:
                 with translate_errors(f"data.path: {place}"):
-                    images = folders.files_below(place)
+                    front = place.relative_to(path).as_posix()
+                    images = [f"{front}/{file}" for file in folders.names_below(place)]
             if not images:
                 alike = spelled_alike(name, (child.name for child in spelled[folder].values()))
                 hint = f"; is {alike!r} there the same, spelled otherwise?" if alike else ""
                 raise DataError(f"data.path: {place or folder}: found no image of class {name}, wanted at least one"
                                 f"{hint}; data.classes can leave the class out")  # fmt: skip
-            items += images
+            origins += images
             labels += [label] * len(images)
             splits += [split] * len(images)
-    origins = [file.relative_to(path).as_posix() for file in items]
     folders.check_names(origins, path)
-    nested = [] if layout.inside else _nested(items, names, labels)
-    warnings = [*layout.warnings, *_left_out(path, [*(layout.inside or layout.splits)]), *nested]
+    nested = [] if layout.inside else _nested(origins, names, labels)
+    warnings = [*layout.warnings, *_left_out(path, [*(layout.inside or layout.splits)]), *nested,
+                *not_classes.background(names), *(numbered.above(path) if set(splits) == {"all"} else ())]  # fmt: skip
     hint = "" if layout.inside else _meant(next(iter(layout.splits)), names)
-    return Listing(names, items, np.array(labels, np.int64), splits, origins, path, warnings=warnings, hint=hint)
+    items, numbers = Files(path, origins), np.array(labels, np.int64)
+    return Listing(names, items, numbers, splits, origins, path, warnings=warnings, hint=hint)
 
 
 def _folder(given: str) -> Path:
@@ -140,7 +159,7 @@ def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
         known = [name for name in chosen.values() if (path / name).is_dir()]
         known += [child.name for child in children if child.name not in known]
         role_of, warnings = roles(known, chosen, where=str(path))
-        return _checked({path / name: role for name, role in role_of.items()}, warnings)
+        return _checked(path, {path / name: role for name, role in role_of.items()}, warnings)
     if not children:
         return Layout(problem=f"{path}: found no class folders, wanted <class>/<image> or train/<class>/<image>; it "
                               f"holds {folders.content(path)}{_above(path)}")  # fmt: skip
@@ -148,7 +167,7 @@ def _layout(path: Path, chosen: dict[str, str] | None) -> Layout:
     kinds = {role_named(child.name) for child in splits}
     if "train" in kinds and len(splits) == len(children):
         role_of, warnings = roles([child.name for child in splits], None, where=str(path))
-        return _checked({path / name: role for name, role in role_of.items()}, warnings)
+        return _checked(path, {path / name: role for name, role in role_of.items()}, warnings)
     if "train" in kinds and ("test" in kinds or not_classes.holds_folders(path, "train")):
         return Layout(problem=not_classes.beside_train(children, splits))
     if problem := not_classes.named_like_splits(path, children):
@@ -172,7 +191,7 @@ def _no_classes(layout: Layout, classes: Collection[str] | None) -> str:
     return "" if train is None else not_classes.why(train, folders.class_folders(train))
 
 
-def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
+def _checked(path: Path, splits: dict[Path, str], warnings: list[str]) -> Layout:
     """The layout of these splits, each of which must have some of the class folders to train on."""
     train = next((folder for folder, role in splits.items() if role in ("train", "all")))
     classes = {normal(child.name) for child in folders.class_folders(train)}
@@ -187,12 +206,12 @@ def _checked(splits: dict[Path, str], warnings: list[str]) -> Layout:
             flat[folder] = role
             problem = problem or (
                 f"{folder}: its images are not in folders of their class ({content}), wanted <class>/<image> "
-                f"with the class names of {train.name}; sort them into class folders, or move the folder away so "
-                "that the split is drawn from the rest"
+                f"with the class names of {train.name}; sort them into class folders"
             )
     if problem:
         rest = {folder: role for folder, role in splits.items() if folder not in flat}
-        return Layout(rest, warnings, problem, flat)
+        left = ", ".join(f"{role}: {folder.relative_to(path).as_posix()}" for folder, role in rest.items())
+        return Layout(rest, warnings, f"{problem}, or leave them out: data.splits: {{{left}}}", flat)
     return Layout(splits, warnings)
 
 
@@ -219,14 +238,8 @@ def _class_names(
 
 
 def _empty(spelled: dict[Path, dict[str, Path]], classes: Collection[str] | None) -> str:
-    """That a folder holds tables and texts and no pictures, so it is no class, as a message; "" if there is none."""
-    for split, children in spelled.items():
-        for name, child in children.items():
-            if (classes is None or name in classes) and folders.holds_only_texts(child):
-                return (f"{child}: found no pictures ({folders.content(child)}; texts, such as boxes, are no class), "
-                        f"wanted only class folders in {split}; move it away, or name the classes in "
-                        "data.classes")  # fmt: skip
-    return ""
+    """That some folder of a split holds no pictures, as a message; "" if there is none."""
+    return next(filter(None, (not_classes.no_pictures(*split, classes) for split in spelled.items())), "")
 
 
 def _meant(place: Path, names: list[str]) -> str:
@@ -261,13 +274,16 @@ def _left_out(path: Path, places: list[Path]) -> list[str]:
     return warnings
 
 
-def _nested(items: list[Path], names: list[str], labels: list[int]) -> list[str]:
+def _nested(origins: list[str], names: list[str], labels: list[int]) -> list[str]:
     """A warning where no class has pictures of its own, and folders in it have, which may be the classes."""
     below: dict[int, set[str]] = {}
-    for file, label in zip(items, labels, strict=True):
-        if file.parent.name == names[label]:
+    for origin, label in zip(origins, labels, strict=True):
+        folder, name = origin.rsplit("/", 1)
+        if not folders.is_picture(name):
+            continue
+        if folder.rsplit("/", 1)[-1] == names[label]:
             return []
-        below.setdefault(label, set()).add(str(file.parent))
+        below.setdefault(label, set()).add(folder)
     label, found = max(below.items(), key=lambda pair: len(pair[1]), default=(0, set()))
     if len(found) < 2:
         return []
