@@ -1,4 +1,7 @@
-"""finetune: the generator adapted to the real latents, by Inversion-Matching or another loss (paper Algorithm 1)."""
+"""finetune: the generator adapted to the real latents, by Inversion-Matching or another loss (paper Algorithm 1).
+
+A row that trains nothing loads no torch: what trains is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ import logging
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ims3core.axes.adaptations import Adaptation
-from ims3core.base import compute, files
+from ims3core.base import files
 from ims3core.base.seeds import derive_seed
-from ims3core.diffusion import checkpoints, difffit, latents, training
-from ims3core.diffusion.dit import DiT
-from ims3core.diffusion.dit_layout import read_transformer
-from ims3core.diffusion.generator import delta_name, phases, read_schedule
 from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
+
+if TYPE_CHECKING:
+    from ims3core.diffusion import training
+    from ims3core.diffusion.dit import DiT
+    from ims3core.diffusion.latents import Latents
 
 log = logging.getLogger(__name__)
 CURVE = "curve.json"
@@ -41,13 +45,19 @@ class Finetune(Stage):
         """So many classes are fine-tuned at a time; None: all together."""
         return self.params.adaptations[self.node.row].phase if self.adaptation.trains else None
 
+    def computes(self) -> bool:
+        """Where there is something to train."""
+        return self.adaptation.trains
+
     def unread(self) -> list[str]:
         """Without anything to train nothing is opened."""
-        return [] if self.adaptation.trains else ["data/generator", "data/latents"]
+        return [] if self.computes() else ["data/generator", "data/latents"]
 
     @cached_property
-    def latents(self) -> latents.Latents:
+    def latents(self) -> Latents:
         """Of the real training images."""
+        from ims3core.diffusion import latents
+
         return latents.read(self.input("data/latents"))
 
     def units(self) -> list[Unit]:
@@ -56,11 +66,15 @@ class Finetune(Stage):
             return []
         if self.phase_size is None:
             return [Unit("all")]
+        from ims3core.diffusion.generator import phases
+
         numbers = phases(self.latents.label, self.phase_size).unique().tolist()
         return [Unit(f"phase-{number:04d}", number) for number in numbers]
 
     def make(self, unit: Unit, path: Path) -> None:
         """The weights and the curve of one fine-tuning, from its checkpoint on; the main process writes."""
+        from ims3core.diffusion import difffit
+
         begun = self.workspace.path / f"{unit.name}-begun"
         state = self._train(unit.task, begun)
         if self.processes.is_main:
@@ -72,6 +86,10 @@ class Finetune(Stage):
 
     def _train(self, phase: int | None, begun: Path) -> training.State:
         """One fine-tuning on the classes of a phase, or on all."""
+        from ims3core.base import compute
+        from ims3core.diffusion import checkpoints, difffit, latents, training
+        from ims3core.diffusion.generator import phases, read_schedule
+
         settings, machine, seed = self.params.finetune, self.machine, self.params.seed
         cached = self.latents
         if phase is not None:
@@ -103,6 +121,9 @@ class Finetune(Stage):
 
     def _network(self) -> DiT:
         """The generator's transformer with DiffFit scales."""
+        from ims3core.diffusion import difffit
+        from ims3core.diffusion.dit_layout import read_transformer
+
         files.read_manifest(self.input("data/generator"), "generator")
         network = read_transformer(self.input("data/generator/transformer")).float()
         difffit.add_scales(network, self.params.finetune.gamma_fraction)
@@ -111,14 +132,21 @@ class Finetune(Stage):
 
     def assemble(self, units: list[Unit]) -> dict[str, Any]:
         """The weights of all phases, and one curve."""
+        facts: dict[str, Any] = {"loss": self.params.adaptations[self.node.row].type}
+        if units:
+            self._join(units)
+            facts["precision"] = self.machine.precision
+        return facts | ({} if self.phase_size is None else {"phase": self.phase_size})
+
+    def _join(self, units: list[Unit]) -> None:
+        """Weights and curve into the output."""
+        from ims3core.diffusion import checkpoints, difffit
+        from ims3core.diffusion.generator import delta_name
+
         curve: list[dict[str, float]] = []
         for unit in units:
             self.workspace.link(f"{unit.name}/{difffit.DELTA}", delta_name(unit.task))
             done = len(curve)
             rows = files.read_json(self.unit_path(unit) / CURVE, checkpoints.Curve)
             curve += [row | {"step": done + row["step"]} for row in rows]
-        facts: dict[str, Any] = {"loss": self.params.adaptations[self.node.row].type}
-        if units:
-            checkpoints.write_curve(self.workspace.output / "curve.csv", curve)
-            facts["precision"] = self.machine.precision
-        return facts | ({} if self.phase_size is None else {"phase": self.phase_size})
+        checkpoints.write_curve(self.workspace.output / "curve.csv", curve)

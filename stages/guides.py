@@ -6,15 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ims3core import data
 from ims3core.axes.guides import Guide
 from ims3core.base import files
-from ims3core.diffusion import generator, latents
 from ims3core.pipeline.stage import Stage, Unit
 
 if TYPE_CHECKING:
+    from ims3core.diffusion.latents import Latents
     from ims3core.diffusion.sampling import Denoiser
 
 AT_ONCE = 32  # latents in one call of a network that is compiled
@@ -32,10 +30,14 @@ class Guides(Stage):
         """The row's entry."""
         return self.params.guide(self.node.row)
 
+    def computes(self) -> bool:
+        """Where there is something to prepare."""
+        return self.guide.provides != "nothing"
+
     def unread(self) -> list[str]:
         """``none`` looks at nothing, and not every guide asks the adapted generator."""
         unread = [] if self.guide.needs_network else ["data/generator", "data/adapted/*"]
-        return unread if self.guide.provides != "nothing" else [*unread, "data/latents", "data/real/classes.json"]
+        return unread if self.computes() else [*unread, "data/latents", "data/real/classes.json"]
 
     @cached_property
     def classes(self) -> list[data.ClassRow]:
@@ -43,8 +45,10 @@ class Guides(Stage):
         return data.read_classes(self.input("data/real/classes.json"))
 
     @cached_property
-    def latents(self) -> latents.Latents:
+    def latents(self) -> Latents:
         """Of the real training images."""
+        from ims3core.diffusion import latents
+
         return latents.read(self.input("data/latents"))
 
     @cached_property
@@ -55,7 +59,7 @@ class Guides(Stage):
 
     def units(self) -> list[Unit]:
         """A class each."""
-        if self.guide.provides == "nothing":
+        if not self.computes():
             return []
         return [Unit(f"class-{c:04d}.safetensors", c) for c in range(len(self.classes))]
 
@@ -77,6 +81,9 @@ class AdaptedGenerator:
     """The adapted generator as a denoiser, with the weights of the phase that a class belongs to."""
 
     def __init__(self, folder: Path, adapted: Path, classes: list[data.ClassRow], machine: Any) -> None:
+        import torch
+
+        from ims3core.diffusion import generator
         from ims3core.diffusion.sampling import Denoiser, in_equal_calls
 
         self.adapted = adapted
@@ -93,6 +100,10 @@ class AdaptedGenerator:
     def of_class(self, class_index: int) -> Denoiser:
         """The denoiser with the weights for a class."""
         if self.phase is not None:
+            import torch
+
+            from ims3core.diffusion import generator
+
             with torch.inference_mode():
                 generator.load_phase(self.network, self.adapted, int(self.phase[class_index]))
         return self.denoiser

@@ -19,6 +19,12 @@ class CandidateKey(NamedTuple):
     index: int  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
 
 
+def shard_name(keys: list[CandidateKey]) -> str:
+    """The name of a shard in the workspace: what decides its content beside the fingerprint."""
+    first = keys[0]
+    return f"ipc{first.ipc}-draw{first.draw}-class{first.class_index}-index{first.index}-{len(keys)}.safetensors"
+
+
 def candidate_seed(root_seed: int, noise_stream: str, draw: int, class_index: int, index: int) -> int:
     """The seed of one generated image."""
     return derive_seed(root_seed, f"candidate-{noise_stream}", draw, class_index, index)

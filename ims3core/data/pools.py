@@ -62,12 +62,6 @@ def real_place(class_index: torch.Tensor) -> Place:
     return Place(zeros + EVERY_IPC, zeros + REAL_DRAW, class_index, index)
 
 
-def shard_name(keys: list[CandidateKey]) -> str:
-    """The name of a shard in the workspace: what decides its content beside the fingerprint."""
-    first = keys[0]
-    return f"ipc{first.ipc}-draw{first.draw}-class{first.class_index}-index{first.index}-{len(keys)}.safetensors"
-
-
 def write_shard(path: Path, batch: CandidateBatch, keys: list[CandidateKey], seeds: list[int]) -> None:
     """Writes the images of one shard with their coordinates and seeds."""
     places = torch.tensor(keys, dtype=torch.int64)

@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ims3core.base import files
-from ims3core.data import ClassRow, ImageSet, generator_labels, read_classes, read_split
+from ims3core.data import ClassRow, ImageSet, SplitFacts, generator_labels, read_classes, read_split
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import AutoencoderKL
 
     from ims3core.diffusion.dit import DiT
@@ -40,6 +39,11 @@ class PoolInputs:
         """The real training images."""
         return read_split(self.real / "train")
 
+    @property
+    def train_images(self) -> int:
+        """How many there are, as their manifest says."""
+        return files.read_manifest(self.real / "train", "split", SplitFacts).images
+
     @cached_property
     def classes(self) -> list[ClassRow]:
         """The class table, in the order of ``class_index``."""
@@ -56,6 +60,8 @@ class PoolInputs:
     @cached_property
     def phase(self) -> torch.Tensor | None:
         """The phase of fine-tuning of each class, int64 (C,); None where one network serves all classes."""
+        import torch
+
         from ims3core.diffusion.generator import phase_of
 
         return phase_of(torch.tensor([row.generator_label for row in self.classes]), self.adapted)

@@ -83,6 +83,10 @@ class Stage(ABC):
     def assemble(self, units: list[Unit]) -> dict[str, Any] | None:
         """Turns units into outputs, in ``self.workspace.output`` or the root; returns facts for the manifest."""
 
+    def computes(self) -> bool:
+        """Whether the row computes at the precision of the machine; torch is asked for it, and else is not loaded."""
+        return True
+
     def needs_network(self) -> bool:
         """Whether making a unit asks a network, and so holds a GPU where there is one."""
         return True
@@ -137,7 +141,7 @@ class Stage(ABC):
         values = {key: value_at(self._tree, key) for key in self.node.params}
         if not whole:
             values = {key: self._without_amounts(key, value) for key, value in values.items()}
-        if PRECISION in values:
+        if PRECISION in values and self.computes():
             values[PRECISION] = self.machine.precision
         ignored = (*(() if whole else self.named), *self.unread())
         inputs = [dep for dep in self.node.data if not any(fnmatchcase(dep, pattern) for pattern in ignored)]

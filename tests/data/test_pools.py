@@ -5,7 +5,7 @@ import torch
 from ims3core.axes.sources import PoolSpec
 from ims3core.base import files
 from ims3core.data import ImageSet, pools
-from ims3core.data.keys import candidate_seed
+from ims3core.data.keys import candidate_seed, shard_name
 
 
 def make_spec(**changes):
@@ -18,13 +18,13 @@ def test_more_images_per_class_change_no_earlier_shard():
     small, large = (list(make_spec(per_class=n).shards()) for n in (4, 9))
     assert small == large[: len(small)]
     assert sum(map(len, large)) == 27
-    assert [pools.shard_name(keys) for keys in small] == [pools.shard_name(keys) for keys in large[: len(small)]]
+    assert [shard_name(keys) for keys in small] == [shard_name(keys) for keys in large[: len(small)]]
 
 
 def test_names_of_parts_differ_by_all_that_a_shard_is():
     """IPC, draw, first image and length; how many there are in all has no place in them."""
     shards = [keys for ipcs in ((0,), (1, 5)) for keys in make_spec(ipcs=ipcs, draws=2).shards()]
-    names = {pools.shard_name(keys) for keys in shards}
+    names = {shard_name(keys) for keys in shards}
     assert len(names) == len(shards) == 2 * 3 + 2 * 1 + 2 * 4
 
 
