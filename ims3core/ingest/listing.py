@@ -95,10 +95,19 @@ def role_named(split: str) -> str | None:
     return ROLES.get(split.lower())
 
 
-def roles_in(name: str) -> set[str]:
-    """The roles in the words of a name: ``seg_train``, ``trainImages``, ``trainset`` and ``TRAIN2017`` are training."""
+def splits_in(name: str) -> dict[str, str]:
+    """The words of a name that say a split, in small letters, with their roles.
+
+    ``train`` in ``seg_train``, ``trainImages``, ``trainset`` and ``TRAIN2017``.
+    """
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    return {role for word in words if (role := role_named(re.sub(r"(?i)(set|data|images?|imgs?|files)$", "", word)))}
+    plain = [re.sub(r"(?i)(set|data|images?|imgs?|files)$", "", word).lower() for word in words]
+    return {word: role for word in plain if (role := role_named(word))}
+
+
+def roles_in(name: str) -> set[str]:
+    """The roles in the words of a name."""
+    return set(splits_in(name).values())
 
 
 def roles(splits: Collection[str], chosen: Mapping[str, str] | None, *, where: str) -> tuple[dict[str, str], list[str]]:

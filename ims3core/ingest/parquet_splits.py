@@ -10,7 +10,7 @@ from typing import Any
 from ims3core.errors import DataError, some
 from ims3core.ingest import split_columns
 from ims3core.ingest.folders import can_be_class
-from ims3core.ingest.listing import role_named, roles_in
+from ims3core.ingest.listing import role_named, roles_in, splits_in
 
 ORDER = ("train", "validation", "test")
 SHARD = re.compile(r"^(?P<name>.*?)[-_.]?(?P<number>\d+)-of-(?P<count>\d+)")  # train-00000-of-00003-a09b74b3
@@ -42,7 +42,7 @@ def by_name(root: Path, files: Sequence[Path], chosen: Mapping[str, str] | None,
     found: dict[str, list[str]] = {}
     for file, split in split_of.items():
         found.setdefault(split or _bare(file), []).append(str(file))
-    return dict(sorted(found.items(), key=lambda pair: ORDER.index(pair[0]) if pair[0] in ORDER else len(ORDER)))
+    return dict(sorted(found.items(), key=lambda pair: (*ORDER, None).index(role_named(pair[0]))))
 
 
 def _split(file: Path, chosen: Collection[str], place: str) -> str:
@@ -54,7 +54,9 @@ def _split(file: Path, chosen: Collection[str], place: str) -> str:
             return name
     if len(found) > 1:
         raise DataError(f"{place}: {file}: named like {' and '.join(sorted(found))}, wanted one split in a name")
-    return min(found, default="")
+    role = min(found, default="")
+    said = [word for part in reversed(parts) for word in splits_in(part)]
+    return said[0] if said and role != "train" else role  # what stands in for the test split is called by its name
 
 
 def _bare(file: Path) -> str:
@@ -65,7 +67,7 @@ def _bare(file: Path) -> str:
 
 def _unknown(root: Path, unknown: Sequence[Path], known: Mapping[str, Path], place: str) -> str:
     """That files say no split while others do, with what was probably meant."""
-    meant = {split: split for split in ORDER if split in known}
+    meant = {role: split for role in ORDER for split in known if role_named(split) == role}
     added = next((role for role in ("train", "test") if role not in meant), None)
     if added:
         meant[added] = _bare(unknown[0])

@@ -308,6 +308,23 @@ class TestClassTables:
         assert "no test split, validation takes its place" in listing.warnings[1]
         assert levels(listing, "test") == {"0": 8, "1": 28, "2": 48}
 
+    @pytest.mark.parametrize("name", ["dev", "valid", "validation", "Dev"])
+    def test_what_stands_in_for_the_test_split_is_called_by_its_name(self, tmp_path, name):
+        """`datasets` knows it as validation, its owner does not."""
+        folder = plain(tmp_path / "set", labels=ROWS)
+        plain(folder, name, labels=ROWS)
+        listing = load(folder)
+        assert set(listing.splits) == {"train", "test"}
+        assert f"no test split, {name.lower()} takes its place" in listing.warnings[0]
+
+    def test_two_names_of_one_split_are_not_put_together(self, tmp_path):
+        """Each may be the one that is meant."""
+        folder = plain(tmp_path / "set", labels=ROWS)
+        plain(folder, "dev", labels=ROWS)
+        plain(folder, "valid", labels=ROWS)
+        with pytest.raises(DataError, match=r"splits dev and valid are both validation; data\.splits chooses"):
+            load(folder)
+
     @pytest.mark.parametrize("split", ["train", "test"])
     def test_a_split_without_rows_is_said(self, tmp_path, split):
         """Nothing to train on is refused; an empty test split is left out, and one is drawn."""
