@@ -162,7 +162,11 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
     edges, each, units, _ = plan(profile, tflops)
     schedule = schedule_of(edges, each, units)
     print("critical path:", " > ".join(a for a in schedule.critical_path() if each[a] * units[a] > 60))
-    quiet = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.memory.terminate": False}
+    quiet = {  # all workers are in this process: each would ask the system every half second how it is
+        "distributed.scheduler.allowed-failures": 0, "distributed.worker.memory.terminate": False,
+        "distributed.admin.system-monitor.interval": "1h", "distributed.worker.profile.enabled": False,
+        "distributed.scheduler.worker-ttl": None,
+    }  # fmt: skip
     options = {
         "processes": False,
         "n_workers": workers,
