@@ -15,14 +15,14 @@ import contextlib
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from hotspots import random_dit, seconds
 
 from ims3core.base import compute
-from ims3core.diffusion.dit import DiT, DitConfig
+from ims3core.diffusion.dit import DitConfig
 from ims3core.students.networks import build_student
 
 Call = Callable[[], object]
@@ -112,7 +112,7 @@ def convnet(way: str) -> Callable[[], float]:
 
 def dit(way: str) -> Callable[[], float]:
     torch.manual_seed(0)
-    network = DiT(DitConfig(channels=4, side=32, patch=2, width=384, depth=12, heads=6, classes=10))
+    network = random_dit(DitConfig(channels=4, side=32, patch=2, width=384, depth=12, heads=6, classes=10))
     z, t = torch.randn(2, 4, 32, 32), torch.zeros(2, dtype=torch.int64)
     return training(network, lambda: network(z, t, t).float().square().mean(), way)
 
@@ -124,13 +124,6 @@ STEPS = {
     ]),
     "DiT-S/2, batch 2": (dit, ["fp32", "bf16 autocast", "bf16 inside"]),
 }  # fmt: skip
-
-
-def seconds(call: Call) -> float:
-    """Of the processor."""
-    began = time.process_time()
-    call()
-    return time.process_time() - began
 
 
 def main() -> None:

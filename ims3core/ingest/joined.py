@@ -44,10 +44,11 @@ def outside(
     return kept, [place for place in places if place is not None]
 
 
-def join(listing: Listing, found: Listing, splits: Sequence[str], where: str) -> Listing:
+def join(root: Path, listing: Listing, found: Listing, splits: Sequence[str]) -> Listing:
     """The pictures of class folders, then those of a table, whose labels are these classes.
 
     Args:
+        root: what the names of both are below.
         splits: the role of every picture of ``found``.
 
     Raises:
@@ -57,14 +58,13 @@ def join(listing: Listing, found: Listing, splits: Sequence[str], where: str) ->
     whole = {str(int(name)): index for name, index in number.items() if name.isdecimal()}
     number = (whole if len(whole) == len(number) else {}) | number  # class 7 is the folder 00007
     if strange := [name for name in found.names if normal(name) not in number]:
-        raise DataError(f"{where}: a table of pictures outside of class folders has the label {strange[0]!r}, which "
-                        f"is no class folder ({some(listing.names, 3)})")  # fmt: skip
+        raise DataError(f"data.path: {root}: a table of pictures outside of class folders has the label {strange[0]!r}, "
+                        f"which is no class folder ({some(listing.names, 3)})")  # fmt: skip
     origins = [*listing.origins, *found.origins]
-    items = [*listing.items, *found.items] if listing.folder is None else Files(listing.folder, origins)
     position = np.array([number[normal(name)] for name in found.names], np.int64)
     return replace(
         listing,
-        items=items,
+        items=Files(root, origins),
         labels=np.concatenate([listing.labels, position[found.labels]]),
         splits=[*listing.splits, *splits],
         origins=origins,

@@ -34,6 +34,34 @@ def client():
         yield client
 
 
+@pytest.mark.parametrize("deaths", [places.STARTS - 1, places.STARTS])
+def test_workers_that_end_as_they_begin_are_begun_again(deaths, monkeypatch):
+    """Up to a number of times, after which one line says so."""
+    begun = []
+
+    class Cluster:
+        def __init__(self, **options):
+            begun.append(options)
+            if len(begun) <= deaths:
+                raise RuntimeError("Nanny failed to start.")
+
+        def close(self, timeout):
+            begun.clear()
+
+    monkeypatch.setattr("distributed.SpecCluster", Cluster)
+    if deaths == places.STARTS:
+        with (
+            pytest.raises(ClusterError, match=r"^--workers: a worker does not start: Nanny failed to start\.$"),
+            places._local(2, 1, 0),
+        ):
+            pass
+        assert len(begun) == places.STARTS
+        return
+    with places._local(2, 1, 0) as cluster:
+        assert isinstance(cluster, Cluster) and len(begun) == places.STARTS
+    assert not begun
+
+
 @pytest.fixture
 def executor(client, toy, tmp_path):
     """Workers that run what a job brings along."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -11,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ims3core.base import compute, distributed
-from ims3core.base.seeds import derive_seed, generator
-from ims3core.data import ImageSet, resized
-from ims3core.errors import NumericsError, ParameterError
+from ims3core.base.seeds import generator
+from ims3core.data import ImageSet
+from ims3core.errors import NumericsError
 from ims3core.students import train
 from ims3core.students.augment import build_augmentation
 from ims3core.students.augment import cutmix as cutmix_batch
@@ -193,70 +192,6 @@ def test_another_seed_trains_differently():
     assert run(*bars(5, seed=0), seed=1).curve != run(*bars(5, seed=0), seed=2).curve
 
 
-def test_a_student_may_look_at_another_size_than_that_of_the_images():
-    """Images of 16 px shown at 8 px train and score like the same images resized beforehand."""
-    images, labels = bars(4, seed=0)
-    large = resized(images, 16)
-    held_out, held_labels = bars(4, seed=1)
-
-    at_once = run(large, labels, held_out=(resized(held_out, 16), held_labels), steps=6)
-    before = run(resized(large, 8), labels, held_out=(resized(resized(held_out, 16), 8), held_labels), steps=6)
-
-    assert at_once.curve == before.curve
-
-
-def test_chunks_of_steps_hold_whole_batches(monkeypatch):
-    """Without augmentation, the number of steps prepared at once changes nothing."""
-    images, labels = bars(5, seed=0)
-    together = run(images, labels, cutmix=0.5).curve
-    monkeypatch.setattr(train, "CHUNK_VALUES", 1)
-
-    assert run(images, labels, cutmix=0.5).curve == together
-
-
-def test_every_epoch_shows_each_image_once():
-    """The batches of an epoch are a partition of the images, and epochs differ in order."""
-    made = make_plan(11, epochs=3, steps=None, batch_size=4)
-    orders = train._orders(made, 0)
-
-    epochs = [torch.cat([next(orders) for _ in range(made.steps_per_epoch)]) for _ in range(3)]
-
-    assert all(sorted(epoch.tolist()) == list(range(11)) for epoch in epochs)
-    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
-
-
-def test_augmentation_is_seeded_per_chunk_and_sees_unit_range_images(monkeypatch):
-    """The augmentation gets images in [0, 1] before normalisation and another seed for each chunk."""
-    seeds = []
-
-    def spy(images, seed):
-        assert images.min() >= 0
-        assert images.max() <= 1
-        seeds.append(seed)
-        return images
-
-    monkeypatch.setattr(train, "CHUNK_VALUES", 2 * 8 * 64)
-    run(*bars(5, seed=0), augment=spy, steps=6)
-
-    assert seeds == [derive_seed(0, "augment", chunk) for chunk in range(3)]
-
-
-def test_what_chooses_for_a_whole_batch_sees_one_batch_at_a_time():
-    """Twelve images in batches of 8: eight and four, each under a seed of its own."""
-    seen = []
-
-    def spy(images, seed):
-        seen.append((len(images), seed))
-        return images
-
-    images, labels = bars(4, seed=0)
-    plan = make_plan(len(images), steps=4)
-    alone = dataclasses.replace(setup(plan, augment=spy), by_batch=True)
-    train_student(small(), ImageSet(images, labels), ImageSet(*bars(2, seed=9)), alone, seed=0)
-
-    assert seen == [(count, derive_seed(0, "augment", step)) for step, count in enumerate([8, 4, 8, 4])]
-
-
 def test_confusion_counts_true_rows_and_predicted_columns():
     """A network that always answers class 2 fills that column, in batches of any size."""
     constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
@@ -311,14 +246,6 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights():
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
-def test_progress_counts_every_step():
-    """The callback hears 1, 2, ... up to the plan's steps."""
-    heard = []
-    run(*bars(2, seed=0), steps=4, on_progress=heard.append)
-
-    assert heard == [1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_loss_stops_the_run(bad):
     """A loss that is not a number raises with step, length and seed before any weight is touched."""
@@ -364,90 +291,6 @@ def test_a_step_is_that_of_torchs_optimiser(kind, matrices_only):
         assert not torch.equal(found, expected)
     assert torch.equal(unused, torch.ones(3))
     assert all(weight.grad is None for weight in ours.parameters())
-
-
-def rded_plan(images):
-    """RDED's protocol (methods f.1) for three steps."""
-    adamw = OptimiserSpec(1e-3, "adamw", weight_decay=0.01, decay_matrices_only=True, schedule="half_cosine")
-    return Plan(
-        images, 4, adamw, steps=3, evaluations=1, cutmix=1.0, temperature=20.0, batchnorm_warmup=True
-    )  # fmt: skip
-
-
-def test_rdeds_protocol_equals_a_plain_version():
-    """Three steps of student, teacher and optimiser, written plainly in torch, give the same weights to 1e-6."""
-    images, labels = bars(4, seed=0)
-    build = {"classes": 3, "channels": 1, "side": 8, "norm": "batch"}
-    ours, plain, teacher = (build_student("convnet", **build, seed=n) for n in (0, 0, 1))
-    teacher.eval()
-    data = ImageSet(images, labels)
-    how = setup(rded_plan(len(images)), teacher=lambda x: teacher((x - MEAN[0]) / STD[0]))
-
-    train_student(ours, data, data, how, seed=5)
-
-    groups = [{"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.01},
-              {"params": [p for p in plain.parameters() if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
-    adam = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), fused=True)
-    order = torch.randperm(12, generator=generator(5, "order", 0)).split(4)
-    for step in range(3):
-        x = images[order[step]].float() / 255
-        stream = generator(5, "cutmix", step)
-        torch.rand((), generator=stream)  # whether to mix: always
-        x = (cutmix_batch(x, stream=stream)[0] - MEAN[0]) / STD[0]
-        with torch.no_grad():
-            plain(x)
-            soft = F.softmax(teacher(x) / 20, dim=1)
-        loss = (soft * (soft.log() - F.log_softmax(plain(x) / 20, dim=1))).sum(1).mean()
-        adam.zero_grad()
-        loss.backward()
-        for group in adam.param_groups:
-            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / (2 * 3)))
-        adam.step()
-
-    for found, expected in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-
-
-def test_labels_made_anew_equal_labels_stored_once():
-    """A second run with the teacher's logits of the first, by step, ends in the same weights: nothing need be stored."""
-    images, labels = bars(4, seed=0)
-    teacher = build_student("convnet", classes=3, channels=1, side=8, seed=1).eval()
-    stored = []
-
-    def keeping(x):
-        stored.append(teacher(x))
-        return stored[-1]
-
-    plan = make_plan(len(images), steps=7, cutmix=0.5, temperature=4.0, batch_size=5)
-    data, augment = ImageSet(images, labels), augmentation(crop_scale=[0.5, 1], flip=0.5)
-    networks, replay = [small() for _ in range(3)], iter(stored)
-    for network, source in zip(networks, (keeping, lambda x: next(replay), teacher), strict=True):
-        train_student(network, data, data, setup(plan, augment=augment, teacher=source), seed=3)
-
-    for one, two, three in zip(*(network.parameters() for network in networks), strict=True):
-        assert torch.equal(one, two) and torch.equal(one, three)
-
-
-def test_a_teacher_that_knows_the_classes_helps_a_student_of_one_image():
-    """Soft labels of a good teacher are worth more than the class alone."""
-    many, classes = bars(40, seed=1)
-    teacher = small()
-    run(many, classes, network=teacher, steps=200)
-    plan = make_plan(3, steps=60, cutmix=1.0, temperature=4.0)
-    how = setup(
-        plan, augment=augmentation(rotate=20.0, translate=0.2), teacher=lambda x: teacher((x - MEAN[0]) / STD[0])
-    )
-
-    taught = train_student(small(seed=2), ImageSet(*bars(1, seed=0)), ImageSet(*bars(60, seed=99)), how, seed=0)
-
-    assert taught.last_top1 > 50
-
-
-@pytest.mark.parametrize(("temperature", "teacher"), [(4.0, None), (None, small())])
-def test_soft_labels_take_a_temperature_and_a_teacher(temperature, teacher):
-    """One without the other is refused, not passed over."""
-    with pytest.raises(ParameterError, match="a temperature and a teacher, found one of them only"):
-        setup(make_plan(3, temperature=temperature), teacher=teacher)
 
 
 def test_test_images_are_cropped_where_the_protocol_says():

@@ -95,7 +95,7 @@ def _joined(path: Path, layout: Layout, found: Listing, classes: Collection[str]
     found, folder_of = outside
     names, spelled = _class_names(layout, classes)
     listing = _listed(path, layout, names, spelled, classes)
-    return joined.join(listing, found, [layout.flat[folder] for folder in folder_of], f"data.path: {path}")
+    return joined.join(path, listing, found, [layout.flat[folder] for folder in folder_of])
 
 
 def _wants_table(section: Any) -> bool:
