@@ -58,8 +58,10 @@ def join(root: Path, listing: Listing, found: Listing, splits: Sequence[str]) ->
     whole = {str(int(name)): index for name, index in number.items() if name.isdecimal()}
     number = (whole if len(whole) == len(number) else {}) | number  # class 7 is the folder 00007
     if strange := [name for name in found.names if normal(name) not in number]:
-        raise DataError(f"data.path: {root}: a table of pictures outside of class folders has the label {strange[0]!r}, "
-                        f"which is no class folder ({some(listing.names, 3)})")  # fmt: skip
+        raise DataError(
+            f"data.path: {root}: a table of pictures outside of class folders has the label {strange[0]!r}, which is no "
+            f"class folder ({some(listing.names, 3)})"
+        )
     origins = [*listing.origins, *found.origins]
     position = np.array([number[normal(name)] for name in found.names], np.int64)
     return replace(
