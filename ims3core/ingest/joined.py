@@ -59,8 +59,8 @@ def join(root: Path, listing: Listing, found: Listing, splits: Sequence[str]) ->
     number = (whole if len(whole) == len(number) else {}) | number  # class 7 is the folder 00007
     if strange := [name for name in found.names if normal(name) not in number]:
         raise DataError(
-            f"data.path: {root}: a table of pictures outside of class folders has the label {strange[0]!r}, which is no "
-            f"class folder ({some(listing.names, 3)})"
+            f"data.path: {root}: a table of pictures outside of class folders has the label {strange[0]!r}, which is "
+            f"no class folder ({some(listing.names, 3)})"
         )
     origins = [*listing.origins, *found.origins]
     position = np.array([number[normal(name)] for name in found.names], np.int64)
