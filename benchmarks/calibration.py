@@ -21,7 +21,7 @@ from ims3core import data
 from ims3core.axes.selections.random import random_subset
 from ims3core.base import compute
 from ims3core.base.seeds import generator
-from ims3core.params import load
+from ims3core.params import Params, load
 from ims3core.report import published
 from ims3core.students.cell import CellSpec
 
@@ -37,13 +37,8 @@ def main() -> None:
     arguments = parser.parse_args()
     params, real = load(arguments.folder / "params.yaml"), arguments.folder / "data/real"
     train, held_out = data.read_split(real / "train"), data.read_split(real / "test")
-    names, student, protocol = data.read_classes(real / "classes.json"), arguments.student, arguments.protocol
-    spec = CellSpec(
-        student, params.network(student), side=params.data.side, classes=len(names),
-        statistics=data.read_statistics(real / data.STATISTICS), protocol=params.protocols[protocol],
-        augment=params.augmentation(protocol), options=params.network_options(student),
-        machine=compute.machine(**params.compute.model_dump()), root_seed=params.seed, protocol_name=protocol,
-    )  # fmt: skip
+    names, protocol = data.read_classes(real / "classes.json"), arguments.protocol
+    spec = spec_of(params, real, arguments.student, protocol)
     if arguments.all_images:
         whole = replace(spec, protocol=spec.protocol.on_all_data)
         score = whole.run(train, held_out, draw=0, seed=0, on_progress=_every_hundred)["last_top1"]
@@ -52,8 +47,7 @@ def main() -> None:
     for ipc in arguments.ipc:
         scores = []
         for draw in range(arguments.sets):
-            chosen = torch.cat([_drawn(train, c, ipc, params.seed, draw) for c in range(len(names))])
-            images = data.ImageSet(train.images[chosen], train.class_index[chosen])
+            images = drawn_set(train, len(names), ipc, params.seed, draw)
             scores.append(spec.run(images, held_out, draw=draw, seed=0)["last_top1"])
             print(f"IPC {ipc}, set {draw}: {scores[-1]:.2f}", flush=True)
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
@@ -69,10 +63,25 @@ def _every_hundred(step: int) -> None:
         print(f"step {step}", flush=True)
 
 
-def _drawn(images: data.ImageSet, class_index: int, ipc: int, seed: int, draw: int) -> torch.Tensor:
-    """The rows of one class in a set of the row ``random``."""
-    rows = (images.class_index == class_index).nonzero().flatten()
-    return rows[random_subset(len(rows), ipc, generator(seed, "random-subset", draw, class_index))]
+def spec_of(params: Params, real: Path, student: str, protocol: str) -> CellSpec:
+    """How students are trained and scored under a protocol of a profile."""
+    return CellSpec(
+        student, params.network(student), side=params.data.side,
+        classes=len(data.read_classes(real / "classes.json")), statistics=data.read_statistics(real / data.STATISTICS),
+        protocol=params.protocols[protocol], augment=params.augmentation(protocol),
+        options=params.network_options(student), machine=compute.machine(**params.compute.model_dump()),
+        root_seed=params.seed, protocol_name=protocol,
+    )  # fmt: skip
+
+
+def drawn_set(train: data.ImageSet, classes: int, ipc: int, seed: int, draw: int) -> data.ImageSet:
+    """A set of the row ``random``: ``ipc`` training images of each class."""
+    rows = []
+    for c in range(classes):
+        of_class = (train.class_index == c).nonzero().flatten()
+        rows.append(of_class[random_subset(len(of_class), ipc, generator(seed, "random-subset", draw, c))])
+    chosen = torch.cat(rows)
+    return data.ImageSet(train.images[chosen], train.class_index[chosen])
 
 
 if __name__ == "__main__":

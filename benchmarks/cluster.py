@@ -181,7 +181,7 @@ def sleep(profile: str, workers: int, scale: float, tflops: float) -> dict[str, 
         executor = DaskExecutor(client, Path(folder), threads=1, patience=60, make=time.sleep)
         facts = worker.Facts("", "", "fp32", False, "")
         client.wait_for_workers(workers)
-        there = client.scheduler_info(n_workers=-1)["workers"]
+        there = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
         executor.members = {address: Member(facts, 1, 0.0) for address in there}
         began, used = time.perf_counter(), time.thread_time()
         Driver(schedule, Assembler(units, each, ASSEMBLY, scale), executor, Board(len(edges))).run()

@@ -11,6 +11,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class DaskExecutor:
         self.events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.members: dict[str, Member] = {}
         self.wanted = 0
+        self._there: dict[str, Any] = {}
         self._meeting: dict[str, Future[Any]] = {}
         self._refused: dict[str, str] = {}
         self._handed: dict[str, _Handed] = {}
@@ -109,7 +111,7 @@ class DaskExecutor:
             return
         self._looked = now
         self._replace(now)
-        there: dict[str, Any] = self._asked()
+        there = self._asked()
         for address in self.members.keys() - there.keys():
             self._gone(address)
         for address in there.keys() - self.members.keys() - self._meeting.keys() - self._refused.keys():
@@ -142,11 +144,15 @@ class DaskExecutor:
             cluster.loop.add_callback(cluster._correct_state)
 
     def _asked(self) -> dict[str, Any]:
-        try:
-            info: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
-        except (OSError, KeyError) as error:
-            raise ClusterError("the scheduler is lost; what is made stays, and the same command goes on") from error
-        return info
+        """Who is there by address; as before while the client looks for a scheduler that does not answer."""
+        scheduler: Any = self.client.scheduler
+        if scheduler is None or self.client.status in ("closing", "closed"):
+            raise ClusterError("the scheduler is lost; what is made stays, and the same command goes on")
+        if self.client.status == "running":
+            # Not scheduler_info(): it returns what a timer of the client, which asks for no workers, may have noted.
+            with suppress(OSError):
+                self._there = self.client.sync(scheduler.identity, n_workers=-1)["workers"]
+        return self._there
 
     def _meet(self, address: str, future: Future[Any], info: dict[str, Any], own: worker.Facts) -> None:
         """Lets a worker in that would make the same bytes as this process."""

@@ -114,6 +114,17 @@ def test_a_worker_that_dies_gives_its_job_back_and_another_comes(executor):
     assert first not in executor.members
 
 
+def test_a_client_that_asked_for_no_workers_loses_none(executor, monkeypatch):
+    """Its timer notes the scheduler without them, at any moment between an answer and who reads it."""
+    executor.gather()
+    before = set(executor.members)
+    noted = property(lambda _: {"workers": {}}, lambda *_: None)
+    monkeypatch.setattr(type(executor.client), "_scheduler_identity", noted, raising=False)
+    executor._looked = 0.0
+    executor.look(1)
+    assert before <= set(executor.members)
+
+
 def test_what_a_worker_raises_comes_back_as_one_line(executor):
     """A mistake is not tried again, anything else is."""
     executor.gather()
