@@ -134,8 +134,8 @@ def refined(
         chosen = first_mosaics(chosen, project.train, entry.factor, seed)
     watched = Watched([0, *at], home, max(at))  # the first is what it started from
     start = Start(
-        chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics,
-        augment=augment, seed=seed, machine=compute.machine(**project.params.compute.model_dump()), labels=project.labels, names=project.names,
+        chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,
+        machine=compute.machine(**project.params.compute.model_dump()), labels=project.labels, names=project.names,
         row_seed=derive_seed(root, "refine"), shared=shared, progress=watched.over,
     )  # fmt: skip
     watched.keep(max(at), watched.entry(entry).refine(start))
