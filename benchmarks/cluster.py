@@ -71,9 +71,11 @@ def units_of(planner, node) -> int:
     if stage == "latents":
         return max(1, planner.cost(node).calls)
     sets = len(grid.ipc) * grid.draws
+    if stage == "refine":
+        return sets + len(params.refinement(node.row).shared_networks(list(grid.ipc)))
     counts = {
-        "students": grid.draws * grid.seeds, "full_data": grid.seeds, "refine": sets, "select": sets,
-        "generator": 1, "encoder": 1, "teacher": 1, "coverage": sets * len(grid.methods) + len(params.pools),
+        "students": grid.draws * grid.seeds, "full_data": grid.seeds, "select": sets, "generator": 1, "encoder": 1,
+        "teacher": 1, "coverage": sets * len(grid.methods) + len(params.pools),
     }  # fmt: skip
     return counts.get(stage, 0)
 

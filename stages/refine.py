@@ -18,8 +18,11 @@ from ims3core.data.formation import first_mosaics
 from ims3core.errors import NumericsError
 from ims3core.pipeline import progress
 from ims3core.pipeline.stage import Stage, Unit
+from ims3core.students.plans import PoolNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diffusers import AutoencoderKL
 
     from ims3core.classifiers.teacher import Teacher
@@ -48,7 +51,13 @@ class Refine(Stage):
         return [f"data/{name}" for name in ("teacher", "generator") if name not in self.refinement.needs()]
 
     def units(self) -> list[Unit]:
-        """One set each, named by the one it starts from."""
+        """The networks that all sets look through; then a set each, named by the one it starts from."""
+        networks = self.refinement.shared_networks(list(self.params.eval.ipc))
+        return [Unit(network.file, network) for network in networks] + self.sets
+
+    @cached_property
+    def sets(self) -> list[Unit]:
+        """In the order of the grid."""
         folder = self.input(f"data/distilled/{self.params.refinements[self.node.row].start}")
         grid, units = self.params.eval, []
         for ipc in grid.ipc:
@@ -68,7 +77,12 @@ class Refine(Stage):
         return {}
 
     def make(self, unit: Unit, path: Path) -> None:
-        """One set; where it diverges, the one it started from is kept."""
+        """One network or set; where a set diverges, the one it started from is kept."""
+        if isinstance(unit.task, PoolNetwork):
+            label = f"{self.node.row}, network {unit.task.number + 1} of {len(self.units()) - len(self.sets)}"
+            start = self._start(*self.sets[0].task, label)  # of no set is more than what all have in common looked at
+            files.write_tensors(path, self.refinement.train(start, unit.task))
+            return
         ipc, draw, start = unit.task
         label = f"{self.node.row} ipc {ipc} draw {draw}"
         try:
@@ -97,8 +111,15 @@ class Refine(Stage):
             teacher=self._teacher, generator=self._generator, autoencoder=self._autoencoder,
             labels=torch.tensor([row.generator_label for row in self.classes]),
             names=tuple(row.name for row in self.classes), row_seed=derive_seed(self.params.seed, "refine"),
-            shared=self.shared, progress=partial(progress.track, label=label),
+            shared=self.shared, kept=self._kept, progress=partial(progress.track, label=label),
         )  # fmt: skip
+
+    def _kept(self, which: PoolNetwork, train: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The weights of a network, which a worker that comes too early trains, or waits for."""
+        with self.workspace.making(which.file) as path:
+            if path is not None:
+                files.write_tensors(path, train())
+        return files.read_tensors(self.workspace.path / which.file)
 
     def _teacher(self) -> Teacher:
         from ims3core.classifiers.teacher import read_teacher
@@ -125,7 +146,7 @@ class Refine(Stage):
 
     def assemble(self, units: list[Unit]) -> None:
         """All sets under ipc-<K>/draw-<d>."""
-        for unit in units:
+        for unit in self.sets:
             self.workspace.link(unit.name, f"ipc-{unit.task[0]}/draw-{unit.task[1]}")
         row, grid = self.params.refinements[self.node.row], self.params.eval
         cells = {str(ipc): [{"draw": d} for d in range(grid.draws)] for ipc in grid.ipc}

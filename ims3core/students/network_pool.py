@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +17,11 @@ from ims3core.errors import ParameterError
 from ims3core.students import pixels
 from ims3core.students.networks import FeatureNetwork, build_student
 from ims3core.students.optimisers import Optimiser
-from ims3core.students.plans import OptimiserSpec
+from ims3core.students.plans import OptimiserSpec, PoolNetwork
 from ims3core.students.settings import Augment
 from ims3core.students.warps import Augmentation, Statistics
 
+Progress = Callable[[Iterable[int]], Iterator[int]]
 BATCH = 64  # images that networks are trained on in a step
 
 
@@ -61,12 +63,14 @@ class RealTask:
             raise ParameterError(f"network: found {self.network!r}, wanted one of our own, whose features are compared")
         return network.to(self.machine.device)
 
-    def trained(self, steps: int, *, lr: float, seed: int, compiled: bool = False) -> FeatureNetwork:
+    def trained(
+        self, steps: int, *, lr: float, seed: int, compiled: bool = False, progress: Progress = iter
+    ) -> FeatureNetwork:
         """A network after ``steps`` SGD steps on the real images, compiled if asked; 0 steps: as initialised."""
         network = self.build(derive_seed(seed, "network"))
         self.machine.for_training(network, parts=[network], pays=compiled, convolves=True)
         descend, count = Optimiser(network, OptimiserSpec(lr)), len(self.real.images)
-        for step in range(steps):
+        for step in progress(range(steps)):
             rows = torch.randint(count, (min(BATCH, count),), generator=generator(seed, "rows", step))
             self.backward(network, rows, derive_seed(seed, "augment", step))
             descend(lr)
@@ -94,6 +98,24 @@ class Features(nn.Module):
         return self.network.features(x)
 
 
+def trained_weights(
+    task: RealTask, which: PoolNetwork, count: int, seed: int, progress: Progress = iter
+) -> dict[str, Tensor]:
+    """The weights of one of ``count`` networks, whose numbers of steps are spread evenly from fewest to most."""
+    low, high = which.fewest, which.most
+    lengths = [low + (high - low) * n // max(1, count - 1) for n in range(count)]
+    pays = pixels.compiling_pays(task.machine, sum(lengths) * BATCH, task.real.images.shape[-1])
+    network = task.trained(
+        lengths[which.number], lr=0.02, seed=_seed(seed, which.number), compiled=pays, progress=progress
+    )
+    return network.state_dict()
+
+
+def _seed(seed: int, number: int) -> int:
+    """Of one of the trained networks of a pool."""
+    return derive_seed(seed, "trained", number)
+
+
 class NetworkPool:
     """Networks that take turns: another one at each iteration of a refinement.
 
@@ -104,16 +126,20 @@ class NetworkPool:
         compiled: whether the features are compiled.
         seed: of the trained networks.
         shared: what pools of one refinement have in common, such as trained networks; the first one fills it.
+        weights: of the trained networks.
     """
 
     def __init__(
         self, task: RealTask, *, count: int, steps: tuple[int, int], interpolate: bool, compiled: bool, seed: int,
-        shared: dict[Any, Any],
+        shared: dict[Any, Any], weights: Callable[[PoolNetwork], dict[str, Tensor]],
     ) -> None:  # fmt: skip
         self.task, self.compiled = task, compiled
         if steps not in shared:
-            first = self._trained(count, (0, 0), seed) if interpolate else []
-            shared[steps] = first, self._trained(count, steps, seed)
+            first = [self._first(n, seed) for n in range(count)]
+            last = [self._first(n, seed) for n in range(count)]
+            for n, network in enumerate(last):
+                network.load_state_dict(weights(PoolNetwork(*steps, n)))
+            shared[steps] = first if interpolate else [], last
         self.first: list[FeatureNetwork]
         self.last: list[FeatureNetwork]
         self.first, self.last = shared[steps]
@@ -144,12 +170,6 @@ class NetworkPool:
         features = Features(network.requires_grad_(False))
         return self.task.machine.for_training(features, parts=[features], pays=self.compiled, convolves=True)
 
-    def _trained(self, count: int, steps: tuple[int, int], seed: int) -> list[FeatureNetwork]:
-        """``count`` networks, whose numbers of steps are spread evenly from the first to the last of ``steps``."""
-        low, high = steps
-        lengths = [low + (high - low) * n // max(1, count - 1) for n in range(count)]
-        pays = pixels.compiling_pays(self.task.machine, sum(lengths) * BATCH, self.task.real.images.shape[-1])
-        return [
-            self.task.trained(length, lr=0.02, seed=derive_seed(seed, "trained", n), compiled=pays)
-            for n, length in enumerate(lengths)
-        ]
+    def _first(self, number: int, seed: int) -> FeatureNetwork:
+        """One of the networks as it is initialised."""
+        return self.task.build(derive_seed(_seed(seed, number), "network"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ims3core.errors import ParameterError
 
@@ -15,6 +15,24 @@ Schedule = Literal["cosine", "half_cosine", "step", "tenth_at_half", "constant"]
 # Largest images per class and the epochs for it; beyond the last row, the last value (Minimax, IDC).
 MINIMAX_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (math.inf, 300))
 DECAY = 0.2
+
+
+class PoolNetwork(NamedTuple):
+    """One of the networks, trained on real images, that all sets of a refinement look through.
+
+    Attributes:
+        fewest, most: training steps of the first and the last of them; the others are spread evenly between.
+        number: which of them it is, from 0.
+    """
+
+    fewest: int
+    most: int
+    number: int
+
+    @property
+    def file(self) -> str:
+        """Where its weights are kept."""
+        return f"network-{self.fewest}-{self.most}-{self.number}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from ims3core.errors import NumericsError
 from ims3core.params import entries, load
 from ims3core.pipeline import profiles
 from ims3core.students.cell import CellSpec
+from ims3core.students.network_pool import RealTask
+from stages.refine import Refine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = {
@@ -105,6 +107,38 @@ def test_images_that_hold_several_are_refined_and_trained_on_as_such(built, tmp_
     stage("labels", "steps")
     stage("students", row, "2", "convnet", "steps")
     assert set(seen) == {(80, 4)}
+
+
+def test_networks_are_trained_once_and_kept(built, tmp_path, monkeypatch, stage):
+    """A unit each, beside the sets: a damaged set is made again through those that are there, to the same bytes.
+
+    They are what the row would train in memory, and of every IPC those with its number of steps.
+    """
+    trained, train = [], RealTask.trained
+    monkeypatch.setattr(RealTask, "trained", lambda *a, **k: trained.append(a[1]) or train(*a, **k))
+    roots = {name: tmp_path / name for name in ("kept", "memory")}
+    for root in roots.values():
+        shutil.copytree(built, root)
+        tree = yaml.safe_load((root / "params.yaml").read_text())
+        tree["refinements"]["dm"]["set"] = {"networks": 2, "train_steps": {1: [1, 3], 2: [2, 4]}}
+        (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    monkeypatch.chdir(roots["kept"])
+    stage("refine", "dm")
+    made = content(roots["kept"], "dm")
+    assert trained == [1, 3, 2, 4] and made != content(built, "dm")
+    scratch = roots["kept"] / "scratch/refine-dm"
+    assert len(list(scratch.rglob("network-*.safetensors"))) == 4
+    image = next(scratch.rglob("ipc-2-draw-1-*")).rglob("*.png").__next__()
+    image.unlink()
+    shutil.rmtree(roots["kept"] / "data/distilled/dm")
+    (scratch / "published").unlink()
+    stage("refine", "dm")
+    assert trained == [1, 3, 2, 4] and content(roots["kept"], "dm") == made
+    monkeypatch.chdir(roots["memory"])
+    monkeypatch.setattr(entries.entry_class("refinements", "distribution_matching", "x"), "shared_networks", lambda *_: [])
+    monkeypatch.setattr(Refine, "_kept", lambda self, which, train: train())
+    stage("refine", "dm")
+    assert content(roots["memory"], "dm") == made
 
 
 def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch, stage):

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from ims3core.diffusion.dit import DiT
     from ims3core.diffusion.schedule import Schedule
     from ims3core.students.network_pool import RealTask
+    from ims3core.students.plans import PoolNetwork
     from ims3core.students.settings import Augment
 
     Generator = tuple[DiT, Schedule, AutoencoderKL]
+
+    Tensors = dict[str, Tensor]
 
 Needed = Literal["teacher", "generator"]
 
@@ -45,6 +48,14 @@ class Refinement(Entry):
     def needs(self) -> tuple[Needed, ...]:
         """What it looks at beside the real images."""
         return ()
+
+    def shared_networks(self, sets: list[int]) -> list[PoolNetwork]:
+        """What sets of so many images per class look through together; each is trained once and kept."""
+        return []
+
+    def train(self, start: Start, which: PoolNetwork) -> Tensors:
+        """The weights of one of :meth:`shared_networks`; of ``start`` only what all sets of the row have in common."""
+        raise LookupError(f"{self.entry_name()} shares no networks")
 
     @abstractmethod
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
@@ -74,6 +85,11 @@ class Refinement(Entry):
         """
 
 
+def not_kept(_: PoolNetwork, train: Callable[[], Tensors]) -> Tensors:
+    """Trains a network each time."""
+    return train()
+
+
 def _no_teacher() -> Teacher:
     raise LookupError("the teacher was not read: the refinement has to name it in needs()")
 
@@ -94,7 +110,8 @@ class Start:
         augment: the section ``augment`` as the row wants it.
         seed: of this set.
         row_seed: of all sets of the row.
-        shared: what the sets of a row have in common, such as trained networks; the first one fills it.
+        shared: what the sets of a row have in memory together; the first one fills it.
+        kept: the weights of a shared network, which are trained by the function unless they are there.
         teacher: opens the teacher, if the refinement needs it.
         generator: opens network, schedule and autoencoder, if the refinement needs it.
         autoencoder: opens the last of these alone.
@@ -117,6 +134,7 @@ class Start:
     names: tuple[str, ...] = ()
     row_seed: int = 0
     shared: dict[Any, Any] = field(default_factory=dict)
+    kept: Callable[[PoolNetwork, Callable[[], Tensors]], Tensors] = not_kept
     progress: Callable[[Iterable[int]], Iterator[int]] = iter
 
     @property

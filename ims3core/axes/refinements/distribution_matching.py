@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from ims3core.axes.refinements import Needed, Refinement, Start, check_finite, pixels_only
 from ims3core.base.schema import Count, Index, NonNegative, Positive
+from ims3core.students.plans import PoolNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,16 @@ class DistributionMatching(Refinement):
         low, high = by_ipc(self.train_steps, ipc)
         return low, high
 
+    def shared_networks(self, sets: list[int]) -> list[PoolNetwork]:
+        spans = dict.fromkeys(self.steps_for(ipc) for ipc in sets)
+        return [PoolNetwork(*span, number) for span in spans for number in range(self.networks)]
+
+    def train(self, start: Start, which: PoolNetwork) -> dict[str, Tensor]:
+        from ims3core.students.network_pool import trained_weights
+
+        task = start.real_task(self.network)
+        return trained_weights(task, which, self.networks, start.row_seed, start.progress)
+
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
         """Images that are moved go forward and back, through frozen weights; those networks are trained on thrice."""
         rounds = [(by_ipc(self.iterations, ipc), ipc) for ipc in sets]
@@ -171,6 +182,7 @@ class _Matching:
         self.networks = NetworkPool(
             self.task, count=spec.networks, steps=spec.steps_for(start.ipc), interpolate=spec.interpolate,
             compiled=pixels.compiling_pays(start.machine, compared, side), seed=start.row_seed, shared=start.shared,
+            weights=lambda which: start.kept(which, partial(spec.train, start, which)),
         )  # fmt: skip
         together = spec.together(start.ipc, side)
         classes = range(start.classes)

@@ -12,7 +12,7 @@ from ims3core.axes.refinements.conditional_likelihood import ConditionalLikeliho
 from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.data import ImageSet
 from ims3core.diffusion.schedule import add_noise, linear_schedule, respace
-from ims3core.students.network_pool import NetworkPool, RealTask
+from ims3core.students.network_pool import NetworkPool, RealTask, trained_weights
 from tests.axes.refinements.bars import AUGMENT, CAO2, IDC, SRE2L, Judge, bars, dm, start
 
 STILL = AUGMENT.model_copy(update={"rotate": 0.0, "translate": 0.0})
@@ -152,14 +152,16 @@ def test_trained_networks_take_turns(monkeypatch):
     """Their steps are spread evenly from the fewest to the most, both included; each has its turn, in order."""
     begin, lengths = start(), []
 
-    def counted(task, steps, *, lr, seed, compiled=False):
+    def counted(task, steps, *, lr, seed, compiled=False, progress=iter):
         lengths.append(steps)
         return task.build(seed)
 
     monkeypatch.setattr(RealTask, "trained", counted)
+    task = begin.real_task("convnet")
     pool = NetworkPool(
-        begin.real_task("convnet"), count=4, steps=(2, 11), interpolate=False, compiled=False, seed=1, shared={}
-    )
+        task, count=4, steps=(2, 11), interpolate=False, compiled=False, seed=1, shared={},
+        weights=lambda which: trained_weights(task, which, 4, 1),
+    )  # fmt: skip
     assert lengths == [2, 5, 8, 11]
     turns = [pool(iteration, seed=7)[1] for iteration in range(9)]
     assert len(set(map(id, turns[:4]))) == 4
