@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ims3core.data.formation import first_mosaics, formed_set
 from ims3core.params import Params, load
 from ims3core.report import published
 from ims3core.students.cell import CellSpec
+from ims3core.students.plans import PoolNetwork
 from ims3core.students.settings import Augment
 
 
@@ -136,7 +137,7 @@ def refined(
     start = Start(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,
         machine=compute.machine(**project.params.compute.model_dump()), labels=project.labels, names=project.names,
-        row_seed=derive_seed(root, "refine"), shared=shared, progress=watched.over,
+        row_seed=derive_seed(root, "refine"), shared=shared, progress=watched.over, kept=watched.kept,
     )  # fmt: skip
     watched.keep(max(at), watched.entry(entry).refine(start))
 
@@ -147,6 +148,7 @@ class Watched:
     def __init__(self, at: list[int], home: Path, last: int) -> None:
         self.at, self.home, self.last, self.began = set(at), home, last, time.perf_counter()
         self.canvas: Any = None
+        self.training = False
 
     def entry(self, entry: DistributionMatching) -> DistributionMatching:
         """The same entry, which shows what it moves."""
@@ -159,12 +161,22 @@ class Watched:
 
         return Shown.model_construct(**dict(entry))
 
+    def kept(self, which: PoolNetwork, train: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The weights of a network that all sets of these settings look through."""
+        path = self.home.with_name(f"{self.home.name.split('-ipc-')[0]}-{which.file}")
+        if not path.exists():
+            print(f"{path.name}: being trained", flush=True)
+            self.training = True
+            files.write_tensors(path, train())
+            self.training = False
+        return files.read_tensors(path)
+
     def over(self, iterations: Iterable[int]) -> Iterator[int]:
-        """The iterations, between which images are kept."""
+        """The iterations, between which images are kept; those of a network's training are nobody's."""
         for n in iterations:
-            if n in self.at:
+            if n in self.at and not self.training:
                 self.keep(n, self.canvas.finished())
-            if n % 50 == 0:
+            elif n % 50 == 0 and not self.training:
                 print(f"{self.home.name}: {n}/{self.last}, {time.perf_counter() - self.began:.0f} s", flush=True)
             yield n
 
