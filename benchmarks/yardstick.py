@@ -84,7 +84,7 @@ def main() -> None:
     for ipc in asked.ipc:
         changed = entry.overridden({**asked.set, "iterations": {1: max(asked.at)}}, asked.row)
         decides = changed.model_dump_json(exclude={"iterations"}) + augment.model_dump_json()
-        key = hashlib.sha256(decides.encode()).hexdigest()[:12]
+        key = digest(decides)
         scores: dict[int, list[float]] = {at: [] for at in asked.at}
         for draw in asked.draws:
             home = asked.out / f"{asked.row}-{key}-ipc-{ipc}-draw-{draw}"
@@ -133,7 +133,8 @@ def refined(
     chosen = drawn_set(project.train, len(project.names), ipc, root, draw)
     if entry.factor > 1:
         chosen = first_mosaics(chosen, project.train, entry.factor, seed)
-    watched = Watched([0, *at], home, max(at))  # the first is what it started from
+    same = entry.model_dump_json(include={"network", "networks"}) + augment.model_dump_json()
+    watched = Watched([0, *at], home, max(at), networks=digest(same))  # after 0: what it started from
     start = Start(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,
         machine=compute.machine(**project.params.compute.model_dump()), labels=project.labels, names=project.names,
@@ -145,7 +146,8 @@ def refined(
 class Watched:
     """Keeps what a refinement has reached on its way."""
 
-    def __init__(self, at: list[int], home: Path, last: int) -> None:
+    def __init__(self, at: list[int], home: Path, last: int, networks: str) -> None:
+        self.networks = networks
         self.at, self.home, self.last, self.began = set(at), home, last, time.perf_counter()
         self.canvas: Any = None
         self.training = False
@@ -162,8 +164,8 @@ class Watched:
         return Shown.model_construct(**dict(entry))
 
     def kept(self, which: PoolNetwork, train: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """The weights of a network that all sets of these settings look through."""
-        path = self.home.with_name(f"{self.home.name.split('-ipc-')[0]}-{which.file}")
+        """The weights of a network, which are those of other settings of the row, too."""
+        path = self.home.with_name(f"{self.networks}-{which.file}")
         if not path.exists():
             print(f"{path.name}: being trained", flush=True)
             self.training = True
@@ -185,6 +187,11 @@ class Watched:
         torch.save(images.cpu(), images_at(self.home, n).with_suffix(".part"))
         images_at(self.home, n).with_suffix(".part").replace(images_at(self.home, n))
         print(f"{self.home.name}: {n}/{self.last}, {time.perf_counter() - self.began:.0f} s", flush=True)
+
+
+def digest(text: str) -> str:
+    """Twelve hexadecimal digits of what decides a file."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def images_at(home: Path, n: int) -> Path:
