@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +25,7 @@ from ims3core.base import compute
 from ims3core.base.seeds import generator
 from ims3core.params import Params, load
 from ims3core.report import published
-from ims3core.students.cell import CellSpec
+from ims3core.students.cell import CellSpec, runs_on_one_thread
 
 
 def main() -> None:
@@ -48,7 +50,7 @@ def main() -> None:
         scores = []
         for draw in range(arguments.sets):
             images = drawn_set(train, len(names), ipc, params.seed, draw)
-            scores.append(spec.run(images, held_out, draw=draw, seed=0)["last_top1"])
+            scores.append(trained(spec, images, held_out, draw=draw, seed=0)["last_top1"])
             print(f"IPC {ipc}, set {draw}: {scores[-1]:.2f}", flush=True)
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         printed, _ = published.find(
@@ -56,6 +58,13 @@ def main() -> None:
             method="random", protocol=protocol,
         )  # fmt: skip
         print(f"IPC {ipc}: {statistics.fmean(scores):.1f} ± {spread:.1f}, published {printed or 'none'}", flush=True)
+
+
+def trained(spec: CellSpec, *sets: data.ImageSet, **task: int) -> dict[str, Any]:
+    """A student as the stage trains it: small images on one thread."""
+    alone = runs_on_one_thread(spec.network, side=spec.side, device=spec.machine.device)
+    with compute.one_thread_each() if alone else nullcontext():
+        return spec.run(*sets, **task)
 
 
 def _every_hundred(step: int) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import yaml
-from calibration import drawn_set, spec_of
+from calibration import drawn_set, spec_of, trained
 
 from ims3core import data
 from ims3core.axes.refinements import Start
@@ -210,7 +210,7 @@ def scored(asked: argparse.Namespace, project: Project, factor: int, home: Path,
         path = home / f"{at}-{asked.protocol}-{asked.student}-{asked.split}-{seed}.json"
         if not path.exists():
             began = time.perf_counter()
-            run = project.spec.run(whole, project.held_out, draw=draw, seed=seed, tiles=factor**2)
+            run = trained(project.spec, whole, project.held_out, draw=draw, seed=seed, tiles=factor**2)
             files.write_json(path, {**run, "seconds": time.perf_counter() - began})
         found.append(json.loads(path.read_text())["last_top1"])
         print(f"{home.name}, {at} iterations, {asked.split}, seed {seed}: {found[-1]:.2f}", flush=True)
