@@ -80,18 +80,19 @@ class Refine(Stage):
         """One network or set; where a set diverges, the one it started from is kept."""
         if isinstance(unit.task, PoolNetwork):
             label = f"{self.node.row}, network {unit.task.number + 1} of {len(self.units()) - len(self.sets)}"
-            start = self._start(*self.sets[0].task, label)  # of no set is more than what all have in common looked at
+            ipc, draw, folder = self.sets[0].task  # no more of a set is looked at than what all have in common
+            start = self._start(ipc, draw, folder, label)
             files.write_tensors(path, self.refinement.train(start, unit.task))
             return
-        ipc, draw, start = unit.task
+        ipc, draw, folder = unit.task
         label = f"{self.node.row} ipc {ipc} draw {draw}"
         try:
-            images = self.refinement.refine(self._start(ipc, draw, start, label))
+            images = self.refinement.refine(self._start(ipc, draw, folder, label))
         except NumericsError as error:
-            raise NumericsError(f"refinements.{self.node.row}, {label}: {error}; {start} is kept") from error
+            raise NumericsError(f"refinements.{self.node.row}, {label}: {error}; {folder} is kept") from error
         names = [row.name for row in self.classes]
         factor = self.refinement.factor
-        distilled.write_refined(path, start, images, names, method=self.node.row, factor=factor)
+        distilled.write_refined(path, folder, images, names, method=self.node.row, factor=factor)
         log.info("%s: done", label)
 
     def _start(self, ipc: int, draw: int, folder: Path, label: str) -> Start:

@@ -135,7 +135,9 @@ def test_networks_are_trained_once_and_kept(built, tmp_path, monkeypatch, stage)
     stage("refine", "dm")
     assert trained == [1, 3, 2, 4] and content(roots["kept"], "dm") == made
     monkeypatch.chdir(roots["memory"])
-    monkeypatch.setattr(entries.entry_class("refinements", "distribution_matching", "x"), "shared_networks", lambda *_: [])
+    monkeypatch.setattr(
+        entries.entry_class("refinements", "distribution_matching", "x"), "shared_networks", lambda *_: []
+    )
     monkeypatch.setattr(Refine, "_kept", lambda self, which, train: train())
     stage("refine", "dm")
     assert content(roots["memory"], "dm") == made
