@@ -135,11 +135,11 @@ class NetworkPool:
     ) -> None:  # fmt: skip
         self.task, self.compiled = task, compiled
         if steps not in shared:
-            first = [self._first(n, seed) for n in range(count)]
             last = [self._first(n, seed) for n in range(count)]
+            first = [self._first(n, seed) for n in range(count)] if interpolate else []
             for n, network in enumerate(last):
                 network.load_state_dict(weights(PoolNetwork(*steps, n)))
-            shared[steps] = first if interpolate else [], last
+            shared[steps] = first, last
         self.first: list[FeatureNetwork]
         self.last: list[FeatureNetwork]
         self.first, self.last = shared[steps]

@@ -15,6 +15,7 @@ from ims3core.params import entries, load
 from ims3core.pipeline import profiles
 from ims3core.students.cell import CellSpec
 from ims3core.students.network_pool import RealTask
+from stages import refine
 from stages.refine import Refine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -141,6 +142,39 @@ def test_networks_are_trained_once_and_kept(built, tmp_path, monkeypatch, stage)
     monkeypatch.setattr(Refine, "_kept", lambda self, which, train: train())
     stage("refine", "dm")
     assert content(roots["memory"], "dm") == made
+
+
+def test_a_kill_costs_one_network_and_a_larger_grid_none(built, tmp_path, monkeypatch, stage):
+    """Those that were trained before stay, for more sets and another IPC, too; each shows its progress."""
+    shutil.copytree(built, root := tmp_path / "killed")
+    monkeypatch.chdir(root)
+    tree, trained, train = yaml.safe_load(Path("params.yaml").read_text()), [], RealTask.trained
+    whole = tree["eval"] | {}
+    tree["refinements"]["dm"]["set"] = {"networks": 3, "train_steps": {1: [1, 3]}}
+    tree["eval"] |= {"ipc": [1], "draws": 1}
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def counted(task, steps, **options):
+        if len(trained) == 1 and not killed:
+            killed.append(steps)
+            raise KeyboardInterrupt
+        trained.append(steps)
+        return train(task, steps, **options)
+
+    killed, labels, track = [], [], refine.progress.track
+    monkeypatch.setattr(RealTask, "trained", counted)
+    monkeypatch.setattr(
+        refine.progress, "track", lambda *a, label, **k: labels.append(label) or track(*a, label=label, **k)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stage("refine", "dm")
+    stage("refine", "dm")
+    assert killed == [2] and trained == [1, 2, 3]
+    assert {f"dm, network {n} of 3" for n in (1, 2, 3)} < set(labels)
+    Path("params.yaml").write_text(yaml.safe_dump(tree | {"eval": whole}, sort_keys=False))
+    stage("refine", "dm")
+    assert trained == [1, 2, 3]
+    assert len(list(Path("data/distilled/dm").glob("ipc-*/draw-*"))) == 4
 
 
 def test_a_row_that_diverges_leaves_what_was_there(built, tmp_path, monkeypatch, stage):
