@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Libraries that only ask for attention; everything else that warns fails the test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DVC_NO_ANALYTICS"] = "1"  # it would also leave a report among temporary files for every command
-torch.set_num_threads(1)  # tests are small: a second thread mostly waits, above all on a busy machine
 
 
 def pytest_configure(config):
@@ -28,6 +27,11 @@ def pytest_configure(config):
     tempfile.tempdir = folder
     # At exit, after multiprocessing (-100) has removed its own folder in there.
     Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
+
+
+def pytest_runtest_setup():
+    """Tests are small: a second thread mostly waits, above all on a busy machine. A stage sets its own number."""
+    torch.set_num_threads(1)
 
 
 def toy_parameters(**changes) -> dict:
@@ -42,6 +46,7 @@ def toy_parameters(**changes) -> dict:
         "finetune__checkpoint_every": 1, "finetune__grad_norm_every": 1, "im__inversion_steps": 2,
         "candidates__per_class": 6, "dpm_solver__steps": 2, "candidates__batch_size": 32, "s3__groups": 2,
         "eval__ipc": [1, 2], "eval__draws": 2, "eval__seeds": 2, "compute__compile": False, "compute__precision": "fp32",
+        "compute__threads": 1,
         "report__grid_images": 2, "report__tsne_real": 6,
         "refinements__ims3_plus__set": {"networks": 2, "train_steps": {1: [1, 2]}, "iterations": {1: 2}},
     }  # fmt: skip

@@ -17,6 +17,7 @@ from torch import nn
 from ims3core.base import caches, distributed
 from ims3core.base.allocator import keep_freed_memory
 from ims3core.base.library_errors import reason
+from ims3core.base.precision import computes_bf16
 from ims3core.errors import ParameterError
 
 log = logging.getLogger(__name__)
@@ -212,16 +213,5 @@ def machine(*, device: str, precision: str, compile: bool, threads: int, launch:
     if precision == "auto":
         precision = "bf16" if computes_bf16(place) else "fp32"
     elif precision == "bf16" and not computes_bf16(place):
-        log.warning("compute.precision: bf16 is slower than fp32 on this %s, or emulated; auto takes fp32 here", device)
+        log.warning("compute.precision: bf16 gains nothing on this %s, or is emulated; auto takes fp32 here", device)
     return Machine(place, "bf16" if precision == "bf16" else "fp32", compile, processes)
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are the fast ones on ``device``: a GPU that has them, or a processor with AMX.
-
-    AVX-512 BF16 without AMX was slower than fp32 in every piece that was measured, and without either torch
-    emulates, over 10 times slower (`python benchmarks/precision.py`). What torch cannot tell counts as no.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # torch has no public query

@@ -89,10 +89,11 @@ def _device(machine: Any, asked: dict[str, Any]) -> Iterator[str]:
         "device", f"{machine.device} (compute.device: {asked['device']}); {', '.join(names) or 'no GPU'}; {built}"
     )
     able = "computes" if compute.computes_bf16(machine.device) else "does not compute"
-    hardware = (
-        "this GPU" if kind == "cuda" else "a processor with AMX" if able == "computes" else "a processor without AMX"
+    why = (
+        f"this {'GPU' if kind == 'cuda' else 'processor'} {able} bf16 quickly"
+        if asked["precision"] == "auto"
+        else "as params.yaml says"
     )
-    why = f"{hardware} {able} bf16 quickly" if asked["precision"] == "auto" else "as params.yaml says"
     yield line("precision", f"{machine.precision} (compute.precision: {asked['precision']}; {why})")
     reason = compute.compiler_fault(machine.device)
     triton = f", triton {_version('triton')}" if kind == "cuda" else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ims3core.base import files
+from ims3core.base.measurements import processor
 from ims3core.errors import ParameterError
 from ims3core.ingest.classes import imagenet
 from ims3core.params import Params, flow
@@ -16,7 +17,6 @@ from ims3core.pipeline import profiles
 from ims3core.planning import folder as pictures
 from ims3core.planning import memory
 from ims3core.planning.folder import Folder
-from ims3core.planning.rates import processor
 from ims3core.planning.rungs import Ladder, Planned, Rung, rungs
 from ims3core.planning.table import duration
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ims3core.base import files
+from ims3core.base.measurements import cached
 from ims3core.diffusion.autoencoder import build_autoencoder, stable_diffusion_autoencoder
 from ims3core.diffusion.dit import DitConfig
 from ims3core.params import sections
-from ims3core.planning.cache import cached
 from ims3core.planning.counting import (
     Inputs,
     NetworkCosts,

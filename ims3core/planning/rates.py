@@ -7,7 +7,6 @@ measured beside other work is used once and not kept.
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ims3core.base import compute
+from ims3core.base.measurements import cached, processor
 from ims3core.data import ImageSet
 from ims3core.data.decode import decode_chunk
 from ims3core.diffusion import difffit, losses, training
@@ -28,7 +28,6 @@ from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.latents import Latents
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.params.sections import TrainedGenerator
-from ims3core.planning.cache import cached
 from ims3core.planning.counting import flops
 from ims3core.planning.facts import Cost
 from ims3core.planning.image_costs import code_digest, student_costs
@@ -114,17 +113,6 @@ def _share(budget: float) -> float:
         for run in [pool.submit(multiply) for _ in range(threads)]:
             run.result()
         return (time.process_time() - used) / (time.perf_counter() - began) / threads
-
-
-def processor(device: torch.device) -> str:
-    """What computes on ``device``, by name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def calibrate(params: Params, root: Path, size: DatasetSize, *, budget: float = 6.0) -> dict[str, float]:

@@ -1,15 +1,17 @@
-"""Measurements and counts of planning, stored in the user's cache folder."""
+"""What is measured or counted once on a machine, and stored in the user's cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 
 from ims3core.base import files
 
@@ -32,7 +34,7 @@ def cached(
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not refresh and set(stored.get(key, ())) == set(fields):
-            return stored[key]
+            return dict(stored[key])
     except (OSError, ValueError, AttributeError, TypeError):
         stored = {}
     values = compute()
@@ -42,3 +44,14 @@ def cached(
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, stored | {key: values})
     return values
+
+
+def processor(device: torch.device) -> str:
+    """What computes on ``device``, by name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
