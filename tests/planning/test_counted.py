@@ -12,13 +12,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from ims3core.axes.diagnostics import coverage
-from ims3core.base import files
+from ims3core.base import files, measurements
 from ims3core.classifiers.encoder import Encoder
 from ims3core.diffusion.dit import DiT
 from ims3core.params import load
 from ims3core.pipeline import harness, profiles
 from ims3core.pipeline.graph import Graph
-from ims3core.planning import cache
 from ims3core.planning import costs as plan
 from ims3core.students import train
 from ims3core.students.networks import FeatureNetwork
@@ -107,7 +106,7 @@ class Counted:
 def run(tmp_path_factory):
     """Every stage of the toy graph with its planned and its counted costs, by address."""
     root, monkeypatch = tmp_path_factory.mktemp("counted"), pytest.MonkeyPatch()
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(root / "cache"))
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_dir", lambda name: str(root / "cache"))
     counted, found = Counted(monkeypatch), {}
     try:
         with contextlib.chdir(root):

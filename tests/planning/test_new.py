@@ -10,12 +10,12 @@ import yaml
 from PIL import Image
 
 from ims3core import cli
-from ims3core.base import files
+from ims3core.base import files, measurements
 from ims3core.diffusion.dit import DitConfig
 from ims3core.params import load
 from ims3core.params.sections import Data, TrainedGenerator
 from ims3core.pipeline import harness, profiles
-from ims3core.planning import begin, cache, folder, rates, rungs
+from ims3core.planning import begin, folder, rates, rungs
 from tests.conftest import REPOSITORY
 
 RATES = dict.fromkeys(rates.KINDS, 1e11)  # of a machine that is always the same
@@ -30,7 +30,7 @@ def project(tmp_path, tmp_path_factory, monkeypatch):
     shutil.copy(REPOSITORY / "dvc.yaml", "dvc.yaml")
     monkeypatch.setattr(rungs, "machine_rates", lambda params, root, size: RATES)
     counted = tmp_path_factory.getbasetemp() / "plan-cache"
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(counted))
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_dir", lambda name: str(counted))
     return tmp_path
 
 

@@ -9,13 +9,14 @@ import torch
 import yaml
 
 from ims3core import cli
+from ims3core.base import measurements
 from ims3core.diffusion.dit import DiT
 from ims3core.errors import ParameterError
 from ims3core.params import parse
 from ims3core.pipeline import harness, profiles
 from ims3core.pipeline.graph import Graph
-from ims3core.planning import cache, counting, facts, image_costs, memory, rates, sizes, table
 from ims3core.planning import costs as plan
+from ims3core.planning import counting, facts, image_costs, memory, rates, sizes, table
 from tests.conftest import REPOSITORY
 from tests.diffusion.test_pretrained import CONFIG, original_state
 
@@ -24,13 +25,13 @@ from tests.diffusion.test_pretrained import CONFIG, original_state
 def one_cache(tmp_path_factory, monkeypatch):
     """A cache folder of these tests' own, so that every network is counted once."""
     folder = tmp_path_factory.getbasetemp() / "plan-cache"
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(folder))
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_dir", lambda name: str(folder))
 
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch, one_cache):
     """A cache folder of the test's own."""
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
     monkeypatch.setattr(image_costs, "_STORED", {})
 
 
@@ -182,7 +183,7 @@ def test_a_machine_is_measured_once(empty_cache, toy, tmp_path, monkeypatch):
         (tmp_path / "cache/rates.json").write_bytes(damage)
         rates.machine_rates(params, Path(), size)
     assert len(asked) == 6
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache/rates.json"))
     rates.machine_rates(params, Path(), size)
     assert len(asked) == 7
 
