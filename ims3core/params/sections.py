@@ -274,7 +274,7 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto | cpu | cuda")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        description="fp32 | bf16: autocast in training, weights in sampling | auto: bf16 where it is the fast one"
+        description="fp32 | bf16: autocast in training, weights in sampling | auto: bf16 where that is faster"
     )
     compile: StrictBool = Field(
         description="torch.compile networks where that pays; falls back to eager without a compiler"

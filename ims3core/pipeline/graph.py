@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -90,34 +91,61 @@ class Graph:
                 return node
         raise ParameterError(f"{stage}: dvc.yaml has no row {' '.join(words) or 'without arguments'}")
 
+    @cached_property
+    def _writers(self) -> _Writers:
+        return _Writers(self.nodes)
+
     def edges(self) -> dict[str, list[str]]:
         """Every address with those of the stages whose outputs it depends on."""
+        order = {node.address: number for number, node in enumerate(self.nodes)}
         return {
-            node.address: [
-                other.address for other in self.nodes
-                if other is not node and any(overlap(out, dep) for out in other.outs for dep in node.data)
-            ]
-            for node in self.nodes
-        }  # fmt: skip
+            node.address: sorted(self._writers.of(node) - {node.address}, key=order.__getitem__) for node in self.nodes
+        }
 
     def upstream(self, targets: list[str]) -> list[Node]:
         """The stages of these names or addresses with all they stand on, in order."""
         chosen = {node.address for node in self.nodes if {node.stage, node.address} & set(targets)}
         for node in reversed(self.nodes):
-            needed = [other for other in self.nodes if other.address in chosen]
-            if any(overlap(out, dep) for other in needed for dep in other.data for out in node.outs):
-                chosen.add(node.address)
+            if node.address in chosen:
+                chosen |= self._writers.of(node)
         return [node for node in self.nodes if node.address in chosen]
 
     def changed_by(self, keys: list[str]) -> list[Node]:
         """The stages that changes of params.yaml at ``keys`` outdate: those that depend on one, and what follows."""
-        changed: list[Node] = []
+        changed: dict[str, Node] = {}
         for node in self.nodes:
-            if any(overlap(key, param, ".") for key in keys for param in node.params) or any(
-                overlap(out, dep) for earlier in changed for out in earlier.outs for dep in node.data
-            ):
-                changed.append(node)
-        return changed
+            named = any(overlap(key, param, ".") for key in keys for param in node.params)
+            if named or not changed.keys().isdisjoint(self._writers.of(node)):
+                changed[node.address] = node
+        return list(changed.values())
+
+
+class _Writers:
+    """Which stages write what: a path is asked for once, and not held against the outputs of all."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.at: dict[str, set[str]] = defaultdict(set)  # addresses by output
+        self.below: dict[str, set[str]] = defaultdict(set)  # by folder that holds one
+        for node in nodes:
+            for out in node.outs:
+                self.at[out].add(node.address)
+                for folder in _parents(out):
+                    self.below[folder].add(node.address)
+
+    def of(self, node: Node) -> set[str]:
+        """The addresses of stages with an output that is, contains or lies in what ``node`` depends on."""
+        found: set[str] = set()
+        for dep in node.data:
+            found |= self.below.get(dep, set())
+            for place in (dep, *_parents(dep)):
+                found |= self.at.get(place, set())
+        return found
+
+
+def _parents(path: str) -> list[str]:
+    """The folders that a path lies in, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def overlap(one: str, other: str, separator: str = "/") -> bool:

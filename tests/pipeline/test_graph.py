@@ -9,6 +9,8 @@ import pytest
 import yaml
 from dvc.parsing import DataResolver
 from dvc.repo import Repo
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ims3core.errors import CodeChangedError, ParameterError
 from ims3core.params import tree_of
@@ -79,6 +81,35 @@ def test_one_knob_of_s3_touches_no_pool_and_no_other_row(digits):
     changed = {node.address for node in digits.changed_by(["s3.alpha"])}
     cells = {f"students@{row}-{ipc}-convnet-steps" for row in ("s3", "ims3") for ipc in (1, 10)}
     assert changed == {"select@s3", "select@ims3", *cells, "coverage", "report"}
+
+
+PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+PLACES = st.lists(PATHS, max_size=3, unique=True).map(tuple)
+
+
+@given(st.lists(st.tuples(PLACES, PLACES), max_size=6))
+def test_who_stands_on_whom_is_what_a_comparison_of_all_paths_says(stages):
+    """Edges, what a target stands on and what a change outdates, each against every path held against every other."""
+    found = Graph({}, {})
+    found.nodes = [graph.Node(str(n), "", (), (f"k{n}",), deps, outs) for n, (deps, outs) in enumerate(stages)]
+
+    def direct(node):
+        return [
+            other for other in found.nodes
+            if other is not node and any(overlap(out, dep) for out in other.outs for dep in node.deps)
+        ]  # fmt: skip
+
+    edges = {node.address: [other.address for other in direct(node)] for node in found.nodes}
+    assert found.edges() == edges
+    for n, node in enumerate(found.nodes):
+        needed, outdated = {node.address}, {node.address}
+        for earlier in reversed(found.nodes):
+            needed |= {name for name in edges[earlier.address] if earlier.address in needed}
+        for later in found.nodes[n + 1 :]:
+            if outdated & set(edges[later.address]):
+                outdated.add(later.address)
+        assert {one.address for one in found.upstream([str(n)])} == needed
+        assert {one.address for one in found.changed_by([f"k{n}"])} == outdated
 
 
 def test_what_a_target_stands_on(digits):
