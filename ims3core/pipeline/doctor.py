@@ -88,12 +88,10 @@ def _device(machine: Any, asked: dict[str, Any]) -> Iterator[str]:
     yield line(
         "device", f"{machine.device} (compute.device: {asked['device']}); {', '.join(names) or 'no GPU'}; {built}"
     )
-    able = "computes" if compute.computes_bf16(machine.device) else "does not compute"
-    why = (
-        f"this {'GPU' if kind == 'cuda' else 'processor'} {able} bf16 quickly"
-        if asked["precision"] == "auto"
-        else "as params.yaml says"
-    )
+    why = "as params.yaml says"
+    if asked["precision"] == "auto":
+        able = "computes" if machine.precision == "bf16" else "does not compute"
+        why = f"this {'GPU' if kind == 'cuda' else 'processor'} {able} bf16 quickly"
     yield line("precision", f"{machine.precision} (compute.precision: {asked['precision']}; {why})")
     reason = compute.compiler_fault(machine.device)
     triton = f", triton {_version('triton')}" if kind == "cuda" else ""

@@ -82,8 +82,10 @@ def test_what_is_measured_is_what_takes_longer(monkeypatch):
 
 
 def test_a_measurement_of_this_processor():
-    """Whatever it is, both take time, and gradients are computed."""
+    """Whatever it is, both take time, gradients are computed, and no random number is drawn."""
+    before = torch.get_rng_state()
     found = precision.speeds()
+    assert torch.equal(torch.get_rng_state(), before)
     assert found["product"] > 0 and (found["convolution"] > 0) is (found["product"] >= precision.WINS)
 
 
