@@ -43,7 +43,7 @@ class EvaluationCosts(Facts):
     def _classifier(self, node: Node, section: Any, network: NetworkCosts) -> Cost:
         """A classifier that is trained on the real training images, and scored once."""
         plan = Plan(self.size.train, section.batch_size, OptimiserSpec(section.lr), steps=section.steps)
-        work = network.flops * (3 * trained_images(plan) + self.size.validation)
+        work = network.flops * (3 * plan.trained_images + self.size.validation)
         batch = min(section.batch_size, self.size.train)
         held = memory.TORCH + memory.VIEWS + self.real_bytes + memory.trained(network, batch, optimiser=1)
         return Cost(node.stage, {"train": work}, section.steps, self.size.train, held, 4 * network.weights)
@@ -142,7 +142,7 @@ class EvaluationCosts(Facts):
             name, size.classes, params.data.channels, side, self.precision, options=options, norm=rules.norm
         )
         plan, runs = rules.plan(name, ipc=ipc, classes=size.classes, images=images), sets * params.eval.seeds
-        tested, trained = size.test if params.eval.split == "test" else size.validation, trained_images(plan)
+        tested, trained = size.test if params.eval.split == "test" else size.validation, plan.trained_images
         forward = network.flops * (
             (3 + plan.batchnorm_warmup) * trained + len(plan.evaluation_steps) * tested
         )  # fmt: skip
@@ -153,9 +153,10 @@ class EvaluationCosts(Facts):
             forward += self.networks.teacher.flops * trained
             held += memory.asked(self.networks.teacher, batch)
         loaded = tested * self.pixels * (params.data.storage == "pixels") + images * self.pixels * sets
-        pays = alone and plan.total_steps >= cell.COMPILING_PAYS and params.compute.compile
+        pays = params.compute.compile and cell.compiling_pays(plan, name, side=side, device=self._device)
         base = memory.TORCH + memory.VIEWS + self.compiler(pays)
-        work = {("compiled" if pays else "train") if alone else "students": runs * forward}
+        kind = ("compiled" if pays else "train") if alone else ("compiled_students" if pays else "students")
+        work = {kind: runs * forward}
         return Cost(node.stage, work, runs * plan.total_steps, images * sets, base + loaded + at_once * held)
 
     def _side(self, protocol: str) -> int:
@@ -192,8 +193,3 @@ class EvaluationCosts(Facts):
     def _report(self, node: Node) -> Cost:
         return Cost(node.stage, memory=memory.TORCH + memory.FIGURES, seconds=START_UP + DRAWING)
 
-
-def trained_images(plan: Plan) -> int:
-    """Images that a run is trained on, one by one: the last batch of an epoch is smaller."""
-    epochs, rest = divmod(plan.total_steps, plan.steps_per_epoch)
-    return epochs * plan.images + min(rest * plan.batch_size, plan.images)

@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from ims3core.params import Params
 
 log = logging.getLogger(__name__)
-WORK = ("dit_train", "dit_sample", "vae_train", "vae", "train", "compiled", "students", "embed", "distance")
+TRAINING = ("train", "compiled", "students", "compiled_students")
+WORK = ("dit_train", "dit_sample", "vae_train", "vae", *TRAINING, "embed", "distance")
 KINDS = (*WORK, "decode")
 RATED_CODE = ("base/allocator.py", "base/compute.py", "diffusion/dit.py", "students/networks.py", "students/train.py")
 DECODED = 1000.0  # images per second where nothing was measured
 COMPILED = 1.5  # how much faster large networks are trained once they are compiled (measured: 1.4 to 1.9)
+COMPILED_STUDENTS = {"fp32": 1.2, "bf16": 1.5}  # a ConvNet at 32 px on one thread (measured: 1.19, 1.55)
 IDLE = 0.9  # of the processor's time that a process gets on a machine that does nothing else
 LIMIT = 5e10  # FLOPs of one call that is timed
 
@@ -224,7 +226,11 @@ def _classifier_rates(params: Params, size: DatasetSize, machine: Machine, budge
     images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
     with torch.inference_mode():
         embed = batch * costs.flops / _seconds(lambda: network(images), budget)
-    return {"train": rate, "compiled": COMPILED * rate, "students": students or rate, "embed": embed}
+    students = students or rate
+    return {
+        "train": rate, "compiled": COMPILED * rate, "students": students, "embed": embed,
+        "compiled_students": COMPILED_STUDENTS[machine.precision] * students,
+    }  # fmt: skip
 
 
 def _train_students(

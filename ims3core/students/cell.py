@@ -12,8 +12,10 @@ import torch
 from ims3core.base.compute import Machine
 from ims3core.base.seeds import derive_seed
 from ims3core.data import ImageSet
+from ims3core.students import pixels
 from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
+from ims3core.students.plans import Plan
 from ims3core.students.settings import Augment, Protocol
 from ims3core.students.train import TrainingSetup, train_student
 from ims3core.students.warps import Statistics
@@ -73,9 +75,8 @@ class CellSpec:
             images=count,
             name=self.protocol_name,
         )
-        if not runs_on_one_thread(self.network, side=self.side, device=self.machine.device):
-            pays = plan.total_steps >= COMPILING_PAYS
-            self.machine.for_training(network, parts=[network], pays=pays, convolves=True)
+        pays = compiling_pays(plan, self.network, side=self.side, device=self.machine.device)
+        self.machine.for_training(network, parts=[network], pays=pays, convolves=True)
         augmentation = build_augmentation(
             self.augment, side=self.side, channels=channels, statistics=self.statistics
         )  # fmt: skip
@@ -101,6 +102,13 @@ def runs_on_one_thread(network: str, *, side: int, device: torch.device) -> bool
     Large images fill the threads and the memory alone; timm's dropout draws from torch's global stream.
     """
     return device.type == "cpu" and side <= SMALL_SIDE and not network.startswith("timm:")
+
+
+def compiling_pays(plan: Plan, network: str, *, side: int, device: torch.device) -> bool:
+    """Whether a run is so long that its network is compiled where there is a compiler."""
+    if runs_on_one_thread(network, side=side, device=device):
+        return plan.trained_images * side**2 >= pixels.COMPILING_PAYS
+    return plan.total_steps >= COMPILING_PAYS
 
 
 def summarise(runs: list[dict[str, Any]], names: list[str], **facts: Any) -> dict[str, Any]:

@@ -109,6 +109,12 @@ class Plan:
         ticks, steps = self._clock
         return ticks * steps
 
+    @property
+    def trained_images(self) -> int:
+        """Images that a run is trained on, one by one: the last batch of an epoch is smaller."""
+        epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
+        return epochs * self.images + min(rest * self.batch_size, self.images)
+
     @cached_property
     def evaluation_steps(self) -> tuple[int, ...]:
         """The steps after which the network is scored, ascending."""

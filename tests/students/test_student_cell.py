@@ -1,6 +1,7 @@
 """The runs of a cell of the result table on the stage harness: side by side, kept, stopped together."""
 
 import dataclasses
+import functools
 import json
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from ims3core.data import ImageSet
 from ims3core.errors import NumericsError
 from ims3core.pipeline import executors, harness
 from ims3core.pipeline.stage import Unit
-from ims3core.students import cell
+from ims3core.students import cell, pixels
 from ims3core.students.settings import Augment, Dsa, Protocol
 from stages.students import FullData, Students
 
@@ -26,6 +27,9 @@ PROTOCOL = Protocol(
     norm="instance", side=None, test_crop=1.0, augment={},
 )  # fmt: skip
 MACHINE = compute.Machine(torch.device("cpu"), "fp32", False, distributed.ProcessGroup())
+
+
+compile_parts = compute.compile_parts
 
 
 def noise_images(count, seed):
@@ -90,6 +94,34 @@ def test_scores_do_not_depend_on_the_number_of_cores(tmp_path, cores):
     assert found[0] == found[1] == found[2]
     assert [(r["draw"], r["seed"]) for r in found[0]] == [(d, s) for d in range(3) for s in range(2)]
     assert len({json.dumps(r["curve"]) for r in found[0]}) == 6
+
+
+def test_long_runs_are_compiled_and_still_do_not_depend_on_the_number_of_cores(tmp_path, cores, monkeypatch):
+    """Runs side by side compile at once; their records are those of runs one after the other."""
+    monkeypatch.setattr(pixels, "COMPILING_PAYS", 1)
+    machine = dataclasses.replace(MACHINE, compile=True)
+    found, parts = [], []
+    monkeypatch.setattr(compute, "compile_parts", lambda made: parts.append(made) or compile_parts(made))
+    for count in (1, 3):
+        cores(count)
+        found.append(run(tmp_path / str(count), machine=machine))
+
+    assert len(parts) == 12
+    assert found[0] == found[1]
+    eager = run(tmp_path / "eager")
+    assert [r["curve"][-1][1] for r in found[0]] == pytest.approx([r["curve"][-1][1] for r in eager], abs=0.02)
+
+
+def test_a_run_is_compiled_by_the_pixels_that_it_sees():
+    """Small images by their pixels, larger ones by steps; the digits' 300 steps of 64 images of 8 px are not."""
+    plan = dataclasses.replace(PROTOCOL.plan("convnet", ipc=10, classes=10, images=100), steps=300, batch_size=64)
+    asked = functools.partial(cell.compiling_pays, device=torch.device("cpu"))
+
+    assert not asked(plan, "convnet", side=8)
+    assert not asked(plan, "convnet", side=32)
+    assert asked(dataclasses.replace(plan, steps=1000), "convnet", side=32)
+    assert asked(plan, "convnet", side=224)
+    assert not asked(dataclasses.replace(plan, steps=99), "convnet", side=224)
 
 
 def test_every_run_computes_on_one_thread(tmp_path, cores, monkeypatch):
