@@ -43,8 +43,10 @@ def main() -> None:
     spec = spec_of(params, real, arguments.student, protocol)
     if arguments.all_images:
         whole = replace(spec, protocol=spec.protocol.on_all_data)
-        score = whole.run(train, held_out, draw=0, seed=0, on_progress=_every_hundred)["last_top1"]
-        print(f"{len(train.images)} images, {whole.protocol.epochs} epochs: {score:.2f}")
+        run = whole.run(train, held_out, draw=0, seed=0, on_progress=_every_hundred)
+        for step, loss, top1 in run["curve"]:
+            print(f"step {step}: mean loss since the last point {loss:.4f}, {top1:.2f}")
+        print(f"{len(train.images)} images, {whole.protocol.epochs} epochs: {run['last_top1']:.2f}")
         return
     for ipc in arguments.ipc:
         scores = []

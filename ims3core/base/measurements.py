@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -33,8 +34,9 @@ def cached(
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if not refresh and set(stored.get(key, ())) == set(fields):
-            return dict(stored[key])
+        kept = stored.get(key, {})
+        if not refresh and set(kept) == set(fields) and all(_is_number(value) for value in kept.values()):
+            return dict(kept)
     except (OSError, ValueError, AttributeError, TypeError):
         stored = {}
     values = compute()
@@ -44,6 +46,11 @@ def cached(
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, stored | {key: values})
     return values
+
+
+def _is_number(value: object) -> bool:
+    """NaN and infinities, which Python's JSON reads, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def processor(device: torch.device) -> str:
