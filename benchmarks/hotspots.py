@@ -17,6 +17,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,10 @@ from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.params import Params
 from ims3core.pipeline import profiles
-from ims3core.students.cell import CellSpec
+from ims3core.students import cell
+from ims3core.students.augment import build_augmentation
+from ims3core.students.networks import build_student
+from ims3core.students.train import CHUNK_VALUES, State, TrainingSetup, train
 
 CLASSES = 10
 PRODUCTS = re.compile(r"mm|linear|conv|attention", re.IGNORECASE)
@@ -118,17 +122,22 @@ def refinement(machine: compute.Machine, name: str, iterations: int = 2) -> Call
     return lambda: entry.refine(start)
 
 
-def student(machine: compute.Machine, name: str, steps: int = 5) -> Call:
-    """Scored on ten images."""
+def student(machine: compute.Machine, name: str) -> Call:
+    """As many steps of a set of IPC 10 as are augmented in one call; never scored."""
     params = settings(name)
-    channels = params.data.channels
-    protocol = params.protocols["steps"].model_copy(update={"steps": steps, "evaluations": 1})
-    cell = CellSpec(
-        "convnet", "convnet", params.data.side, CLASSES, ([0.5] * channels, [0.25] * channels), protocol,
-        params.augmentation("steps"), {}, machine, root_seed=0,
+    channels, side = params.data.channels, params.data.side
+    whole = params.protocols["steps"].plan("convnet", ipc=10, classes=CLASSES, images=10 * CLASSES)
+    network = build_student("convnet", classes=CLASSES, channels=channels, side=side, seed=0)
+    pays = cell.compiling_pays(whole, "convnet", side=side, device=machine.device)
+    machine.for_training(network, parts=[network], pays=pays, convolves=True)
+    statistics = ([0.5] * channels, [0.25] * channels)
+    augmentation = build_augmentation(
+        params.augmentation("steps"), side=side, channels=channels, statistics=statistics
     )  # fmt: skip
-    images, one = random_images(params, 10), random_images(params, 1)
-    return lambda: cell.run(images, one, draw=0, seed=0)
+    setup = TrainingSetup(replace(whole, steps=10**6, evaluations=1), augmentation, statistics, side, machine)
+    states = train(State(network, setup), random_images(params, 10), random_images(params, 1), setup, seed=0)
+    together = CHUNK_VALUES // (whole.batch_size * channels * side**2)
+    return lambda: [*islice(states, together)]
 
 
 PIECES: dict[str, Callable[[compute.Machine], Call]] = {

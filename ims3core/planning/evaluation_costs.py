@@ -192,4 +192,3 @@ class EvaluationCosts(Facts):
 
     def _report(self, node: Node) -> Cost:
         return Cost(node.stage, memory=memory.TORCH + memory.FIGURES, seconds=START_UP + DRAWING)
-

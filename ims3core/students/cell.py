@@ -21,7 +21,9 @@ from ims3core.students.train import TrainingSetup, train_student
 from ims3core.students.warps import Statistics
 
 SMALL_SIDE = 64  # pixels
-COMPILING_PAYS = 100  # steps on larger images; the first time takes half a minute on 2 cores
+# Steps on larger images, which take half a minute the first time on 2 cores; pixels that are seen of small ones, for
+# which a ConvNet takes 16 s of one core the first time, 2 s in later processes, nothing for further runs of a process.
+COMPILING_PAYS, COMPILING_PAYS_SMALL = 100, 5_000_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class CellSpec:
             name=self.protocol_name,
         )
         pays = compiling_pays(plan, self.network, side=self.side, device=self.machine.device)
+        pays = pays and pixels.compiles(self.machine)
         self.machine.for_training(network, parts=[network], pays=pays, convolves=True)
         augmentation = build_augmentation(
             self.augment, side=self.side, channels=channels, statistics=self.statistics
@@ -107,7 +110,7 @@ def runs_on_one_thread(network: str, *, side: int, device: torch.device) -> bool
 def compiling_pays(plan: Plan, network: str, *, side: int, device: torch.device) -> bool:
     """Whether a run is so long that its network is compiled where there is a compiler."""
     if runs_on_one_thread(network, side=side, device=device):
-        return plan.trained_images * side**2 >= pixels.COMPILING_PAYS
+        return plan.trained_images * side**2 >= COMPILING_PAYS_SMALL
     return plan.total_steps >= COMPILING_PAYS
 
 

@@ -22,7 +22,12 @@ COMPILING_PAYS = 50_000_000  # pixels that a network sees; the first time takes 
 
 def compiling_pays(machine: Machine, images: float, side: int) -> bool:
     """Whether to compile a network that sees so many images of ``side`` px, forward or back; False where none can."""
-    return images * side**2 >= COMPILING_PAYS and machine.compile and _compiler_works(machine.device.type)
+    return images * side**2 >= COMPILING_PAYS and compiles(machine)
+
+
+def compiles(machine: Machine) -> bool:
+    """Whether networks can be compiled here, and may be."""
+    return machine.compile and _compiler_works(machine.device.type)
 
 
 @cache

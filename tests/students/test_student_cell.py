@@ -13,7 +13,7 @@ from ims3core.data import ImageSet
 from ims3core.errors import NumericsError
 from ims3core.pipeline import executors, harness
 from ims3core.pipeline.stage import Unit
-from ims3core.students import cell, pixels
+from ims3core.students import cell
 from ims3core.students.settings import Augment, Dsa, Protocol
 from stages.students import FullData, Students
 
@@ -98,7 +98,7 @@ def test_scores_do_not_depend_on_the_number_of_cores(tmp_path, cores):
 
 def test_long_runs_are_compiled_and_still_do_not_depend_on_the_number_of_cores(tmp_path, cores, monkeypatch):
     """Runs side by side compile at once; their records are those of runs one after the other."""
-    monkeypatch.setattr(pixels, "COMPILING_PAYS", 1)
+    monkeypatch.setattr(cell, "COMPILING_PAYS_SMALL", 1)
     machine = dataclasses.replace(MACHINE, compile=True)
     found, parts = [], []
     monkeypatch.setattr(compute, "compile_parts", lambda made: parts.append(made) or compile_parts(made))
@@ -118,8 +118,8 @@ def test_a_run_is_compiled_by_the_pixels_that_it_sees():
     asked = functools.partial(cell.compiling_pays, device=torch.device("cpu"))
 
     assert not asked(plan, "convnet", side=8)
-    assert not asked(plan, "convnet", side=32)
-    assert asked(dataclasses.replace(plan, steps=1000), "convnet", side=32)
+    assert not asked(dataclasses.replace(plan, steps=50), "convnet", side=32)
+    assert asked(plan, "convnet", side=32)
     assert asked(plan, "convnet", side=224)
     assert not asked(dataclasses.replace(plan, steps=99), "convnet", side=224)
 
