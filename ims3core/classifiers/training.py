@@ -16,6 +16,7 @@ from ims3core.base import files
 from ims3core.base.compute import Machine
 from ims3core.classifiers.encoder import write_encoder
 from ims3core.data import ImageSet
+from ims3core.students import cell
 from ims3core.students.augment import build_augmentation
 from ims3core.students.networks import build_student
 from ims3core.students.plans import OptimiserSpec, Plan
@@ -110,6 +111,7 @@ def train_classifier(
     setup = TrainingSetup(
         plan, augmentation, real.statistics, side, machine, by_batch=augment.dsa is not None
     )  # fmt: skip
+    cell.made_ready(network, plan, spec.network, side=side, machine=machine)
     state = State(network, setup)
     follow(state, train(state, real.train, real.validation, setup, seed=seed))
     mean, std = real.statistics

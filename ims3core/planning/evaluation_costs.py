@@ -43,10 +43,13 @@ class EvaluationCosts(Facts):
     def _classifier(self, node: Node, section: Any, network: NetworkCosts) -> Cost:
         """A classifier that is trained on the real training images, and scored once."""
         plan = Plan(self.size.train, section.batch_size, OptimiserSpec(section.lr), steps=section.steps)
-        work = network.flops * (3 * plan.trained_images + self.size.validation)
         batch = min(section.batch_size, self.size.train)
+        pays = cell.compiling_pays(plan, section.network, side=self.params.data.side, device=self._device)
+        pays = pays and self.params.compute.compile
+        work = {"compiled" if pays else "train": network.flops * (3 * plan.trained_images + self.size.validation)}
         held = memory.TORCH + memory.VIEWS + self.real_bytes + memory.trained(network, batch, optimiser=1)
-        return Cost(node.stage, {"train": work}, section.steps, self.size.train, held, 4 * network.weights)
+        held += self.compiler(pays)
+        return Cost(node.stage, work, section.steps, self.size.train, held, 4 * network.weights)
 
     def _features(self, node: Node) -> Cost:
         batch, embed = self.params.features.batch_size, self.networks.embed

@@ -51,7 +51,7 @@ KINDS = (*WORK, "decode")
 RATED_CODE = ("base/allocator.py", "base/compute.py", "diffusion/dit.py", "students/networks.py", "students/train.py")
 DECODED = 1000.0  # images per second where nothing was measured
 COMPILED = 1.5  # how much faster large networks are trained once they are compiled (measured: 1.4 to 1.9)
-COMPILED_STUDENTS = {"fp32": 1.2, "bf16": 1.5}  # a ConvNet at 32 px on one thread (measured: 1.19, 1.55)
+COMPILED_SMALL = {"fp32": 1.2, "bf16": 1.5}  # on small images; a ConvNet at 32 px on one thread (measured: 1.19, 1.55)
 IDLE = 0.9  # of the processor's time that a process gets on a machine that does nothing else
 LIMIT = 5e10  # FLOPs of one call that is timed
 
@@ -226,10 +226,10 @@ def _classifier_rates(params: Params, size: DatasetSize, machine: Machine, budge
     images = torch.rand(batch, params.data.channels, side, side, device=machine.device)
     with torch.inference_mode():
         embed = batch * costs.flops / _seconds(lambda: network(images), budget)
-    students = students or rate
+    students, gain = students or rate, COMPILED_SMALL[machine.precision] if side <= cell.SMALL_SIDE else COMPILED
     return {
-        "train": rate, "compiled": COMPILED * rate, "students": students, "embed": embed,
-        "compiled_students": COMPILED_STUDENTS[machine.precision] * students,
+        "train": rate, "compiled": gain * rate, "students": students, "compiled_students": gain * students,
+        "embed": embed,
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from ims3core.base.compute import Machine
 from ims3core.base.seeds import derive_seed
@@ -77,9 +78,7 @@ class CellSpec:
             images=count,
             name=self.protocol_name,
         )
-        pays = compiling_pays(plan, self.network, side=self.side, device=self.machine.device)
-        pays = pays and pixels.compiles(self.machine)
-        self.machine.for_training(network, parts=[network], pays=pays, convolves=True)
+        made_ready(network, plan, self.network, side=self.side, machine=self.machine)
         augmentation = build_augmentation(
             self.augment, side=self.side, channels=channels, statistics=self.statistics
         )  # fmt: skip
@@ -105,6 +104,12 @@ def runs_on_one_thread(network: str, *, side: int, device: torch.device) -> bool
     Large images fill the threads and the memory alone; timm's dropout draws from torch's global stream.
     """
     return device.type == "cpu" and side <= SMALL_SIDE and not network.startswith("timm:")
+
+
+def made_ready(network: nn.Module, plan: Plan, name: str, *, side: int, machine: Machine) -> None:
+    """Puts a classifier on the machine; compiled, in place, where the run of ``plan`` is long enough for that."""
+    pays = compiling_pays(plan, name, side=side, device=machine.device) and pixels.compiles(machine)
+    machine.for_training(network, parts=[network], pays=pays, convolves=True)
 
 
 def compiling_pays(plan: Plan, network: str, *, side: int, device: torch.device) -> bool:

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from ims3core import cli
-from ims3core.base import files
+from ims3core.base import compute, files
 from ims3core.classifiers import training
 from ims3core.diffusion import autoencoder
 from ims3core.diffusion import training as diffusion_training
 from ims3core.errors import ArtifactError, DataError, NumericsError, ParameterError
 from ims3core.params import load
+from ims3core.students import cell
 
 
 def digest(*folders):
@@ -238,14 +239,23 @@ def test_another_dit_keeps_the_vae(project, key, value, killed, monkeypatch, sta
     assert digest("data/generator") == found
 
 
-@pytest.mark.parametrize("name", ["encoder", "teacher"])
-@pytest.mark.parametrize("taken", [1, 3, 4])
-def test_a_classifier_is_trained_on_from_its_checkpoint(project, name, taken, monkeypatch, stage):
+@pytest.mark.parametrize(
+    ("name", "taken", "compiled"),
+    [("encoder", 1, False), ("encoder", 3, False), ("encoder", 4, False), ("encoder", 3, True)]
+    + [("teacher", 1, False), ("teacher", 3, False), ("teacher", 4, False)],
+)
+def test_a_classifier_is_trained_on_from_its_checkpoint(project, name, taken, compiled, monkeypatch, stage):
     """Killed after ``taken`` of its 4 steps it takes the others only, also where the last one is all that is there."""
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)
+    parts, compile_parts = [], compute.compile_parts
+    monkeypatch.setattr(compute, "compile_parts", lambda made: parts.append(made) or compile_parts(made))
     tree = yaml.safe_load(Path("params.yaml").read_text())
+    if compiled:
+        monkeypatch.setattr(cell, "COMPILING_PAYS_SMALL", 1)
+        tree["compute"]["compile"] = True
     tree["teacher"] = tree["encoder"] | {"norm": "batch"}
     Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    shutil.rmtree("scratch")  # the project's own, which is not compiled
     stage(name)
     expected, steps, train = digest(f"data/{name}"), [], training.train
     shutil.rmtree("scratch")
@@ -265,6 +275,7 @@ def test_a_classifier_is_trained_on_from_its_checkpoint(project, name, taken, mo
 
     assert steps == [1, 2, 3, 4]
     assert digest(f"data/{name}") == expected
+    assert len(parts) == 3 * compiled
 
 
 @pytest.mark.parametrize(
