@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,10 +39,27 @@ def test_convnet_3_is_that_of_dataset_condensation(channels, side, options, weig
     """Three blocks of 128, 4x4 pixels in front of the head; 28 px become 32 by the padding of the first convolution."""
     with torch.device("meta"):
         network = build_student("convnet", classes=10, channels=channels, side=side, seed=0, options=options)
-        maps = network.body(torch.empty(2, channels, side, side))
+        features = network.features(torch.empty(2, channels, side, side))
 
-    assert maps.shape == (2, 128, 4, 4)
+    assert features.shape == (2, 128 * 4 * 4)
     assert sum(weight.numel() for weight in network.parameters()) == weights
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3])
+def test_padding_is_that_of_the_first_convolution(padding):
+    """Features and gradients are those of a network whose first convolution pads by so much itself."""
+    network = build_student("convnet", classes=3, channels=2, side=12, seed=0, options={"padding": padding, "width": 4})
+    plain = copy.deepcopy(network)
+    plain.border, plain.body[0].padding = 0, (padding, padding)
+    images = torch.rand(5, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+
+    outputs = [one(images) for one in (network, plain)]
+    torch.testing.assert_close(*outputs)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), one.body[0].weight)[0]
+        for out, one in zip(outputs, (network, plain), strict=True)
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("options", [{"depth": 3}, {"padding": 0}, {"width": "128"}])
