@@ -107,6 +107,22 @@ def test_all_data_is_planned_for_its_own_epochs(tmp_path):
     assert cell.calls == 1000 * params.eval.draws * params.eval.seeds
 
 
+def test_long_trainings_on_small_images_are_planned_as_compiled(tmp_path):
+    """At 32 px, where a run sees enough pixels, in more memory; not the digits', nor without a compiler."""
+
+    def kinds(params, stages):
+        rows = {row.stage: row for row in plan.costs(params, tmp_path)[0]}
+        return [(next(iter(rows[stage].work)), rows[stage].memory) for stage in stages]
+
+    large = [f"students@random-{ipc}-convnet-dsa" for ipc in (1, 10)] + ["encoder"]
+    on, off = (kinds(profile("cifar10", compute__device="cpu", compute__compile=c), large) for c in (True, False))
+    assert [kind for kind, _ in on] == ["compiled_students", "compiled_students", "compiled"]
+    assert [kind for kind, _ in off] == ["students", "students", "train"]
+    assert all(more > less for (_, more), (_, less) in zip(on, off, strict=True))
+    small = kinds(profile("digits", compute__device="cpu"), ["students@random-10-convnet-steps", "encoder"])
+    assert [kind for kind, _ in small] == ["students", "train"]
+
+
 def test_a_student_is_counted_with_its_options(toy, tmp_path):
     """A ViT for 224 pixels takes images of 8 only as its row of `students` says."""
     options = {"img_size": 8, "patch_size": 2}
