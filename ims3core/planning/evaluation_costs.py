@@ -44,8 +44,7 @@ class EvaluationCosts(Facts):
         """A classifier that is trained on the real training images, and scored once."""
         plan = Plan(self.size.train, section.batch_size, OptimiserSpec(section.lr), steps=section.steps)
         batch = min(section.batch_size, self.size.train)
-        pays = cell.compiling_pays(plan, section.network, side=self.params.data.side, device=self._device)
-        pays = pays and self.params.compute.compile
+        pays = self._compiled(plan, section.network, self.params.data.side)
         work = {"compiled" if pays else "train": network.flops * (3 * plan.trained_images + self.size.validation)}
         held = memory.TORCH + memory.VIEWS + self.real_bytes + memory.trained(network, batch, optimiser=1)
         held += self.compiler(pays)
@@ -156,11 +155,15 @@ class EvaluationCosts(Facts):
             forward += self.networks.teacher.flops * trained
             held += memory.asked(self.networks.teacher, batch)
         loaded = tested * self.pixels * (params.data.storage == "pixels") + images * self.pixels * sets
-        pays = params.compute.compile and cell.compiling_pays(plan, name, side=side, device=self._device)
+        pays = self._compiled(plan, name, side)
         base = memory.TORCH + memory.VIEWS + self.compiler(pays)
         kind = ("compiled" if pays else "train") if alone else ("compiled_students" if pays else "students")
         work = {kind: runs * forward}
         return Cost(node.stage, work, runs * plan.total_steps, images * sets, base + loaded + at_once * held)
+
+    def _compiled(self, plan: Plan, network: str, side: int) -> bool:
+        """Whether a classifier is compiled for this training."""
+        return self.params.compute.compile and cell.compiling_pays(plan, network, side=side, device=self._device)
 
     def _side(self, protocol: str) -> int:
         """The image size that students look at."""

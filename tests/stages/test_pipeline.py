@@ -253,9 +253,9 @@ def test_a_classifier_is_trained_on_from_its_checkpoint(project, name, taken, co
     if compiled:
         monkeypatch.setattr(cell, "COMPILING_PAYS_SMALL", 1)
         tree["compute"]["compile"] = True
+        shutil.rmtree("scratch")  # the project's own, which is not compiled
     tree["teacher"] = tree["encoder"] | {"norm": "batch"}
     Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    shutil.rmtree("scratch")  # the project's own, which is not compiled
     stage(name)
     expected, steps, train = digest(f"data/{name}"), [], training.train
     shutil.rmtree("scratch")
