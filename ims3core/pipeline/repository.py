@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from ims3core.errors import ArtifactError, ClusterError, CodeChangedError, HeldError
 from ims3core.pipeline.graph import require_loaded_code
+from ims3core.pipeline.lockfile import record
 from ims3core.pipeline.mending import mend_lock, restore_results
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def _reproduce_checked(stage: Any, **options: Any) -> Any:
 
     stage.save_deps = save_deps_checked
     if (done := stage.reproduce(**options)) is not None:
-        stage.dump(update_pipeline=False)
+        record(stage)
     return done
 
 
