@@ -17,12 +17,12 @@ def record(stage: Any) -> None:
     """Notes in dvc.lock what ``stage`` has read and made, as ``stage.dump(update_pipeline=False)`` of DVC does.
 
     DVC parses and prints the whole file in pure Python to keep comments, which takes longer than many a stage. Here the
-    lines of the one stage take the place of its former ones; the file is replaced whole. One with comments or other
-    sections is left to DVC.
+    lines of the one stage take the place of its former ones; the file is replaced whole. One with comments, with other
+    sections or cut off is left to DVC.
     """
     path = Path(stage.path).with_name("dvc.lock")
     text = path.read_text(encoding="utf-8") if path.exists() else HEAD
-    if not text.startswith(HEAD) or OTHERS.search(text, len(HEAD)):
+    if not (text.startswith(HEAD) and text.endswith("\n")) or OTHERS.search(text, len(HEAD)):
         stage.dump(update_pipeline=False)
         return
     changed = with_entry(text, entry(stage))

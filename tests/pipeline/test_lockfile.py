@@ -100,6 +100,15 @@ def test_comments_and_other_sections_stay_as_dvc_keeps_them(project, extra):
     assert by_us == by_dvc and extra.strip() in by_us.decode()
 
 
+def test_a_last_line_without_an_end_is_left_to_dvc(project):
+    """Else the next stage would begin in it."""
+    both(*stages("a"))
+    path = Path("dvc.lock")
+    path.write_text(path.read_text().rstrip("\n"))
+    by_dvc, by_us = both(*stages("ab"))
+    assert by_us == by_dvc and "\n  ab:\n" in by_us.decode()
+
+
 def test_what_is_the_same_is_not_written(project):
     """Nor announced to Git."""
     (stage,) = stages("a")
