@@ -1,4 +1,4 @@
-"""DVC in this process: what it says of a stage, and having it run one. It alone writes outputs and dvc.lock."""
+"""DVC in this process: what it says of a stage, and having it run one. Outputs and dvc.lock are written here alone."""
 
 from __future__ import annotations
 

@@ -1,16 +1,20 @@
 """What is noted of a stage in dvc.lock: the bytes of DVC itself, whatever was there."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ims3core.pipeline import lockfile
+from ims3core.pipeline.repository import Repository
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # of a library of DVC
 NAMES = ("a", "ab", "many@x-1", "many@x-10")
@@ -109,6 +113,28 @@ def test_a_last_line_without_an_end_is_left_to_dvc(project):
     assert by_us == by_dvc and "\n  ab:\n" in by_us.decode()
 
 
+def test_a_disk_that_fails_leaves_the_whole_former_lock(project, monkeypatch):
+    """As does a kill: the new one takes its place in one step."""
+    both(*stages("a"))
+    before = Path("dvc.lock").read_bytes()
+    (stage,) = stages("ab")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"dvc\.lock"):
+        lockfile.record(stage)
+    assert Path("dvc.lock").read_bytes() == before and not list(Path().glob(".dvc.lock*"))
+
+
+def test_a_run_notes_its_stages_so(project, monkeypatch):
+    """DVC's own way of it, which takes a second in a large grid, is not taken."""
+    monkeypatch.setattr(Lockfile, "dump_stages", None)
+    Repository(project).reproduce("a")
+    assert Repository(project).state("a") == "same"
+
+
 def test_what_is_the_same_is_not_written(project):
     """Nor announced to Git."""
     (stage,) = stages("a")
@@ -119,7 +145,7 @@ def test_what_is_the_same_is_not_written(project):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_other_stages_cost_nothing(project, monkeypatch):
+def test_other_stages_cost_nothing(project):
     """Their entries are neither parsed nor printed: they may even be what DVC could not read."""
     (stage,) = stages("a")
     lines = lockfile.entry(stage)
