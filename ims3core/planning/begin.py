@@ -203,7 +203,8 @@ class Beginning:
         count = size.train + size.validation + size.test
         lines = [
             f"# Profile {self.wish.name}: {count:,} pictures of {size.classes} classes, from `ims3 new`.",
-            f"# Planned for {duration(self.plan.seconds)} on {self.processor}; {self.plan.rung}.",
+            f"# Planned for {duration(self.plan.seconds)} on {self.processor}:",
+            f"# {self.plan.rung}.",
         ]
         for section, value in tree.items():
             lines += wrap_flow(f"{section}: {flow(value)}", WIDTH)

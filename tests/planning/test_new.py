@@ -57,6 +57,15 @@ def look(path):
     return folder.look(path, base.data, base.seed)
 
 
+def test_a_profile_is_no_wider_where_the_processor_has_a_long_name(monkeypatch):
+    """As those of most laptops are."""
+    monkeypatch.setattr(begin, "processor", lambda _: "12th Gen Intel(R) Core(TM) i7-1260P with Radeon Graphics")
+    pictures([40, 40, 40])
+    assert ims3("new", "mine", "pictures") == 0
+    text = Path("profiles/mine.yaml").read_text()
+    assert "on 12th Gen" in text and max(map(len, text.splitlines())) <= 120
+
+
 def test_a_folder_becomes_a_profile_that_is_in_use(capsys):
     """Ten lines that end with the next command, a profile of 10 to 20 lines, and the params.yaml of `ims3 use`."""
     pictures([40, 40, 40])
