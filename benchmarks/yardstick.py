@@ -3,6 +3,7 @@
     python benchmarks/yardstick.py FOLDER OUT --row dm --ipc 10 --at 0 250 500 1000 \\
         --set '{optimiser: sgd, lr: 1.0, real_batch: 256}'
     python benchmarks/yardstick.py FOLDER OUT --row ims3_plus --ipc 1 10 --at 500 --set '{factor: 2}'
+    python benchmarks/yardstick.py FOLDER OUT --row idc --ipc 1 --at 0 500 1000 --set '{inner: 100, lr: 0.0049}'
 
 FOLDER holds params.yaml of a profile and its real images (`ims3 use cifar10 && ims3 prepare`). A set starts from real
 images, drawn as the row `random` draws them, and not from the generator's; it is refined by the row's entry and scored
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
@@ -30,14 +32,19 @@ from calibration import drawn_set, spec_of, trained
 from ims3core import data
 from ims3core.axes.refinements import Start
 from ims3core.axes.refinements.distribution_matching import DistributionMatching
+from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.base import compute, files
 from ims3core.base.seeds import derive_seed
 from ims3core.data.formation import first_mosaics, formed_set
 from ims3core.params import Params, load
 from ims3core.report import published
+from ims3core.students import pixels
 from ims3core.students.cell import CellSpec
 from ims3core.students.plans import PoolNetwork
 from ims3core.students.settings import Augment
+
+
+Matching = DistributionMatching | GradientMatching
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--row", default="ims3_plus", help="of refinements, a matching of distributions")
+    parser.add_argument("--row", default="ims3_plus", help="of refinements, a matching of distributions or gradients")
     parser.add_argument("--set", type=yaml.safe_load, default={}, help="keys of the row, as in `set:`")
     parser.add_argument(
         "--augment", choices=["row", "protocol"], default="row", help="whose augmentation images are refined under"
@@ -74,16 +81,16 @@ def main() -> None:
     asked = parser.parse_args()
     project = read(asked)
     entry = project.params.refinement(asked.row)
-    if not isinstance(entry, DistributionMatching):
-        sys.exit(f"--row {asked.row}: found {entry.entry_name()}, wanted a matching of distributions")
+    if not isinstance(entry, Matching):
+        sys.exit(f"--row {asked.row}: found {entry.entry_name()}, wanted a matching of distributions or gradients")
     params = project.params
     augment = params.augmentation(asked.protocol) if asked.augment == "protocol" else None
     augment = augment or params.refining_augmentation(asked.row)
     asked.out.mkdir(parents=True, exist_ok=True)
     shared: dict[Any, Any] = {}
     for ipc in asked.ipc:
-        changed = entry.overridden({**asked.set, "iterations": {1: max(asked.at)}}, asked.row)
-        decides = changed.model_dump_json(exclude={"iterations"}) + augment.model_dump_json()
+        changed = lasting(entry.overridden(asked.set, asked.row), max(asked.at), asked.row)
+        decides = changed.model_dump_json(exclude={"iterations", "outer"}) + augment.model_dump_json()
         key = digest(decides)
         scores: dict[int, list[float]] = {at: [] for at in asked.at}
         for draw in asked.draws:
@@ -94,7 +101,7 @@ def main() -> None:
         for at, found in scores.items():
             spread = statistics.stdev(found) if len(found) > 1 else 0.0
             print(f"{asked.row}, IPC {ipc}, {at} iterations: {statistics.fmean(found):.1f} ± {spread:.1f}", flush=True)
-        for method in ("random", "dm", "dsa", "ncfm"):
+        for method in ("random", "dm", "dsa", "idc", "ncfm"):
             text, _ = published.find(
                 dataset=published.dataset(project.params.data), resolution=project.spec.side,
                 network=project.spec.network, ipc=ipc, method=method, protocol=asked.protocol,
@@ -115,8 +122,17 @@ def read(asked: argparse.Namespace) -> Project:
     )  # fmt: skip
 
 
+def lasting(entry: Matching, iterations: int, row: str) -> Matching:
+    """The entry with so many iterations, of a matching of gradients whole outer ones."""
+    if isinstance(entry, DistributionMatching):
+        return entry.overridden({"iterations": {1: iterations}}, row)
+    if iterations % entry.inner or not iterations:
+        sys.exit(f"--at {iterations}: found no multiple of inner: {entry.inner}")
+    return entry.overridden({"outer": iterations // entry.inner}, row)
+
+
 def refined(
-    entry: DistributionMatching, augment: Augment, project: Project, of: tuple[int, int], at: list[int], home: Path,
+    entry: Matching, augment: Augment, project: Project, of: tuple[int, int], at: list[int], home: Path,
     shared: dict[Any, Any],
 ) -> None:  # fmt: skip
     """Makes the images after so many iterations in ``home``, all in one go, unless they are there.
@@ -133,7 +149,7 @@ def refined(
     chosen = drawn_set(project.train, len(project.names), ipc, root, draw)
     if entry.factor > 1:
         chosen = first_mosaics(chosen, project.train, entry.factor, seed)
-    same = entry.model_dump_json(include={"network", "networks"}) + augment.model_dump_json()
+    same = entry.model_dump_json(include={"network", "networks"}) + augment.model_dump_json()  # gradients share none
     watched = Watched([0, *at], home, max(at), networks=digest(same))  # after 0: what it started from
     start = Start(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,
@@ -141,6 +157,17 @@ def refined(
         row_seed=derive_seed(root, "refine"), shared=shared, progress=watched.over, kept=watched.kept,
     )  # fmt: skip
     watched.keep(max(at), watched.entry(entry).refine(start))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The pixels that a matching of gradients moves."""
+
+    images: torch.Tensor
+
+    def finished(self) -> torch.Tensor:
+        """As images."""
+        return pixels.as_images(self.images)
 
 
 class Watched:
@@ -152,9 +179,22 @@ class Watched:
         self.canvas: Any = None
         self.training = False
 
-    def entry(self, entry: DistributionMatching) -> DistributionMatching:
+    def entry(self, entry: Matching) -> Matching:
         """The same entry, which shows what it moves."""
         watched = self
+        if isinstance(entry, GradientMatching):
+            as_parameter = pixels.as_parameter
+
+            class Seen(type(entry)):  # type: ignore[misc]
+                def refine(self, start: Start) -> torch.Tensor:
+                    def parameter(*images: Any) -> torch.Tensor:
+                        watched.canvas = Moved(as_parameter(*images))
+                        return watched.canvas.images
+
+                    with mock.patch.object(pixels, "as_parameter", parameter):
+                        return super().refine(start)
+
+            return Seen.model_construct(**dict(entry))
 
         class Shown(type(entry)):  # type: ignore[misc]
             def _descent(self, canvas: Any, start: Start) -> Any:

@@ -120,7 +120,7 @@ def layer_gradients(
 
 
 def gradient_distance(real: list[Tensor], chosen: list[Tensor]) -> Tensor:
-    """The sum over layers of the mean absolute difference times the number of filters' inputs (L1; IDC)."""
+    """The sum of the absolute differences over all layers (L1; IDC)."""
     import torch
 
     distances = ((one.detach() - other).abs().sum() for one, other in zip(real, chosen, strict=True))
