@@ -43,7 +43,6 @@ from ims3core.students.cell import CellSpec
 from ims3core.students.plans import PoolNetwork
 from ims3core.students.settings import Augment
 
-
 Matching = DistributionMatching | GradientMatching
 
 
