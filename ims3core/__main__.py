@@ -6,9 +6,6 @@ import sys
 
 from ims3core.pipeline import warm
 
-LOADED = ("ims3core.pipeline.harness", "torch", "stages.students", "stages.select", "stages.coverage")
-VAE = "diffusers.models.autoencoders.autoencoder_kl"  # as long to load as torch, for the stages up to candidates
-BEFORE_CANDIDATES = ("prepare", "generator", "latents", "finetune", "guides", "candidates")
 serves = sys.argv[1:2] == [warm.SERVE]
 
 if not serves and (code := warm.ask(sys.argv[1:])) is not None:
@@ -22,7 +19,7 @@ if load := serves or warm.is_run_by_dvc():
 from ims3core.cli import main  # noqa: E402
 
 if load:
-    for name in (*LOADED, *([VAE] if sys.argv[1] in BEFORE_CANDIDATES else [])):
+    for name in warm.modules(sys.argv[1]):
         importlib.import_module(name)
 if serves:
     starter = os.getppid()

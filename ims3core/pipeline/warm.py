@@ -28,6 +28,10 @@ from ims3core.pipeline.launching import LAUNCHED, SOCKET
 
 SERVE = "--serve-warm"  # the argument with which ``python -m ims3core`` becomes the server
 Main = Callable[[list[str]], object]
+MODULES = ("ims3core.pipeline.harness", "torch", "stages.students", "stages.select", "stages.coverage")
+VAE = "diffusers.models.autoencoders.autoencoder_kl"  # takes as long to load as torch
+BEFORE_CANDIDATES = ("prepare", "generator", "latents", "finetune", "guides", "candidates")
+GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd", "dri/render*")  # files of /dev
 
 
 def ask(arguments: list[str]) -> int | None:
@@ -54,6 +58,15 @@ def ask(arguments: list[str]) -> int | None:
 def is_run_by_dvc() -> bool:
     """Whether this is the command of a stage that DVC runs, and may leave a server behind for the next ones."""
     return _of_dvc() is not None and not {"WORLD_SIZE", LAUNCHED, SOCKET} & os.environ.keys()
+
+
+def modules(command: str, devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """What a server loads whose first command is this one: what commands from there on need.
+
+    diffusers asks for a GPU when it is loaded; copies of a process that did so cannot use one.
+    """
+    draws = command in BEFORE_CANDIDATES and not any(next(devices.glob(name), None) for name in GPUS)
+    return (*MODULES, VAE) if draws else MODULES
 
 
 def leave_behind(main: Main, is_current: Callable[[], bool]) -> None:

@@ -186,3 +186,26 @@ def test_an_asker_that_is_killed_before_it_has_asked_leaves_the_server_at_work(s
         one.sendall(sent)
         one.close()
         warm._answer(other, other, None)
+
+
+def test_where_a_gpu_may_be_nothing_is_loaded_that_asks_for_one(tmp_path):
+    """A copy of a process that has asked for a GPU cannot use it; diffusers asks while it is loaded."""
+    assert warm.VAE in warm.modules("generator", tmp_path) and warm.VAE not in warm.modules("select", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert warm.modules("generator", tmp_path) == warm.MODULES
+    program = """
+import importlib, sys
+import torch
+from ims3core.pipeline import warm
+
+def asked():
+    sys.exit("a GPU was asked for")
+
+torch._C._cuda_getDeviceCount = asked
+import ims3core.cli
+for name in warm.MODULES:
+    importlib.import_module(name)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
