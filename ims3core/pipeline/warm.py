@@ -31,6 +31,7 @@ Main = Callable[[list[str]], object]
 MODULES = ("ims3core.pipeline.harness", "torch", "stages.students", "stages.select", "stages.coverage")
 VAE = "diffusers.models.autoencoders.autoencoder_kl"  # takes as long to load as torch
 BEFORE_CANDIDATES = ("prepare", "generator", "latents", "finetune", "guides", "candidates")
+BEGUN = dict(os.environ)  # before more is loaded, which sets variables
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd", "dri/render*")  # files of /dev
 
 
@@ -178,6 +179,7 @@ def _answer(asker: socket.socket, server: socket.socket, main: Main) -> None:
             for number, handle in zip((1, 2), handles, strict=True):
                 os.dup2(handle, number)
             os.chdir(folder)
+            environment = _with_loaded(environment)
             os.environ.clear()
             os.environ.update(environment)
             code = run(main, arguments)
@@ -193,6 +195,12 @@ def _answer(asker: socket.socket, server: socket.socket, main: Main) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):  # the asker was killed
         asker.sendall(bytes([code if code >= 0 else 128 - code]))
+
+
+def _with_loaded(environment: dict[str, str]) -> dict[str, str]:
+    """An asker's environment, with what loading has set here and would have set there."""
+    own = {name: value for name, value in os.environ.items() if environment.get(name) == BEGUN.get(name) != value}
+    return environment | own
 
 
 def run(main: Main, arguments: list[str]) -> int:

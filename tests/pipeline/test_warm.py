@@ -1,6 +1,7 @@
 """Under DVC the first command of a run leaves a server behind for the next ones."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_processes_of_a_launcher_neither_ask_nor_serve(dvc, variable):
     for _ in range(2):
         asker, printed, _ = dvc.run("exit 0")
         assert printed[:2] == [str(asker), str(dvc.process.pid)]
+
+
+def test_a_copy_finds_what_a_process_of_its_own_finds(tmp_path):
+    """Device, compiler, caches and variables: loading sets some, which the copy has where its asker does not."""
+    program = """
+import os, subprocess, sys
+environment = os.environ | {"DVC_STAGE": "stage"}
+for _ in range(2):
+    command = [sys.executable, "-m", "ims3core", "doctor"]
+    print(subprocess.run(command, env=environment, capture_output=True, text=True).stdout, end="|")
+"""
+    own = {name: value for name, value in os.environ.items() if name not in {launching.SOCKET, launching.LAUNCHED}}
+    own.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=own | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, second, _ = re.sub(r"[\d,.]+ GB free", "", found.stdout).split("|")
+    assert first == second and "compiler" in first
 
 
 def test_without_dvc_nothing_is_left_behind(monkeypatch):
