@@ -19,7 +19,7 @@ if load := serves or warm.is_run_by_dvc():
 from ims3core.cli import main  # noqa: E402
 
 if load:
-    for name in warm.modules(sys.argv[1]):
+    for name in warm.modules("".join(sys.argv[1:2])):
         importlib.import_module(name)
 if serves:
     starter = os.getppid()

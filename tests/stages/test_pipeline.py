@@ -337,9 +337,9 @@ def test_an_ipc_larger_than_a_class_is_refused(toy, stage):
 
 def test_a_diverging_training_stops_with_the_step(project, stage):
     """An absurd learning rate ends in one line, and the old generator stays."""
-    text = Path("params.yaml").read_text().replace("  lr: 0.001\n  warmup", "  lr: 1.0e+30\n  warmup")
-    assert "1.0e+30" in text
-    Path("params.yaml").write_text(text)
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["generator"]["lr"] = 1e30
+    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     before = digest("data/generator")
     with pytest.raises(NumericsError, match=r"loss is (nan|inf) at step"):
         stage("generator")
