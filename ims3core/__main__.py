@@ -1,30 +1,35 @@
 """``python -m ims3core``: the same command line as ``ims3``, or a server that holds it warm."""
 
-import importlib
 import os
 import sys
 
 from ims3core.pipeline import warm
 
 serves = sys.argv[1:2] == [warm.SERVE]
+starter = os.getppid()
 
 if not serves and (code := warm.ask(sys.argv[1:])) is not None:
     raise SystemExit(code)
 
+dvc = None if serves else warm.to_serve()
+
 from ims3core.pipeline import graph  # noqa: E402  heavy, and not needed where a server answers
 
-if load := serves or warm.is_run_by_dvc():
+if serves or dvc:
     graph.loaded_code()  # before more of it is loaded
 
 from ims3core.cli import main  # noqa: E402
 
-if load:
-    for name in warm.modules("".join(sys.argv[1:2])):
-        importlib.import_module(name)
+
+def is_current() -> bool:
+    """Whether the code is that which this process has loaded."""
+    return not graph.changed_code()
+
+
 if serves:
-    starter = os.getppid()
-    warm.serve(sys.argv[2], main, lambda: not graph.changed_code(), lambda: os.getppid() == starter)
+    warm.load("")
+    warm.serve(sys.argv[2], main, is_current, lambda: os.getppid() != starter)
 else:
-    if load:
-        warm.leave_behind(main, lambda: not graph.changed_code())
+    if dvc and warm.load("".join(sys.argv[1:2])):
+        warm.leave_behind(dvc, main, is_current)
     main()

@@ -2,15 +2,19 @@
 
 ``ims3 repro`` starts one and names its socket in the environment. Under ``dvc repro`` and ``dvc exp run`` the first
 command leaves a copy of itself behind, whose socket is named after the DVC process. ``python -m ims3core`` asks it:
-a command runs in a process of its own with the asker's folder, environment, output and exit code, and ends where the
-asker is killed. The server computes nothing itself, so that no library has begun threads, and ends with the process
-that it serves.
+a command runs in a process of its own with the asker's folder, environment, terminal and exit code, and ends where the
+asker or the server is killed. The server computes nothing itself, so that no library has begun threads, runs commands
+of the process that it serves for nobody else, and ends with it.
 """
 
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
+import ctypes
+import hashlib
+import importlib
 import json
 import os
 import select
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ims3core.pipeline.launching import LAUNCHED, SOCKET
@@ -33,87 +38,151 @@ VAE = "diffusers.models.autoencoders.autoencoder_kl"  # takes as long to load as
 BEFORE_CANDIDATES = ("prepare", "generator", "latents", "finetune", "guides", "candidates")
 BEGUN = dict(os.environ)  # before more is loaded, which sets variables
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd", "dri/render*")  # files of /dev
+SHELLS = {"sh", "bash", "dash", "ash", "zsh", "fish", "ksh", "busybox"}
+LINUX = sys.platform == "linux"
+PATIENCE = 10.0  # seconds that an asker may take to say what it wants
+PR_SET_PDEATHSIG = 1
+UNWRITTEN = 120  # Python's exit code where its last output cannot be written
+GONE = "ims3: killed; what is finished is kept, the same command goes on from there"
 
 
 def ask(arguments: list[str]) -> int | None:
-    """The exit code of the command, run by the server; None where there is none."""
-    address = os.environ.get(SOCKET) or _of_dvc()
+    """The exit code of the command, run by the server; None where there is none, and nothing was begun."""
+    dvc = None if SOCKET in os.environ else served()
+    address = os.environ.get(SOCKET) or (dvc.address if dvc else None)
     if address is None or {"WORLD_SIZE", LAUNCHED} & os.environ.keys():
         return None
     with socket.socket(socket.AF_UNIX) as server:
+        # Ctrl-C reaches the command itself, whose end is waited for.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             server.connect(address)
-            if not _is_ours(server) or not server.recv(1):  # it has other code than this process would load
-                return None
+            if _peer(server)[1] != os.getuid() or not server.recv(1):  # it has other code than this process would load
+                raise ConnectionError
+            request = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode()
+            handles = array.array("i", [0, 1, 2])
+            server.sendmsg([len(request).to_bytes(4)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)])
+            server.sendall(request)
+            if not server.recv(1):
+                raise ConnectionError
         except OSError:
+            signal.signal(signal.SIGINT, before)
             return None
-        request = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode()
-        handles = array.array("i", [1, 2])
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command itself, whose end is waited for
-        server.sendmsg([len(request).to_bytes(4)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)])
-        server.sendall(request)
         answer = server.recv(1)
+    if not answer:
+        print(GONE, file=sys.stderr)
     return answer[0] if answer else 1
 
 
-def is_run_by_dvc() -> bool:
-    """Whether this is the command of a stage that DVC runs, and may leave a server behind for the next ones."""
-    return _of_dvc() is not None and not {"WORLD_SIZE", LAUNCHED, SOCKET} & os.environ.keys()
+@dataclass(frozen=True)
+class Dvc:
+    """The DVC process that runs this command.
 
-
-def modules(command: str, devices: Path = Path("/dev")) -> tuple[str, ...]:
-    """What a server loads whose first command is this one: what commands from there on need.
-
-    diffusers asks for a GPU when it is loaded; copies of a process that did so cannot use one.
+    Attributes:
+        process: its number.
+        handle: a file that can be read when it has ended, though nobody has waited for it.
     """
-    draws = command in BEFORE_CANDIDATES and not any(next(devices.glob(name), None) for name in GPUS)
-    return (*MODULES, VAE) if draws else MODULES
+
+    process: int
+    handle: int
+
+    @property
+    def address(self) -> str:
+        """The name of its server: one of Linux without a file, so that nothing is left to delete."""
+        code = hashlib.sha256(f"{sys.prefix} {__file__}".encode()).hexdigest()[:16]
+        return f"\0ims3-{os.getuid()}-{self.process}-{_stat(self.process, 19)}-{code}"
+
+    def has_ended(self) -> bool:
+        """Whether there is nothing to serve any more."""
+        return bool(select.select([self.handle], [], [], 0)[0])
+
+    def runs(self, process: int) -> bool:
+        """Whether a process is one of its commands; one of another namespace has no number here."""
+        return process > 0 and _stat(process, 1) == str(self.process)
 
 
-def leave_behind(main: Main, is_current: Callable[[], bool]) -> None:
-    """A copy of this process goes on as the server of the commands that the same DVC process will run."""
-    address, dvc = _of_dvc(), os.getppid()
+def served() -> Dvc | None:
+    """The DVC process that runs this command of a stage, and may have a server; None where none does."""
+    if not LINUX or "DVC_STAGE" not in os.environ:
+        return None
+    process = os.getppid()
+    try:
+        if Path(f"/proc/{process}/comm").read_text().strip() in SHELLS:  # gone after this command
+            return None
+        handle = os.pidfd_open(process)
+    except OSError:
+        return None
+    if os.getppid() != process:
+        os.close(handle)
+        return None
+    return Dvc(process, handle)
+
+
+def to_serve() -> Dvc | None:
+    """The DVC process for whose next commands this one shall leave a server behind."""
+    return None if {"WORLD_SIZE", LAUNCHED, SOCKET} & os.environ.keys() else served()
+
+
+def load(command: str, devices: Path = Path("/dev")) -> bool:
+    """Loads what commands from this one on need; whether copies of this process can serve them.
+
+    Where loading fails the stage that needs it says so. diffusers asks for a GPU while it is loaded; copies of a
+    process that did so cannot use one.
+    """
+    names = modules(command, devices)
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except Exception:
+        return False
+    return VAE not in names or not _gpus(devices)
+
+
+def modules(command: str, devices: Path) -> tuple[str, ...]:
+    """What a server loads whose first command is this one."""
+    return (*MODULES, VAE) if command in BEFORE_CANDIDATES and not _gpus(devices) else MODULES
+
+
+def _gpus(devices: Path) -> bool:
+    return any(next(devices.glob(name), None) for name in GPUS)
+
+
+def leave_behind(dvc: Dvc, main: Main, is_current: Callable[[], bool]) -> None:
+    """A copy of this process goes on as the server of the next commands of ``dvc``."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if address is None or os.fork():
+    try:
+        if os.fork():
+            return
+    except OSError:  # no room for another process
         return
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for its commands, not for it
         nowhere = os.open(os.devnull, os.O_RDWR)
         for handle in (0, 1, 2):  # whoever reads what DVC prints shall see its end
             os.dup2(nowhere, handle)
-        began = _began(dvc)
-        with contextlib.suppress(OSError):  # another one serves already
-            serve(address, main, is_current, lambda: _began(dvc) == began)
+        serve(dvc.address, main, is_current, dvc.has_ended, dvc.runs, wakes=(dvc.handle,))
     finally:
         os._exit(0)
 
 
-def _of_dvc() -> str | None:
-    """The address of the server of the DVC process that runs this command; None where none does.
-
-    A name of Linux without a file, so that nothing is left to delete.
-    """
-    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
-        return None
-    dvc = os.getppid()
-    return f"\0ims3-{os.getuid()}-{dvc}-{_began(dvc)}-{sys.prefix}"[:100]
-
-
-def _began(process: int) -> str:
-    """When a process began, which tells it from a later one of its number; nothing if it is gone."""
+def _stat(process: int, number: int) -> str:
+    """A field of what Linux says of a process, after its name: 1 its parent, 19 its beginning; empty if it is gone."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[number]
     except OSError:
         return ""
 
 
-def _is_ours(server: socket.socket) -> bool:
-    """Whether the server belongs to this user: names without a file are anybody's."""
-    if sys.platform != "linux":
-        return True
-    _, user, _ = struct.unpack("3i", server.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return bool(user == os.getuid())
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Number and user of the process at the other end: names without a file are anybody's.
+
+    Elsewhere than on Linux a folder of this user's alone holds the socket.
+    """
+    if not LINUX:
+        return -1, os.getuid()
+    process, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return process, user
 
 
 @contextlib.contextmanager
@@ -135,66 +204,94 @@ def serving() -> Iterator[None]:
             process.wait()
 
 
-def serve(address: str, main: Main, is_current: Callable[[], bool], is_wanted: Callable[[], bool]) -> None:
-    """Runs commands by ``main`` until they are not wanted any more.
+def serve(
+    address: str, main: Main, is_current: Callable[[], bool], has_ended: Callable[[], bool],
+    may_ask: Callable[[int], bool] = lambda process: True, wakes: tuple[int, ...] = (),
+) -> None:  # fmt: skip
+    """Runs commands by ``main`` until what it serves has ended, of which ``wakes`` tell at once.
 
     Where the code that this process has loaded is not current any more it ends, and commands run by themselves.
+
+    Args:
+        may_ask: whether a process of this user is served.
     """
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
-        server.settimeout(1.0)
-        while is_wanted():
-            try:
-                asker, _ = server.accept()
-            except TimeoutError:
+        while not has_ended():
+            if server.fileno() not in select.select([server.fileno(), *wakes], [], [], 1.0)[0]:
                 continue
+            asker, _ = server.accept()
             with asker:
+                process, user = _peer(asker)
+                if user != os.getuid() or not may_ask(process):
+                    continue
                 if not is_current():
                     return
-                asker.setblocking(True)
-                with contextlib.suppress(OSError):
-                    asker.sendall(b"+")
-                _answer(asker, server, main)
+                with contextlib.suppress(OSError):  # it is killed at any time
+                    if (request := _request(asker)) is not None:
+                        _answer(asker, server, main, *request)
 
 
-def _answer(asker: socket.socket, server: socket.socket, main: Main) -> None:
-    """Runs one command in a copy of this process, which ends early where the asker does."""
-    size, rights, *_ = asker.recvmsg(4, socket.CMSG_SPACE(8))
-    handles = array.array("i", rights[0][2]) if rights else []
+def _request(asker: socket.socket) -> tuple[list[str], str, dict[str, str], array.array[int]] | None:
+    """Words, folder, environment and terminal of the command; None if the asker is killed before it has said them."""
+    asker.settimeout(PATIENCE)
+    asker.sendall(b"+")
+    size, rights, *_ = asker.recvmsg(4, socket.CMSG_SPACE(12))
+    handles = array.array("i", rights[0][2]) if rights else array.array("i")
     with asker.makefile("rb") as stream:
-        request = stream.read(int.from_bytes(size))
-    if len(request) < max(1, int.from_bytes(size)):  # killed in the meantime
+        said = stream.read(int.from_bytes(size))
+    asker.settimeout(None)
+    if len(said) < max(1, int.from_bytes(size)):
         for handle in handles:
             os.close(handle)
-        return
-    arguments, folder, environment = json.loads(request)
+        return None
+    arguments, folder, environment = json.loads(said)
+    return arguments, folder, environment, handles
+
+
+def _answer(
+    asker: socket.socket, server: socket.socket, main: Main, arguments: list[str], folder: str,
+    environment: dict[str, str], handles: array.array[int],
+) -> None:  # fmt: skip
+    """Runs one command in a copy of this process, which ends early where the asker does, or this process."""
     ended, runs = os.pipe()
     if (child := os.fork()) == 0:
         code = 1
         try:
-            server.close()
+            if LINUX:
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            for part in (server, asker):
+                part.close()
             os.close(ended)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            for number, handle in zip((1, 2), handles, strict=True):
+            for number, handle in enumerate(handles):
                 os.dup2(handle, number)
-            os.chdir(folder)
-            environment = _with_loaded(environment)
-            os.environ.clear()
-            os.environ.update(environment)
-            code = run(main, arguments)
+            code = run(main, arguments, folder, environment)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            _exit(code)
     for handle in (*handles, runs):
         os.close(handle)
+    with contextlib.suppress(OSError):
+        asker.sendall(b"+")
     if ended not in select.select([ended, asker.fileno()], [], [])[0]:  # all an asker says later is that it is gone
         os.kill(child, signal.SIGTERM)
     os.close(ended)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(OSError):  # the asker was killed
-        asker.sendall(bytes([code if code >= 0 else 128 - code]))
+    asker.sendall(bytes([code if code >= 0 else 128 - code]))
+
+
+def _exit(code: int) -> None:
+    """Ends this process as Python does, without a way back to the server that it is a copy of."""
+    try:
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException:
+        code = code or UNWRITTEN
+    finally:
+        os._exit(code)
 
 
 def _with_loaded(environment: dict[str, str]) -> dict[str, str]:
@@ -203,9 +300,13 @@ def _with_loaded(environment: dict[str, str]) -> dict[str, str]:
     return environment | own
 
 
-def run(main: Main, arguments: list[str]) -> int:
+def run(main: Main, arguments: list[str], folder: str, environment: dict[str, str]) -> int:
     """The exit code of a command, run here."""
     try:
+        os.chdir(folder)
+        environment = _with_loaded(environment)
+        os.environ.clear()
+        os.environ.update(environment)
         main(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -1,8 +1,10 @@
 """Under DVC the first command of a run leaves a server behind for the next ones."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from ims3core.pipeline import warm
 
 def main(words):
     try:
-        print(os.getpid(), os.getppid(), os.getcwd(), os.environ["DVC_STAGE"], *words, flush=True)
+        print(os.getpid(), os.getppid(), os.getcwd(), os.environ["DVC_STAGE"], *words, flush="full" not in words)
         if words[0] == "wait":
             time.sleep(60)
     except KeyboardInterrupt:
@@ -28,8 +30,11 @@ def main(words):
 
 if (code := warm.ask(sys.argv[1:])) is not None:
     sys.exit(code)
-if warm.is_run_by_dvc():
-    warm.leave_behind(main, lambda: not os.path.exists("changed"))
+if dvc := warm.to_serve():
+    if sys.argv[1] == "load":
+        print(os.getpid(), flush=True)
+        time.sleep(1)
+    warm.leave_behind(dvc, main, lambda: not os.path.exists("changed"))
 main(sys.argv[1:])
 """
 # What DVC does: commands one after the other, from one process. Each line of its input is one; `!` is not waited for.
@@ -40,8 +45,10 @@ for line in sys.stdin:
     if line.startswith("environment"):
         os.environ.update([line.split()[1].split("=")])
         continue
-    process = subprocess.Popen([sys.executable, "command.py", *line.strip("!\\n").split()], env=environment)
-    print("asker", process.pid, flush=True)
+    words = line.strip("!\\n").split()
+    print("begins", flush=True)
+    where = open("/dev/full", "w") if "full" in words else None
+    process = subprocess.Popen([sys.executable, "command.py", *words], env=environment, stdout=where)
     if not line.startswith("!"):
         print("code", process.wait(), flush=True)
 """
@@ -54,41 +61,47 @@ class Dvc:
 
     def __init__(self, folder: Path) -> None:
         (folder / "command.py").write_text(COMMAND)
-        environment = {k: v for k, v in os.environ.items() if k not in {launching.SOCKET, launching.LAUNCHED}}
+        other = {launching.SOCKET, launching.LAUNCHED, "PYTHONUNBUFFERED"}
+        environment = {name: value for name, value in os.environ.items() if name not in other}
         self.process = subprocess.Popen(
             [sys.executable, "-c", DVC], cwd=folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=environment | {"PYTHONPATH": str(REPOSITORY)}, start_new_session=True,
         )  # fmt: skip
 
-    def begin(self, line: str) -> tuple[int, list[str]]:
-        """The process that asks, and what the command prints first."""
+    def tell(self, line: str) -> None:
+        """Has a command begin."""
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        found = self.process.stdout.readline().split()
-        assert found[0] == "asker"
-        return int(found[1]), self.process.stdout.readline().split()
+        assert self.process.stdout.readline() == "begins\n"
 
-    def run(self, line: str) -> tuple[int, list[str], int]:
-        """The process that asks, what the command prints, and the exit code."""
-        asker, printed = self.begin(line)
-        found = self.process.stdout.readline().split()
-        assert found[0] == "code"
-        return asker, printed, int(found[1])
+    def begin(self, line: str) -> list[str]:
+        """What the command prints first: its process and that one's parent, its folder, its stage, its words."""
+        self.tell(line)
+        return self.process.stdout.readline().split()
+
+    def code(self) -> int:
+        """The exit code of the command."""
+        word, code = self.process.stdout.readline().split()
+        assert word == "code"
+        return int(code)
+
+    def run(self, line: str) -> tuple[list[str], int]:
+        """What the command prints, and its exit code."""
+        return self.begin(line), self.code()
 
     def server(self) -> int:
-        """The first command leaves it behind; the second is its child."""
-        first, printed, _ = self.run("exit 0")
-        assert printed[:2] == [str(first), str(self.process.pid)]
-        asker, printed, _ = self.run("exit 0")
-        assert int(printed[0]) != asker
-        return int(printed[1])
+        """The first command, a child of DVC, leaves it behind; the second is its child."""
+        first, _ = self.run("exit 0")
+        second, _ = self.run("exit 0")
+        assert first[1] == str(self.process.pid) != second[1]
+        return int(second[1])
 
 
 @pytest.fixture
 def dvc(tmp_path):
     found = Dvc(tmp_path)
     yield found
-    found.process.kill()
+    os.killpg(found.process.pid, signal.SIGKILL)
     found.process.wait()
     for stream in (found.process.stdin, found.process.stdout):
         stream.close()
@@ -98,59 +111,110 @@ def ends(process: int, within: float = 5.0) -> bool:
     """Whether a process is gone, or a zombie that nobody waits for."""
     until = time.monotonic() + within
     while time.monotonic() < until:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
+        if warm._stat(process, 0) in {"", "Z"}:
             return True
         time.sleep(0.05)
     return False
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has begun."""
+    found = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [number for number in found if warm._stat(number, 1) == str(process)]
 
 
 def test_later_commands_are_copies_of_the_first_one(dvc, tmp_path):
     """With their own words, folder and environment, output and exit code."""
     server = dvc.server()
     for code in (3, 0):
-        _, printed, found = dvc.run(f"exit {code}")
+        printed, found = dvc.run(f"exit {code}")
         assert printed[1:] == [str(server), str(tmp_path), "stage", "exit", str(code)] and found == code
 
 
-def test_the_server_ends_with_dvc_and_holds_nothing_open(dvc):
-    """Whoever reads what DVC prints sees its end at once, while the server looks about it once a second."""
+def test_the_server_holds_nothing_open_that_dvc_has(dvc):
+    """Whoever reads what DVC prints sees its end."""
     server = dvc.server()
-    dvc.process.stdin.close()
+    held = {Path(f"/proc/{server}/fd/{handle}").readlink() for handle in (0, 1, 2)}
+    assert held == {Path(os.devnull)}
+
+
+def test_the_server_ends_with_dvc_though_nobody_waits_for_that(dvc):
+    """A zombie counts as gone: not every first process of a container looks after others'."""
+    server = dvc.server()
+    os.kill(dvc.process.pid, signal.SIGKILL)
+    assert ends(server) and warm._stat(dvc.process.pid, 0) == "Z"
+
+
+def test_nothing_is_left_behind_by_a_command_whose_dvc_is_killed_while_it_loads(dvc):
+    """Nobody would ever end it."""
+    (loading,) = dvc.begin("!load 0")
+    os.kill(dvc.process.pid, signal.SIGKILL)
+    assert dvc.process.stdout.readline().split()[4:] == ["load", "0"]
+    assert ends(int(loading)) and children(int(loading)) == []
     assert dvc.process.stdout.read() == ""
-    dvc.process.wait(5)
-    assert ends(server)
 
 
 def test_a_command_whose_asker_is_killed_ends(dvc):
     """Nothing that DVC has given up goes on computing; the server does."""
     server = dvc.server()
-    asker, printed = dvc.begin("!wait 0")
+    printed = dvc.begin("!wait 0")
+    (asker,) = children(dvc.process.pid)
     os.kill(asker, signal.SIGKILL)
     assert ends(int(printed[0]))
-    _, again, _ = dvc.run("exit 0")
+    again, _ = dvc.run("exit 0")
     assert again[1] == str(server)
+
+
+def test_a_command_whose_server_is_killed_ends_and_fails(dvc):
+    """As one does that memory has run out for; the next one runs by itself."""
+    server = dvc.server()
+    printed = dvc.begin("wait 0")
+    os.kill(server, signal.SIGKILL)
+    assert dvc.code() == 1 and ends(int(printed[0]))
+    again, code = dvc.run("exit 0")
+    assert again[1] == str(dvc.process.pid) and code == 0
 
 
 def test_ctrl_c_ends_the_command_as_it_ends_it_elsewhere(dvc):
     """It reaches all of the terminal's processes: the command decides, the server stays."""
     server = dvc.server()
-    asker, printed = dvc.begin("wait 0")
-    for process in (asker, int(printed[0]), server):
+    printed = dvc.begin("wait 0")
+    for process in (*children(dvc.process.pid), int(printed[0]), server):
         os.kill(process, signal.SIGINT)
-    assert dvc.process.stdout.readline().split() == ["code", "130"]
-    assert dvc.run("exit 0")[1][1] == str(server)
+    assert dvc.code() == 130
+    assert dvc.run("exit 0")[0][1] == str(server)
+
+
+def test_output_that_cannot_be_written_is_no_success(dvc):
+    """A full disk under ``dvc repro > log``: Python's code where it is its own process, the command's where it has one."""
+    dvc.server()
+    for words, code in (("exit 0 full", 120), ("exit 3 full", 3)):
+        dvc.tell(words)
+        assert dvc.code() == code
+
+
+def test_only_commands_of_its_dvc_are_served(dvc):
+    """Names without a file are anybody's; who connects and says nothing does not hold up the others."""
+    server = dvc.server()
+    handle = os.pidfd_open(dvc.process.pid)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        name = next(
+            line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()
+            if f"@ims3-{os.getuid()}-{dvc.process.pid}-" in line
+        )  # fmt: skip
+        stranger.connect("\0" + name[1:])
+        stranger.settimeout(10)
+        assert stranger.recv(1) == b""
+    os.close(handle)
+    assert dvc.run("exit 0")[0][1] == str(server)
 
 
 def test_after_a_change_of_code_another_server_is_left_behind(dvc, tmp_path):
     """The old one ends, the command runs by itself."""
     server = dvc.server()
     (tmp_path / "changed").touch()
-    asker, printed, _ = dvc.run("exit 0")
-    assert printed[0] == str(asker) and ends(server)
+    printed, _ = dvc.run("exit 0")
+    assert printed[1] == str(dvc.process.pid) and ends(server)
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE=2", f"{launching.LAUNCHED}=1"])
@@ -158,18 +222,20 @@ def test_processes_of_a_launcher_neither_ask_nor_serve(dvc, variable):
     """They are several of one command."""
     dvc.process.stdin.write(f"environment {variable}\n")
     for _ in range(2):
-        asker, printed, _ = dvc.run("exit 0")
-        assert printed[:2] == [str(asker), str(dvc.process.pid)]
+        printed, _ = dvc.run("exit 0")
+        assert printed[1] == str(dvc.process.pid)
 
 
 def test_a_copy_finds_what_a_process_of_its_own_finds(tmp_path):
     """Device, compiler, caches and variables: loading sets some, which the copy has where its asker does not."""
     program = """
-import os, subprocess, sys
-environment = os.environ | {"DVC_STAGE": "stage"}
-for _ in range(2):
-    command = [sys.executable, "-m", "ims3core", "doctor"]
-    print(subprocess.run(command, env=environment, capture_output=True, text=True).stdout, end="|")
+import os, subprocess, sys, time
+command = [sys.executable, "-m", "ims3core", "doctor"]
+for own in ({}, {"DVC_STAGE": "stage"}, {"DVC_STAGE": "stage"}):
+    began = time.monotonic()
+    print(subprocess.run(command, env=os.environ | own, capture_output=True, text=True).stdout, end="|")
+    server = f"@ims3-{os.getuid()}-{os.getpid()}-" in open("/proc/net/unix").read()
+    assert server == bool(own), "a server is left behind by the second command"
 """
     own = {name: value for name, value in os.environ.items() if name not in {launching.SOCKET, launching.LAUNCHED}}
     own.pop("TORCHINDUCTOR_CACHE_DIR", None)
@@ -177,35 +243,32 @@ for _ in range(2):
         [sys.executable, "-c", program], cwd=tmp_path, env=own | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    first, second, _ = re.sub(r"[\d,.]+ GB free", "", found.stdout).split("|")
-    assert first == second and "compiler" in first
+    alone, first, copy, _ = re.sub(r"[\d,.]+ GB free", "", found.stdout).split("|")
+    assert alone == first == copy and "compiler" in alone
 
 
 def test_without_dvc_nothing_is_left_behind(monkeypatch):
     """A command that a person runs is what it was."""
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.delenv(launching.SOCKET, raising=False)
-    assert not warm.is_run_by_dvc() and warm.ask(["prepare"]) is None
-
-
-def test_a_server_of_another_user_is_not_asked(monkeypatch):
-    """Its name could be taken by anybody."""
-    ours = os.getuid()
-    monkeypatch.setattr(warm.os, "getuid", lambda: ours + 1)
-    one, other = warm.socket.socketpair()
-    with one, other:
-        assert not warm._is_ours(one)
+    assert warm.to_serve() is None and warm.ask(["prepare"]) is None
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x00\x00\x00\x09[["])
-def test_an_asker_that_is_killed_before_it_has_asked_leaves_the_server_at_work(sent, monkeypatch):
-    """Whatever of its request has arrived."""
-    monkeypatch.setattr(warm.os, "fork", None)
-    one, other = warm.socket.socketpair()
+def test_an_asker_that_is_killed_before_it_has_asked_leaves_the_server_at_work(sent):
+    """Whatever of its request has arrived, and whether or not it has read the server's answer."""
+    one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         one.sendall(sent)
         one.close()
-        warm._answer(other, other, None)
+        with contextlib.suppress(OSError):
+            assert warm._request(other) is None
+
+
+def test_what_cannot_be_loaded_fails_in_the_stage_that_needs_it(monkeypatch, tmp_path):
+    """Not in every other one."""
+    monkeypatch.setattr(warm, "MODULES", ("ims3core.of_no_such_name",))
+    assert not warm.load("select", tmp_path)
 
 
 def test_where_a_gpu_may_be_nothing_is_loaded_that_asks_for_one(tmp_path):

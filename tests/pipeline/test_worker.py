@@ -252,7 +252,7 @@ def test_a_warm_server_whose_code_changed_answers_nobody(tmp_path, monkeypatch):
     """The command then runs by itself, with the code that DVC takes digests of."""
     path = tmp_path / "socket"
     monkeypatch.setenv(launching.SOCKET, str(path))
-    server = threading.Thread(target=warm.serve, args=(str(path), None, lambda: False, lambda: True))
+    server = threading.Thread(target=warm.serve, args=(str(path), None, lambda: False, lambda: False))
     server.start()
     while not path.exists():
         pass
