@@ -23,7 +23,7 @@ VALUES = {  # of every published profile; a change of one is a change of results
     "imageidc": "0800208cd877ba47",
     "imagenet100": "d4216c9472fe30de",
     "imagenet1k": "3a492b48bbbec324",
-    "imagenette-small": "c65004fe30659ca1",
+    "imagenette-small": "eec99f349ceced51",
     "imagenette": "615bb5f46bef1a3e",
     "imagenette64": "8d97c359139fdb78",
     "imagewoof-512": "94af2c0b1e037761",
