@@ -4,14 +4,14 @@ import os
 import sys
 
 from ims3core.pipeline import warm
+from ims3core.pipeline.served import served
 
 serves = sys.argv[1:2] == [warm.SERVE]
 starter = os.getppid()
 
-if not serves and (code := warm.ask(sys.argv[1:])) is not None:
+dvc = None if serves else served()
+if not serves and (code := warm.ask(sys.argv[1:], dvc)) is not None:
     raise SystemExit(code)
-
-dvc = None if serves else warm.to_serve()
 
 from ims3core.pipeline import graph  # noqa: E402  heavy, and not needed where a server answers
 

@@ -270,7 +270,7 @@ class Report(Section):
 
 
 class Compute(Section):
-    """The machine; changes no result but by the precision."""
+    """The machine; precision and compile move last bits, nothing else of it changes a result."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto | cpu | cuda")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -13,7 +13,6 @@ import array
 import atexit
 import contextlib
 import ctypes
-import hashlib
 import importlib
 import json
 import os
@@ -26,10 +25,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ims3core.pipeline.launching import LAUNCHED, SOCKET
+from ims3core.pipeline.served import LINUX, Dvc
 
 SERVE = "--serve-warm"  # the argument with which ``python -m ims3core`` becomes the server
 Main = Callable[[list[str]], object]
@@ -38,18 +37,19 @@ VAE = "diffusers.models.autoencoders.autoencoder_kl"  # takes as long to load as
 BEFORE_CANDIDATES = ("prepare", "generator", "latents", "finetune", "guides", "candidates")
 BEGUN = dict(os.environ)  # before more is loaded, which sets variables
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd", "dri/render*")  # files of /dev
-SHELLS = {"sh", "bash", "dash", "ash", "zsh", "fish", "ksh", "busybox"}
-LINUX = sys.platform == "linux"
 PATIENCE = 10.0  # seconds that an asker may take to say what it wants
 PR_SET_PDEATHSIG = 1
 UNWRITTEN = 120  # Python's exit code where its last output cannot be written
 GONE = "ims3: killed; what is finished is kept, the same command goes on from there"
 
 
-def ask(arguments: list[str]) -> int | None:
-    """The exit code of the command, run by the server; None where there is none, and nothing was begun."""
-    dvc = None if SOCKET in os.environ else served()
-    address = os.environ.get(SOCKET) or (dvc.address if dvc else None)
+def ask(arguments: list[str], dvc: Dvc | None = None) -> int | None:
+    """The exit code of the command, run by the server; None where there is none, and nothing was begun.
+
+    Args:
+        dvc: whose server is asked; None: the one that the environment names, if any.
+    """
+    address = dvc.address if dvc else os.environ.get(SOCKET)
     if address is None or {"WORLD_SIZE", LAUNCHED} & os.environ.keys():
         return None
     with socket.socket(socket.AF_UNIX) as server:
@@ -72,55 +72,6 @@ def ask(arguments: list[str]) -> int | None:
     if not answer:
         print(GONE, file=sys.stderr)
     return answer[0] if answer else 1
-
-
-@dataclass(frozen=True)
-class Dvc:
-    """The DVC process that runs this command.
-
-    Attributes:
-        process: its number.
-        handle: a file that can be read when it has ended, though nobody has waited for it.
-    """
-
-    process: int
-    handle: int
-
-    @property
-    def address(self) -> str:
-        """The name of its server: one of Linux without a file, so that nothing is left to delete."""
-        code = hashlib.sha256(f"{sys.prefix} {__file__}".encode()).hexdigest()[:16]
-        return f"\0ims3-{os.getuid()}-{self.process}-{_stat(self.process, 19)}-{code}"
-
-    def has_ended(self) -> bool:
-        """Whether there is nothing to serve any more."""
-        return bool(select.select([self.handle], [], [], 0)[0])
-
-    def runs(self, process: int) -> bool:
-        """Whether a process is one of its commands; one of another namespace has no number here."""
-        return process > 0 and _stat(process, 1) == str(self.process)
-
-
-def served() -> Dvc | None:
-    """The DVC process that runs this command of a stage, and may have a server; None where none does."""
-    if not LINUX or "DVC_STAGE" not in os.environ:
-        return None
-    process = os.getppid()
-    try:
-        if Path(f"/proc/{process}/comm").read_text().strip() in SHELLS:  # gone after this command
-            return None
-        handle = os.pidfd_open(process)
-    except OSError:
-        return None
-    if os.getppid() != process:
-        os.close(handle)
-        return None
-    return Dvc(process, handle)
-
-
-def to_serve() -> Dvc | None:
-    """The DVC process for whose next commands this one shall leave a server behind."""
-    return None if {"WORLD_SIZE", LAUNCHED, SOCKET} & os.environ.keys() else served()
 
 
 def load(command: str, devices: Path = Path("/dev")) -> bool:
@@ -164,14 +115,6 @@ def leave_behind(dvc: Dvc, main: Main, is_current: Callable[[], bool]) -> None:
         serve(dvc.address, main, is_current, dvc.has_ended, dvc.runs, wakes=(dvc.handle,))
     finally:
         os._exit(0)
-
-
-def _stat(process: int, number: int) -> str:
-    """A field of what Linux says of a process, after its name: 1 its parent, 19 its beginning; empty if it is gone."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[number]
-    except OSError:
-        return ""
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:

@@ -175,3 +175,11 @@ def test_without_a_dvc_yaml_there_is_no_row(monkeypatch):
     monkeypatch.setattr(graph, "read_stages", dict)
     with pytest.raises(ParameterError, match="prepare: dvc.yaml has no row without arguments"):
         Graph({}).node("prepare")
+
+
+def test_stages_that_compile_depend_on_whether_they_may(digits):
+    """As on the precision: both move last bits. Coverage computes in a precision and compiles nothing."""
+    precise = {node.stage for node in digits.nodes if "compute.precision" in node.params}
+    compiling = {node.stage for node in digits.nodes if "compute.compile" in node.params}
+    assert {"generator", "encoder", "finetune", "candidates", "refine", "students", "full_data"} <= compiling
+    assert precise - compiling == {"coverage"}

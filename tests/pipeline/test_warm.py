@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from ims3core.pipeline import launching, warm
+from ims3core.pipeline.served import served, stat
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = """
 import os, sys, time
 from ims3core.pipeline import warm
+from ims3core.pipeline.served import served
 
 def main(words):
     try:
@@ -28,9 +30,10 @@ def main(words):
         sys.exit(130)
     sys.exit(int(words[1]))
 
-if (code := warm.ask(sys.argv[1:])) is not None:
+dvc = served()
+if (code := warm.ask(sys.argv[1:], dvc)) is not None:
     sys.exit(code)
-if dvc := warm.to_serve():
+if dvc:
     if sys.argv[1] == "load":
         print(os.getpid(), flush=True)
         time.sleep(1)
@@ -111,7 +114,7 @@ def ends(process: int, within: float = 5.0) -> bool:
     """Whether a process is gone, or a zombie that nobody waits for."""
     until = time.monotonic() + within
     while time.monotonic() < until:
-        if warm._stat(process, 0) in {"", "Z"}:
+        if stat(process, 0) in {"", "Z"}:
             return True
         time.sleep(0.05)
     return False
@@ -120,7 +123,7 @@ def ends(process: int, within: float = 5.0) -> bool:
 def children(process: int) -> list[int]:
     """The processes that one has begun."""
     found = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [number for number in found if warm._stat(number, 1) == str(process)]
+    return [number for number in found if stat(number, 1) == str(process)]
 
 
 def test_later_commands_are_copies_of_the_first_one(dvc, tmp_path):
@@ -142,7 +145,7 @@ def test_the_server_ends_with_dvc_though_nobody_waits_for_that(dvc):
     """A zombie counts as gone: not every first process of a container looks after others'."""
     server = dvc.server()
     os.kill(dvc.process.pid, signal.SIGKILL)
-    assert ends(server) and warm._stat(dvc.process.pid, 0) == "Z"
+    assert ends(server) and stat(dvc.process.pid, 0) == "Z"
 
 
 def test_nothing_is_left_behind_by_a_command_whose_dvc_is_killed_while_it_loads(dvc):
@@ -196,7 +199,6 @@ def test_output_that_cannot_be_written_is_no_success(dvc):
 def test_only_commands_of_its_dvc_are_served(dvc):
     """Names without a file are anybody's; who connects and says nothing does not hold up the others."""
     server = dvc.server()
-    handle = os.pidfd_open(dvc.process.pid)
     with socket.socket(socket.AF_UNIX) as stranger:
         name = next(
             line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()
@@ -205,7 +207,6 @@ def test_only_commands_of_its_dvc_are_served(dvc):
         stranger.connect("\0" + name[1:])
         stranger.settimeout(10)
         assert stranger.recv(1) == b""
-    os.close(handle)
     assert dvc.run("exit 0")[0][1] == str(server)
 
 
@@ -229,10 +230,9 @@ def test_processes_of_a_launcher_neither_ask_nor_serve(dvc, variable):
 def test_a_copy_finds_what_a_process_of_its_own_finds(tmp_path):
     """Device, compiler, caches and variables: loading sets some, which the copy has where its asker does not."""
     program = """
-import os, subprocess, sys, time
+import os, subprocess, sys
 command = [sys.executable, "-m", "ims3core", "doctor"]
 for own in ({}, {"DVC_STAGE": "stage"}, {"DVC_STAGE": "stage"}):
-    began = time.monotonic()
     print(subprocess.run(command, env=os.environ | own, capture_output=True, text=True).stdout, end="|")
     server = f"@ims3-{os.getuid()}-{os.getpid()}-" in open("/proc/net/unix").read()
     assert server == bool(own), "a server is left behind by the second command"
@@ -251,7 +251,7 @@ def test_without_dvc_nothing_is_left_behind(monkeypatch):
     """A command that a person runs is what it was."""
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.delenv(launching.SOCKET, raising=False)
-    assert warm.to_serve() is None and warm.ask(["prepare"]) is None
+    assert served() is None and warm.ask(["prepare"]) is None
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x00\x00\x00\x09[["])
