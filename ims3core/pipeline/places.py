@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ims3core.base.allocator import ONE_ARENA
 from ims3core.errors import ClusterError, ParameterError
 from ims3core.params import tree_of
 
@@ -124,7 +125,7 @@ def client_of(place: Place, threads: int, gpus: int, wanted: Callable[[], int]) 
         "distributed.comm.timeouts.connect": CONNECTING,
         # A worker's libraries find what they find in a process of this shell: Dask would set the number of threads, and
         # MALLOC_TRIM_THRESHOLD_, by which every freed tensor goes back to the system and is paid for again.
-        "distributed.nanny.pre-spawn-environ": {},
+        "distributed.nanny.pre-spawn-environ": ONE_ARENA,
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(quiet))

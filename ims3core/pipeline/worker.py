@@ -86,17 +86,22 @@ def introduce(root: Path, token: str, threads: int, *, redirect: bool) -> Facts:
         _logs.append(str(log))
         _log_to(log, redirect)
     found = facts(with_threads(load(root / "params.yaml"), threads), str(log))
-    _offer({"device": 1, "host": 1})
+    _settle({"device": 1, "host": 1})
     return found
 
 
-def _offer(resources: dict[str, float]) -> None:
-    """Tells Dask what this worker has, so that runs that share it wait for each other."""
+def _settle(resources: dict[str, float]) -> None:
+    """Tells Dask what this worker has, so that runs that share it wait for each other, and that nobody profiles it.
+
+    Looking at the stack of whatever runs, a hundred times a second, takes a fifth of the time of a training.
+    """
     from distributed import get_worker
     from distributed.utils import sync
 
     own = get_worker()
     sync(own.loop, own.set_resources, **resources)
+    if (profile := own.periodic_callbacks.get("profile")) is not None:
+        own.loop.add_callback(profile.stop)
 
 
 _logs: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 from ims3core.base import allocator
 
 STEPS = """
-import resource, sys
+import resource, sys, threading
 import torch
 from ims3core.base import allocator, compute
 if sys.argv[1] == "machine":
@@ -17,18 +17,25 @@ if sys.argv[1] == "machine":
 print(allocator.keep_freed_memory() if sys.argv[1] == "asked" else "")
 def step():
     return torch.zeros(2**24).add(1).sum().item()
-for _ in range(8):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(16):
-    assert step() == 2**24
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def steps():
+    for _ in range(8):
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(16):
+        assert step() == 2**24
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+if sys.argv[2] == "first":
+    steps()
+else:
+    thread = threading.Thread(target=steps)
+    thread.start()
+    thread.join()
 """
 
 
-def run(how, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in allocator.OWN_CHOICE}
-    command = [sys.executable, "-c", STEPS, how]
+def run(how, thread="first", **environment):
+    kept = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
+    command = [sys.executable, "-c", STEPS, how, thread]
     printed = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
     return printed.split("\n")[0], int(printed.split()[-1])
 
@@ -40,6 +47,14 @@ def test_steps_ask_for_no_page_twice():
     said, faults = run("asked")
     assert said == "True" and faults < 100_000
     assert run("machine")[1] < 100_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_nor_does_a_thread_that_is_not_the_first():
+    """Students train on such threads, and units of a worker: an arena of their own holds no block of 64 MiB."""
+    assert run("asked", "second")[1] < 100_000
+    assert run("asked", "second", MALLOC_ARENA_MAX="8")[1] > 400_000, "as the environment says"
+    assert run("not", "second", **allocator.ONE_ARENA)[1] > 400_000, "one arena alone keeps nothing"
 
 
 @pytest.mark.parametrize("name", allocator.OWN_CHOICE)

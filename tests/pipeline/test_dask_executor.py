@@ -90,6 +90,17 @@ def test_workers_find_the_environment_of_this_shell(client):
     assert list(found.values()) == 2 * [{name: os.environ.get(name) for name in names}]
 
 
+def test_workers_keep_what_they_free_and_nobody_profiles_them(client, executor):
+    """Units run on a thread that Dask began, of which glibc forgets every large tensor; its profiler took a fifth."""
+    executor.gather()
+    while executor.size < 2:
+        executor.look(1)
+        time.sleep(0.05)
+    assert list(client.run(lambda: os.environ["MALLOC_ARENA_MAX"]).values()) == ["1", "1"]
+    running = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile"].is_running())
+    assert list(running.values()) == [False, False]
+
+
 def test_a_worker_that_dies_gives_its_job_back_and_another_comes(executor):
     """Its log is named; the other job is not touched; whoever replaces the dead worker is let in."""
     executor.gather()
