@@ -1,12 +1,13 @@
 """What a user would take instead, from its own package, beside ours: ratios in one run, shares of the matmul peak.
 
-    python benchmarks/peers.py [sampling students selections] [--precision fp32] [--repeats 5]
+    python benchmarks/peers.py [sampling matching students selections] [--precision fp32] [--repeats 5]
 
 ``sampling``: diffusers' ``DiTPipeline`` against our DDIM sampler; the same DiT-S/2 weights, steps, guidance and
-batch, both with a VAE that costs nothing. ``students``: torchvision's v2 transforms in a ``DataLoader`` and a plain
-loop against our training loop, ConvNet-6 and ResNetAP-10 at 224 px, and both against the bare eager step.
-``selections``: a plain loop over groups and scikit-learn's distances against our searches. Variants take turns;
-medians of ``--repeats`` rounds after one that warms up.
+batch, both with a VAE that costs nothing. ``matching``: a step of Inversion-Matching on diffusers'
+``DiTTransformer2DModel`` of the same size, its biases trained, against ours with DiffFit. ``students``: torchvision's
+v2 transforms in a ``DataLoader`` and a plain loop against our training loop, ConvNet-6 and ResNetAP-10 at 224 px, and
+both against the bare eager step. ``selections``: a plain loop over groups and scikit-learn's distances against our
+searches. Variants take turns; medians of ``--repeats`` rounds after one that warms up.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ims3core.axes.adaptations.diffusion import Diffusion
+from ims3core.axes.adaptations.im import InversionMatching
 from ims3core.axes.samplers.ddim import DDIM
 from ims3core.base import compute
 from ims3core.base.seeds import generator
 from ims3core.data import ImageSet
-from ims3core.diffusion import autoencoder
+from ims3core.diffusion import autoencoder, difffit, training
 from ims3core.diffusion import generator as generators
+from ims3core.diffusion.batches import Batch
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.sampling import Denoiser, NoiseStreams
 from ims3core.diffusion.schedule import linear_schedule
@@ -43,6 +48,7 @@ AUGMENT = Augment(
     randaugment=None,
 )  # fmt: skip
 STATISTICS = ([0.5] * 3, [0.25] * 3)
+Name = TypeVar("Name")
 
 
 def peak(machine: compute.Machine) -> float:
@@ -59,7 +65,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def in_turn(calls: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, float]:
     """Median seconds of each call."""
     for call in calls.values():
         call()
@@ -67,24 +73,35 @@ def in_turn(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     return {name: statistics.median(times[name] for times in rounds) for name in calls}
 
 
-def sampling(machine: compute.Machine, repeats: int, *, batch: int = 10, steps: int = 4, guidance: float = 4.0) -> None:
-    from diffusers import DiTPipeline
-
+def dit_s() -> DiT:
+    """DiT-S/2 for latents of 4 x 32 x 32, random weights."""
     torch.manual_seed(0)
     network = DiT(DitConfig(channels=4, side=32, patch=2, width=384, depth=12, heads=6, classes=1000))
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.02)
+    return network
+
+
+def forward_flops(network: DiT) -> int:
+    """Of one image."""
+    with torch.device("meta"):
+        zeros = torch.zeros(1, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            DiT(network.config)(torch.zeros(1, 4, 32, 32), zeros, zeros)
+    return counter.get_total_flops()
+
+
+def sampling(machine: compute.Machine, repeats: int, *, batch: int = 10, steps: int = 4, guidance: float = 4.0) -> None:
+    from diffusers import DiTPipeline
+
+    network = dit_s()
     vae = autoencoder.build_autoencoder(image_channels=3, side=32, latent_channels=4, widths=[8], seed=0)
     with tempfile.TemporaryDirectory() as folder:
         generators.write_generator(Path(folder), network, vae)
         pipeline = DiTPipeline.from_pretrained(folder, torch_dtype=machine.dtype).to(machine.device)
     pipeline.set_progress_bar_config(disable=True)
     labels = list(range(batch))
-    with torch.device("meta"):
-        zeros = torch.zeros(1, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            DiT(network.config)(torch.zeros(1, 4, 32, 32), zeros, zeros)
-    work = counter.get_total_flops() * 2 * batch * steps
+    work = forward_flops(network) * 2 * batch * steps
 
     def theirs() -> None:
         pipeline(labels, guidance_scale=guidance, num_inference_steps=steps, output_type="np")
@@ -112,6 +129,76 @@ def sampling(machine: compute.Machine, repeats: int, *, batch: int = 10, steps: 
             f"  {name:12s} {took / batch / steps:.4f} s per image and step, {work / took / top:4.0%} of the peak, "
             f"{found['DiTPipeline'] / took:.2f} x DiTPipeline"
         )
+
+
+class Diffusers(torch.nn.Module):
+    """diffusers' transformer as ours is called; in evaluation, since in training it drops labels once more."""
+
+    def __init__(self, network: DiT) -> None:
+        from diffusers import DiTTransformer2DModel
+
+        super().__init__()
+        config = network.config
+        self.inner = DiTTransformer2DModel(
+            num_attention_heads=config.heads, attention_head_dim=config.width // config.heads,
+            in_channels=config.channels, out_channels=2 * config.channels, num_layers=config.depth,
+            sample_size=config.side, patch_size=config.patch, num_embeds_ada_norm=config.classes,
+        ).eval()  # fmt: skip
+        for name, weight in self.inner.named_parameters():
+            weight.requires_grad_(name.endswith("bias"))
+
+    def forward(self, z_t: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return self.inner(z_t, timestep=t, class_labels=label).sample
+
+
+def matching(machine: compute.Machine, repeats: int, *, batch: int = 8) -> None:
+    """Terms and gradients of one fine-tuning step; our step sums plain diffusion and matching as the rows do."""
+    paper = {
+        "form": "paper", "lambda_im": 0.002, "similarity": "cosine", "inversion_steps": 4, "pairing": "matched",
+        "grad_through": "inversion", "share": 1.0, "clip_x0": False,
+    }  # fmt: skip
+    public = paper | {"form": "official", "grad_through": "denoiser", "pairing": "all", "clip_x0": True}
+    forms = {
+        "the public code's form": public, "the paper's, 4 inversion steps": paper,
+        "the paper's, 1": paper | {"inversion_steps": 1},
+        "the profiles', 2 on an eighth": paper | {"inversion_steps": 2, "share": 0.125},
+    }  # fmt: skip
+    objectives = {name: InversionMatching(**form).objective(variational=False) for name, form in forms.items()}
+    eager, quick = dit_s(), dit_s()
+    for network in (eager, quick):
+        difffit.add_scales(network, 0.5)
+        difffit.freeze_all_but_difffit(network)
+        difffit.cast_frozen(network, machine.dtype)
+    for_training = compute.Machine(machine.device, machine.precision, True, machine.processes).for_training
+    for_training(quick, parts=quick.compiled_parts, pays=True)
+    networks = {"diffusers": Diffusers(eager).to(machine.device), "eager": eager.to(machine.device), "compiled": quick}
+    schedule, noise = linear_schedule(), torch.Generator().manual_seed(0)
+    z0, eps = torch.randn(2, batch, 4, 32, 32, generator=noise).to(machine.device)
+    t = torch.linspace(100, 900, batch, device=machine.device).long()
+    labels = torch.arange(batch, device=machine.device)
+    drawn = Batch(z0, eps, t, labels, labels, labels)
+
+    def step(network: torch.nn.Module, objective: training.Objective) -> Callable[[], None]:
+        def call() -> None:
+            with machine.autocast():
+                terms = objective(cast(DiT, network), schedule, drawn)
+            sum(terms.values()).backward()
+            network.zero_grad()
+
+        return call
+
+    plain = Diffusion().objective(variational=False)
+    calls = {("plain diffusion", name): step(network, plain) for name, network in networks.items()}
+    for form, objective in objectives.items():
+        calls |= {(form, name): step(network, objective) for name, network in networks.items()}
+    found = in_turn(calls, repeats)
+    work, top = forward_flops(eager) * batch, peak(machine)
+    print(f"a step of Inversion-Matching, DiT-S/2, batch {batch}, {machine.precision}; peak {top / 1e9:.0f} GFLOP/s")
+    for (form, name), took in found.items():
+        theirs, bare = found[form, "diffusers"], found["plain diffusion", name]
+        print(f"  {form:31s} {name:10s} {took:.3f} s, {theirs / took:.2f} x diffusers, {took / bare:.2f} plain steps")
+    official = found["the public code's form", "compiled"]
+    print(f"  the public code's form, compiled: {3 * work / official / top:.0%} of the peak")
 
 
 def students(machine: compute.Machine, repeats: int, *, side: int = 224, batch: int = 16, steps: int = 4) -> None:
@@ -238,7 +325,7 @@ def _plain_search(around: np.ndarray, real: np.ndarray, *, alpha: float = 0.4, b
     return chosen
 
 
-PARTS = {"sampling": sampling, "students": students, "selections": selections}
+PARTS = {"sampling": sampling, "matching": matching, "students": students, "selections": selections}
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import yaml
@@ -38,7 +37,6 @@ from ims3core.base.seeds import derive_seed
 from ims3core.data.formation import first_mosaics, formed_set
 from ims3core.params import Params, load
 from ims3core.report import published
-from ims3core.students import pixels
 from ims3core.students.cell import CellSpec
 from ims3core.students.plans import PoolNetwork
 from ims3core.students.settings import Augment
@@ -154,19 +152,9 @@ def refined(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,
         machine=compute.machine(**project.params.compute.model_dump()), labels=project.labels, names=project.names,
         row_seed=derive_seed(root, "refine"), shared=shared, progress=watched.over, kept=watched.kept,
+        shown=watched.shown,
     )  # fmt: skip
-    watched.keep(max(at), watched.entry(entry).refine(start))
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The pixels that a matching of gradients moves."""
-
-    images: torch.Tensor
-
-    def finished(self) -> torch.Tensor:
-        """As images."""
-        return pixels.as_images(self.images)
+    watched.keep(max(at), entry.refine(start))
 
 
 class Watched:
@@ -175,32 +163,12 @@ class Watched:
     def __init__(self, at: list[int], home: Path, last: int, networks: str) -> None:
         self.networks = networks
         self.at, self.home, self.last, self.began = set(at), home, last, time.perf_counter()
-        self.canvas: Any = None
+        self.images: Callable[[], torch.Tensor] | None = None
         self.training = False
 
-    def entry(self, entry: Matching) -> Matching:
-        """The same entry, which shows what it moves."""
-        watched = self
-        if isinstance(entry, GradientMatching):
-            as_parameter = pixels.as_parameter
-
-            class Seen(type(entry)):  # type: ignore[misc]
-                def refine(self, start: Start) -> torch.Tensor:
-                    def parameter(*images: Any) -> torch.Tensor:
-                        watched.canvas = Moved(as_parameter(*images))
-                        return watched.canvas.images
-
-                    with mock.patch.object(pixels, "as_parameter", parameter):
-                        return super().refine(start)
-
-            return Seen.model_construct(**dict(entry))
-
-        class Shown(type(entry)):  # type: ignore[misc]
-            def _descent(self, canvas: Any, start: Start) -> Any:
-                watched.canvas = canvas
-                return super()._descent(canvas, start)
-
-        return Shown.model_construct(**dict(entry))
+    def shown(self, images: Callable[[], torch.Tensor]) -> None:
+        """Is told what returns the images."""
+        self.images = images
 
     def kept(self, which: PoolNetwork, train: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The weights of a network, which are those of other settings of the row, too."""
@@ -216,7 +184,8 @@ class Watched:
         """The iterations, between which images are kept; those of a network's training are nobody's."""
         for n in iterations:
             if n in self.at and not self.training:
-                self.keep(n, self.canvas.finished())
+                assert self.images is not None
+                self.keep(n, self.images())
             elif n % 50 == 0 and not self.training:
                 print(f"{self.home.name}: {n}/{self.last}, {time.perf_counter() - self.began:.0f} s", flush=True)
             yield n

@@ -90,6 +90,10 @@ def not_kept(_: PoolNetwork, train: Callable[[], Tensors]) -> Tensors:
     return train()
 
 
+def unseen(_: Callable[[], Tensor]) -> None:
+    """Nobody looks on."""
+
+
 def _no_teacher() -> Teacher:
     raise LookupError("the teacher was not read: the refinement has to name it in needs()")
 
@@ -118,6 +122,8 @@ class Start:
         labels: generator label of every class.
         names: of the classes.
         progress: wraps the iterations.
+        shown: called before the first iteration by what moves a whole set together, with a function that returns the
+            images as they are by then.
     """
 
     chosen: ImageSet
@@ -136,6 +142,7 @@ class Start:
     shared: dict[Any, Any] = field(default_factory=dict)
     kept: Callable[[PoolNetwork, Callable[[], Tensors]], Tensors] = not_kept
     progress: Callable[[Iterable[int]], Iterator[int]] = iter
+    shown: Callable[[Callable[[], Tensor]], object] = unseen
 
     @property
     def images(self) -> Tensor:

@@ -140,6 +140,7 @@ class DistributionMatching(Refinement):
         canvas = _Pixels(start, self.factor) if self.space == "pixels" else _Latents(start)
         matching = _Matching(self, start, canvas)
         descent = self._descent(canvas, start)
+        start.shown(canvas.finished)
         for iteration in start.progress(range(by_ipc(self.iterations, start.ipc))):
             seed = derive_seed(start.seed, "iteration", iteration)
             features, head = matching.networks(iteration, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -62,6 +63,7 @@ class GradientMatching(Refinement):
         real = pixels.RealBatches(start.real, start.classes, start.machine.device)
         lr = self.lr * len(images) / start.classes / 10 * (images.shape[-1] / 224) ** 2
         descend = torch.optim.SGD([images], lr=lr, momentum=self.momentum)
+        start.shown(partial(pixels.as_images, images))
         for iteration in start.progress(range(self.outer * self.inner)):
             seed = derive_seed(start.seed, "iteration", iteration)
             if iteration % self.inner == 0:

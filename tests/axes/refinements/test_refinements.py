@@ -32,6 +32,25 @@ def test_a_refinement_is_a_function_of_its_seed(refinement):
     assert not torch.equal(one, refinement.refine(start(seed=6)))
 
 
+@pytest.mark.parametrize("refinement", [dm(), GradientMatching(**IDC)], ids=["dm", "idc"])
+def test_who_looks_on_sees_the_set_on_its_way(refinement):
+    """From what it started from to what it ends as, another one after every iteration; it ends no different."""
+    looks, seen = [], []
+
+    def progress(iterations):
+        for n in iterations:
+            if looks:  # the iterations, and not those of a network's training
+                seen.append(looks[0]())
+            yield n
+
+    begin = start(shown=looks.append, progress=progress)
+    last = refinement.refine(begin)
+    assert len(looks) == 1 and len(seen) > 1
+    assert torch.equal(seen[0], begin.chosen.images) and torch.equal(looks[0](), last)
+    assert all(not torch.equal(one, other) for one, other in zip(seen, [*seen[1:], last], strict=True))
+    assert torch.equal(last, refinement.refine(start()))
+
+
 def test_gradients_are_matched_under_one_transformation_of_a_class(monkeypatch):
     """With DSA the images of a class are alike, real and chosen; without it image n is as image n."""
     seeds = []
