@@ -23,6 +23,7 @@ from ims3core import data
 from ims3core.axes.selections.random import random_subset
 from ims3core.base import compute
 from ims3core.base.seeds import generator
+from ims3core.classifiers.teacher import read_teacher
 from ims3core.params import Params, load
 from ims3core.report import published
 from ims3core.students.cell import CellSpec, runs_on_one_thread
@@ -75,13 +76,15 @@ def _every_hundred(step: int) -> None:
 
 
 def spec_of(params: Params, real: Path, student: str, protocol: str) -> CellSpec:
-    """How students are trained and scored under a protocol of a profile."""
+    """How students are trained and scored under a protocol of a profile; soft labels need `dvc repro labels`."""
+    rules = params.protocols[protocol]
     return CellSpec(
         student, params.network(student), side=params.data.side,
         classes=len(data.read_classes(real / "classes.json")), statistics=data.read_statistics(real / data.STATISTICS),
-        protocol=params.protocols[protocol], augment=params.augmentation(protocol),
+        protocol=rules, augment=params.augmentation(protocol),
         options=params.network_options(student), machine=compute.machine(**params.compute.model_dump()),
         root_seed=params.seed, protocol_name=protocol,
+        teacher=read_teacher(real.parent / "labels" / protocol) if rules.labels == "teacher" else None,
     )  # fmt: skip
 
 
