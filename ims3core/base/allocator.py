@@ -12,6 +12,7 @@ import ctypes
 import os
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # M_TRIM_THRESHOLD, M_MMAP_MAX and M_ARENA_MAX of malloc.h
+NEVER = -1  # trim; the largest number is 2 GB, which a training at 224 px frees at every step
 OWN_CHOICE = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 ARENAS = "MALLOC_ARENA_MAX"
 ONE_ARENA = {ARENAS: "1"}  # for processes that have threads before they ask for this
@@ -27,5 +28,12 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    options = [(TRIM_THRESHOLD, 2**31 - 1), (MMAP_MAX, 0), *([] if ARENAS in os.environ else [(ARENA_MAX, 1)])]
+    options = [(TRIM_THRESHOLD, NEVER), (MMAP_MAX, 0), *([] if ARENAS in os.environ else [(ARENA_MAX, 1)])]
     return all(mallopt(*option) for option in options)
+
+
+def give_back() -> None:
+    """Gives the system what this process has kept, for a process that goes on with something else."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ims3core.base.allocator import give_back
 from ims3core.errors import ClusterError, Ims3Error, some
 from ims3core.params import Params, load
 from ims3core.pipeline import executors, harness, launching
@@ -191,6 +192,7 @@ def _set_back() -> None:
     for set_back in _before:
         set_back()
     gc.collect()
+    give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if (inductor := sys.modules.get("torch._inductor.config")) is not None:

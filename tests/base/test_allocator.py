@@ -33,6 +33,25 @@ else:
 """
 
 
+LARGE = """
+import resource
+import torch
+from ims3core.base import allocator
+allocator.keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+def step():
+    blocks = [torch.ones(2**26, dtype=torch.uint8) for _ in range(40)]  # 2.5 GiB
+for _ in range(3):
+    step()
+before, kept = faults(), resident()
+step()
+again = faults() - before
+allocator.give_back()
+print(again, kept, resident())
+"""
+
+
 def run(how, thread="first", **environment):
     kept = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
     command = [sys.executable, "-c", STEPS, how, thread]
@@ -55,6 +74,16 @@ def test_nor_does_a_thread_that_is_not_the_first():
     assert run("asked", "second")[1] < 100_000
     assert run("asked", "second", MALLOC_ARENA_MAX="8")[1] > 400_000, "as the environment says"
     assert run("not", "second", **allocator.ONE_ARENA)[1] > 400_000, "one arena alone keeps nothing"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_more_than_two_gigabytes_are_kept_too_and_can_be_given_back():
+    """The largest threshold that glibc can be told is 2 GiB: a step that frees more paid for all of it each time."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
+    printed = subprocess.run([sys.executable, "-c", LARGE], env=kept, capture_output=True, text=True, check=True).stdout
+    again, resident, after = map(int, printed.split())
+    assert again < 50_000, "of 655,360 pages"
+    assert resident > 2560 and after < 1536
 
 
 @pytest.mark.parametrize("name", allocator.OWN_CHOICE)
