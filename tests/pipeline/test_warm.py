@@ -42,7 +42,8 @@ main(sys.argv[1:])
 """
 # What DVC does: commands one after the other, from one process. Each line of its input is one; `!` is not waited for.
 DVC = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 for line in sys.stdin:
     environment = os.environ | {"DVC_STAGE": "stage"}
     if line.startswith("environment"):
