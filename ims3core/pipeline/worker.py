@@ -94,7 +94,7 @@ def introduce(root: Path, token: str, threads: int, *, redirect: bool) -> Facts:
 def _settle(resources: dict[str, float]) -> None:
     """Tells Dask what this worker has, so that runs that share it wait for each other, and that nobody profiles it.
 
-    Looking at the stack of whatever runs, a hundred times a second, takes a fifth of the time of a training.
+    Looking at the stack of whatever runs, a hundred times a second, takes up to a fifth of the time of a training.
     """
     from distributed import get_worker
     from distributed.utils import sync

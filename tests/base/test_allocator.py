@@ -52,10 +52,12 @@ print(again, kept, resident())
 """
 
 
+CLEAN = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
+
+
 def run(how, thread="first", **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
     command = [sys.executable, "-c", STEPS, how, thread]
-    printed = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, env=CLEAN | environment, capture_output=True, text=True, check=True).stdout
     return printed.split("\n")[0], int(printed.split()[-1])
 
 
@@ -79,8 +81,9 @@ def test_nor_does_a_thread_that_is_not_the_first():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_more_than_two_gigabytes_are_kept_too_and_can_be_given_back():
     """The largest threshold that glibc can be told is 2 GiB: a step that frees more paid for all of it each time."""
-    kept = {name: value for name, value in os.environ.items() if name not in (*allocator.OWN_CHOICE, allocator.ARENAS)}
-    printed = subprocess.run([sys.executable, "-c", LARGE], env=kept, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", LARGE], env=CLEAN, capture_output=True, text=True, check=True
+    ).stdout
     again, resident, after = map(int, printed.split())
     assert again < 50_000, "of 655,360 pages"
     assert resident > 2560 and after < 1536

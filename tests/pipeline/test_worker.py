@@ -200,6 +200,20 @@ def test_what_a_stage_sets_for_the_process_does_not_reach_the_next(project):
     assert not torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
 
 
+def test_what_a_stage_kept_of_memory_is_given_back_before_the_next(project, monkeypatch):
+    """Once for a stage, not for each of its units: within one, what is kept is what makes it fast."""
+    given = []
+    monkeypatch.setattr(worker, "give_back", lambda: given.append(1))
+    worker._opened.clear()
+    jobs = assembler_of(project).begin("features@real").jobs
+    for job in jobs[:2]:
+        worker.make_units(*job.arguments)
+    assert len(given) == 1
+    worker._opened.clear()
+    worker.make_units(*jobs[0].arguments)
+    assert len(given) == 2
+
+
 def test_a_launcher_makes_the_units_of_a_stage_and_nothing_else(project, monkeypatch):
     """Fine-tuning on several processes: DVC assembles it like any other."""
     tree = yaml.safe_load((project / "params.yaml").read_text())
