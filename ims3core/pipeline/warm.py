@@ -198,12 +198,16 @@ def _answer(
     environment: dict[str, str], handles: array.array[int],
 ) -> None:  # fmt: skip
     """Runs one command in a copy of this process, which ends early where the asker does, or this process."""
+    this = os.getpid()
     ended, runs = os.pipe()
     if (child := os.fork()) == 0:
         code = 1
         try:
             if LINUX:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != this:  # it was killed before the last line
+                os._exit(code)
+            asker.sendall(b"+")  # before anything is begun: an asker that is not told so begins it itself
             for part in (server, asker):
                 part.close()
             os.close(ended)
@@ -215,8 +219,6 @@ def _answer(
             _exit(code)
     for handle in (*handles, runs):
         os.close(handle)
-    with contextlib.suppress(OSError):
-        asker.sendall(b"+")
     if ended not in select.select([ended, asker.fileno()], [], [])[0]:  # all an asker says later is that it is gone
         os.kill(child, signal.SIGTERM)
     os.close(ended)

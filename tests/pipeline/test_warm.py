@@ -30,6 +30,13 @@ def main(words):
         sys.exit(130)
     sys.exit(int(words[1]))
 
+def slowly():
+    child = begin()
+    if child and os.path.exists("slow"):
+        time.sleep(0.5)
+    return child
+
+begin, os.fork = os.fork, slowly
 dvc = served()
 if (code := warm.ask(sys.argv[1:], dvc)) is not None:
     sys.exit(code)
@@ -177,6 +184,15 @@ def test_a_command_whose_server_is_killed_ends_and_fails(dvc):
     assert dvc.code() == 1 and ends(int(printed[0]))
     again, code = dvc.run("exit 0")
     assert again[1] == str(dvc.process.pid) and code == 0
+
+
+def test_a_command_is_begun_once_though_its_server_is_killed_just_then(dvc, tmp_path):
+    """The asker knows that it has begun before it does anything, however long the server takes to go on."""
+    server = dvc.server()
+    (tmp_path / "slow").touch()
+    printed = dvc.begin("wait 0")
+    os.kill(server, signal.SIGKILL)
+    assert printed[1] == str(server) and dvc.code() == 1 and ends(int(printed[0]))
 
 
 def test_ctrl_c_ends_the_command_as_it_ends_it_elsewhere(dvc):
