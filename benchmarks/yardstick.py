@@ -29,7 +29,7 @@ import yaml
 from calibration import drawn_set, spec_of, trained
 
 from ims3core import data
-from ims3core.axes.refinements import Start
+from ims3core.axes.refinements import Matching, Start
 from ims3core.axes.refinements.distribution_matching import DistributionMatching
 from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.base import compute, files
@@ -40,8 +40,6 @@ from ims3core.report import published
 from ims3core.students.cell import CellSpec
 from ims3core.students.plans import PoolNetwork
 from ims3core.students.settings import Augment
-
-Matching = DistributionMatching | GradientMatching
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,7 @@ def lasting(entry: Matching, iterations: int, row: str) -> Matching:
     """The entry with so many iterations, of a matching of gradients whole outer ones."""
     if isinstance(entry, DistributionMatching):
         return entry.overridden({"iterations": {1: iterations}}, row)
+    assert isinstance(entry, GradientMatching)
     if iterations % entry.inner or not iterations:
         sys.exit(f"--at {iterations}: found no multiple of inner: {entry.inner}")
     return entry.overridden({"outer": iterations // entry.inner}, row)
@@ -146,7 +145,7 @@ def refined(
     chosen = drawn_set(project.train, len(project.names), ipc, root, draw)
     if entry.factor > 1:
         chosen = first_mosaics(chosen, project.train, entry.factor, seed)
-    same = entry.model_dump_json(include={"network", "networks"}) + augment.model_dump_json()  # gradients share none
+    same = entry.model_dump_json(include={"network", "options", "networks"}) + augment.model_dump_json()  # gradients share none
     watched = Watched([0, *at], home, max(at), networks=digest(same))  # after 0: what it started from
     start = Start(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,

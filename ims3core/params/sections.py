@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from ims3core.base.schema import Count, Decay, Fraction, Index, Name, NonNegative, OpenFraction, Positive, Section
+from ims3core.students.settings import own_options
 
 EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
 NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]{1,80})$"
@@ -202,6 +203,12 @@ class Student(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of a timm network; of convnet: width, padding"
     )
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> Student:
+        if not self.network.startswith("timm:"):
+            own_options(self.network, self.options)
+        return self
 
 
 class Finetune(Section):

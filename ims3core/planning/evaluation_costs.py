@@ -16,6 +16,7 @@ from ims3core.students import cell
 from ims3core.students.plans import OptimiserSpec, Plan
 
 if TYPE_CHECKING:
+    from ims3core.axes.refinements import Refinement
     from ims3core.pipeline.graph import Node
 
 DRAWING = 15.0  # seconds that the report takes for its figures (measured on the digits)
@@ -89,12 +90,12 @@ class EvaluationCosts(Facts):
         sets = [ipc for ipc in grid.ipc for _ in range(grid.draws)]
         work: dict[str, float] = {}
         for name, count in refinement.passes(sets, classes).items():
-            kind, network = self._refining(name)
+            kind, network = self._refining(name, refinement)
             work[kind] = work.get(kind, 0.0) + count * network.flops
         held = 0.0
         for ipc in grid.ipc:
             parts = self._in_slices(refinement.in_flight(ipc, classes, self.params.data.side))
-            held = max(held, sum(memory.moved(self._refining(name)[1], *images) for name, images in parts.items()))
+            held = max(held, sum(memory.moved(self._refining(name, refinement)[1], *images) for name, images in parts.items()))
         base = memory.TORCH + (memory.DIFFUSERS if "generator" in refinement.needs() else 0.0) + self.real_bytes
         base += memory.VIEWS + self.compiler(True)
         images = self.set_images()
@@ -110,14 +111,14 @@ class EvaluationCosts(Facts):
         moved, compared = vae_slice(self.params, MOVED), max(1, PIXELS // side**2)
         return {name: (min(through, moved), min(forward, compared)) for name, (through, forward) in parts.items()}
 
-    def _refining(self, name: str) -> tuple[str, NetworkCosts]:
+    def _refining(self, name: str, refinement: Refinement) -> tuple[str, NetworkCosts]:
         """The kind of work, and the costs, of a network that a refinement names."""
         known = {"generator": ("dit_train", self.networks.dit), "decoder": ("vae_train", self.networks.decode),
                  "teacher": ("train", self.networks.teacher)}  # fmt: skip
-        data = self.params.data
+        data, options = self.params.data, tuple(refinement.network_options.items())
         return known.get(name) or (
             "train",
-            student_costs(name, self.size.classes, data.channels, data.side, self.precision),
+            student_costs(name, self.size.classes, data.channels, data.side, self.precision, options=options),
         )
 
     def _labels(self, node: Node) -> Cost:

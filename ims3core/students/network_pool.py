@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class RealTask:
 
     Attributes:
         network: name of a network of our own.
+        options: further arguments of it, as in ``students``.
         statistics: mean and std per channel of the real images in [0, 1].
     """
 
@@ -40,6 +41,7 @@ class RealTask:
     statistics: Statistics
     augment: Augment
     machine: Machine
+    options: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def normalise(self) -> pixels.Normaliser:
@@ -58,7 +60,8 @@ class RealTask:
             ParameterError: the network is one of timm's.
         """
         shape = self.real.images.shape
-        network = build_student(self.network, classes=self.classes, channels=shape[1], side=shape[-1], seed=seed)
+        sizes = {"classes": self.classes, "channels": shape[1], "side": shape[-1]}
+        network = build_student(self.network, **sizes, seed=seed, options=dict(self.options))
         if not isinstance(network, FeatureNetwork):
             raise ParameterError(f"network: found {self.network!r}, wanted one of our own, whose features are compared")
         return network.to(self.machine.device)

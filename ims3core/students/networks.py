@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ims3core.base.seeds import derive_seed, scoped_rng
 from ims3core.errors import DataError, ParameterError
+from ims3core.students.settings import own_options
 
 MIN_SIDE = 4
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -71,22 +72,19 @@ def build_student(
             return _build_timm(name, classes=classes, channels=channels, side=side, options=options or {})
         if side < MIN_SIDE:
             raise DataError(f"images of {side} px are too small for student {name!r}, which wants at least {MIN_SIDE}")
+        try:
+            own_options(name, options or {})
+        except ValueError as error:
+            raise ParameterError(f"students: {error}") from error
         sizes, make = {"classes": classes, "channels": channels, "side": side}, NORMS[norm]
         if name == "convnet":
-            return ConvNet(**sizes, norm=make, **_convnet_options(options or {}))
+            return ConvNet(**sizes, norm=make, **options or {})
         if name == "resnetap10":
             return resnet_ap10(**sizes, norm=make)
         if name in RESNET_BLOCKS:
             return resnet(name, **sizes, norm=make)
     known = ", ".join(["convnet", "resnetap10", *RESNET_BLOCKS, "timm:<model>"])
     raise ParameterError(f"eval.students: {name!r} is unknown; known: {known}")
-
-
-def _convnet_options(options: dict[str, Any]) -> dict[str, int]:
-    """The checked options of a ConvNet."""
-    if set(options) <= {"width", "padding"} and all(isinstance(v, int) and v > 0 for v in options.values()):
-        return options
-    raise ParameterError(f"students: 'convnet' does not take {options}; wanted width and padding, whole numbers from 1")
 
 
 class FeatureNetwork(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,15 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 from ims3core.base.schema import Count, Decay, Fraction, Interval, NonNegative, Positive, Section
 from ims3core.errors import ParameterError
 from ims3core.students.plans import OptimiserName, OptimiserSpec, Plan, Schedule, minimax_epochs
+
+
+def own_options(network: str, options: Mapping[str, Any]) -> None:
+    """Raises a ValueError where a network of our own does not take ``options``: ConvNet has some, ResNets none."""
+    wanted = ("width", "padding") if network == "convnet" else ()
+    if set(options) <= set(wanted) and all(type(value) is int and value > 0 for value in options.values()):
+        return
+    allowed = f"{' and '.join(wanted)}, whole numbers from 1" if wanted else "none"
+    raise ValueError(f"{network!r} does not take {dict(options)}; wanted {allowed}")
 
 
 def _ascending(scale: list[float]) -> list[float]:

@@ -45,6 +45,7 @@ def tree():
     made["instability"] = {"images": 2, "steps": 2, "level": 0.5}
     made["batchnorm_inversion"]["iterations"] = made["conditional_likelihood"]["iterations"] = 2
     made["gradient_matching"] |= {"outer": 1, "inner": 1, "pretrain_steps": 1, "train_steps": 1}
+    made["gradient_matching"]["options"] = {"width": 96}
     made["finetune"]["grad_norm_every"], made["gradient_matching"]["real_batch"] = 4, 8
     made["s3_image"]["frequencies"] = 256
     made["eval"] |= {"methods": ["random", "sre2l"], "protocols": ["steps", "steps_soft"]}

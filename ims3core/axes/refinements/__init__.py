@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ims3core.base.schema import Entry
+from ims3core.base.schema import Count, Entry
 from ims3core.errors import NumericsError
+from ims3core.students.settings import own_options
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -44,6 +45,11 @@ class Refinement(Entry):
     def tiles(self) -> int:
         """The images that each stored one holds."""
         return self.factor**2
+
+    @property
+    def network_options(self) -> dict[str, int]:
+        """Further arguments of the networks of our own that it looks through."""
+        return {}
 
     def needs(self) -> tuple[Needed, ...]:
         """What it looks at beside the real images."""
@@ -83,6 +89,25 @@ class Refinement(Entry):
         Raises:
             NumericsError: it diverged; the set it started from is kept.
         """
+
+
+class Matching(Refinement):
+    """A refinement that compares the set with real images in what a network of our own makes of them."""
+
+    network: str = Field(description="convnet | resnetap10 | resnet10..101 (IDC: resnetap10)")
+    options: dict[str, int] = Field(
+        default_factory=dict, description="further arguments of convnet: width, padding, as students may have them"
+    )
+    real_batch: Count = Field(description="real images per class and step (IDC: 64)")
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> Self:
+        own_options(self.network, self.options)
+        return self
+
+    @property
+    def network_options(self) -> dict[str, int]:
+        return self.options
 
 
 def not_kept(_: PoolNetwork, train: Callable[[], Tensors]) -> Tensors:
@@ -169,11 +194,13 @@ class Start:
         classes = range(self.classes)
         return [(self.chosen.class_index == c).nonzero().flatten().to(self.machine.device) for c in classes]
 
-    def real_task(self, network: str) -> RealTask:
+    def real_task(self, network: str, options: Mapping[str, int] | None = None) -> RealTask:
         """The real images as what networks of one kind are trained on."""
         from ims3core.students.network_pool import RealTask
 
-        return RealTask(network, self.real, self.classes, self.statistics, self.augment, self.machine)
+        return RealTask(
+            network, self.real, self.classes, self.statistics, self.augment, self.machine, options or {}
+        )  # fmt: skip
 
     def encoded(self, vae: AutoencoderKL, batch_size: int) -> Tensor:
         """Scaled latents of the set: those that it was drawn from, else its images through the encoder."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ims3core.axes.refinements import Needed, Refinement, Start, check_finite, pixels_only
+from ims3core.axes.refinements import Matching, Needed, Start, check_finite, pixels_only
 from ims3core.base.schema import Count, Index, NonNegative, Positive
 from ims3core.students.plans import PoolNetwork
 
@@ -29,7 +29,7 @@ MOVED = 2**24  # values of a full-size feature map of the VAE, of images through
 Value = TypeVar("Value")
 
 
-class DistributionMatching(Refinement):
+class DistributionMatching(Matching):
     """The images move against the features of a network, another one at each iteration."""
 
     iterations: dict[Count, Count] = Field(
@@ -40,8 +40,6 @@ class DistributionMatching(Refinement):
         description="learning rate: of Adam in units of [0, 1] or of latents; of SGD in those of normalised pixels "
         "(DM: 1)"
     )
-    real_batch: Count = Field(description="real images per class and step")
-    network: str = Field(description="convnet | resnetap10 | resnet10..101")
     networks: Index = Field(
         description="0: a fresh random network at each step (DM); else so many, trained on real images, which take "
         "turns and are the same for all sets of a row"
@@ -109,7 +107,7 @@ class DistributionMatching(Refinement):
     def train(self, start: Start, which: PoolNetwork) -> dict[str, Tensor]:
         from ims3core.students.network_pool import trained_weights
 
-        task = start.real_task(self.network)
+        task = start.real_task(self.network, self.options)
         return trained_weights(task, which, self.networks, start.row_seed, start.progress)
 
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
@@ -175,7 +173,7 @@ class _Matching:
         from ims3core.students.network_pool import NetworkPool
 
         self.spec, self.machine, self.canvas = spec, start.machine, canvas
-        self.task, self.rows = start.real_task(spec.network), start.rows()
+        self.task, self.rows = start.real_task(spec.network, spec.options), start.rows()
         self.real = pixels.RealBatches(start.real, start.classes, start.machine.device)
         self.statistic = by_ipc(spec.statistic, start.ipc)
         side, rounds = start.side, by_ipc(spec.iterations, start.ipc)

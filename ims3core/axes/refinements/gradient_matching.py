@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ims3core.axes.refinements import Refinement, Start, check_finite
+from ims3core.axes.refinements import Matching, Start, check_finite
 from ims3core.base.schema import Count, Decay, Index, Positive
 
 if TYPE_CHECKING:
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from ims3core.students.network_pool import RealTask
 
 
-class GradientMatching(Refinement):
+class GradientMatching(Matching):
     """SGD on the pixels; each outer iteration begins with another network, trained a little on real images."""
 
-    network: str = Field(description="convnet | resnetap10 | resnet10..101 (IDC: resnetap10)")
     outer: Count = Field(description="networks (IDC: 500)")
     inner: Count = Field(description="steps of the images on each network (IDC: 100)")
     pretrain_steps: Index = Field(description="steps of a network on real images before the first of these")
@@ -32,8 +31,11 @@ class GradientMatching(Refinement):
         description="learning rate of the pixels, SGD, times IPC / 10 and (side / 224) squared (IDC: 0.003)"
     )
     momentum: Decay = Field(description="momentum of the pixels")
-    real_batch: Count = Field(description="real images per class and step (IDC: 64)")
     chosen_batch: Count = Field(description="images of the set per class and step (IDC: 128)")
+    distance: Literal["l1", "squared"] = Field(
+        "l1", description="of gradients, summed over all weights: absolute or squared differences (IDC: l1, where "
+        "images are those of CIFAR-10 or SVHN squared)"
+    )
 
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:
         """Gradients of real images cost three passes, those of chosen ones, which are differentiated, about seven."""
@@ -58,7 +60,7 @@ class GradientMatching(Refinement):
         from ims3core.students.optimisers import Optimiser
         from ims3core.students.plans import OptimiserSpec
 
-        task, rows = start.real_task(self.network), start.rows()
+        task, rows = start.real_task(self.network, self.options), start.rows()
         images = pixels.as_parameter(start.images, start.machine.device)
         real = pixels.RealBatches(start.real, start.classes, start.machine.device)
         lr = self.lr * len(images) / start.classes / 10 * (images.shape[-1] / 224) ** 2
@@ -103,7 +105,7 @@ class GradientMatching(Refinement):
             layer_gradients(network, images[n], class_index, task.machine.autocast, differentiable=n == 1)
             for n in range(2)
         )
-        return gradient_distance(real, chosen)
+        return gradient_distance(real, chosen, self.distance)
 
 
 def layer_gradients(
@@ -121,9 +123,10 @@ def layer_gradients(
     return list(torch.autograd.grad(loss, weights, create_graph=differentiable))
 
 
-def gradient_distance(real: list[Tensor], chosen: list[Tensor]) -> Tensor:
-    """The sum of the absolute differences over all layers (L1; IDC)."""
+def gradient_distance(real: list[Tensor], chosen: list[Tensor], distance: Literal["l1", "squared"]) -> Tensor:
+    """The sum of the absolute or squared differences over all layers (IDC)."""
     import torch
 
-    distances = ((one.detach() - other).abs().sum() for one, other in zip(real, chosen, strict=True))
+    differences = (one.detach() - other for one, other in zip(real, chosen, strict=True))
+    distances = ((part.abs() if distance == "l1" else part.square()).sum() for part in differences)
     return sum(distances, start=torch.zeros(()))

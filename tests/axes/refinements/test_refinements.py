@@ -16,7 +16,7 @@ from ims3core.axes.refinements.gradient_matching import GradientMatching
 from ims3core.diffusion.dit import DiT, DitConfig
 from ims3core.diffusion.schedule import linear_schedule
 from ims3core.errors import NumericsError, ParameterError
-from ims3core.students import pixels
+from ims3core.students import network_pool, pixels
 from ims3core.students.networks import build_student
 from ims3core.students.warps import Alike
 from tests.axes.refinements.bars import AUGMENT, CAO2, DSA, IDC, MACHINE, SRE2L, Judge, dm, flops, small_vae, start
@@ -100,7 +100,7 @@ def test_the_class_that_diverges_is_named():
         check_finite(losses, 7, ("ant", "bee", "cat"))
 
 
-@pytest.mark.parametrize("row", ["dm", "dm trained", "dm interpolated", "dm latents", "idc", "sre2l", "cao2"])
+@pytest.mark.parametrize("row", ["dm", "dm trained", "dm interpolated", "dm narrow", "dm latents", "idc", "sre2l", "cao2"])
 def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
     """FLOPs of convolutions and products, counted by torch while it runs, against the passes `ims3 plan` goes by."""
     vae, network = small_vae(), Judge("batch")
@@ -112,18 +112,38 @@ def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
     )  # fmt: skip
     refinement = {
         "dm": dm(), "dm trained": dm(networks=3), "dm interpolated": dm(networks=3, interpolate=True, cross_entropy=1.0),
-        "dm latents": dm(space="latents"), "idc": GradientMatching(**IDC), "sre2l": BatchNormInversion(**SRE2L),
+        "dm narrow": dm(options={"width": 16, "padding": 3}), "dm latents": dm(space="latents"), "idc": GradientMatching(**IDC), "sre2l": BatchNormInversion(**SRE2L),
         "cao2": ConditionalLikelihood(**CAO2),
     }[row]  # fmt: skip
     image, z, one = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64)
+    options = refinement.network_options
     forward = {
-        "convnet": flops(build_student("convnet", classes=3, channels=1, side=8, seed=0), image),
+        "convnet": flops(build_student("convnet", classes=3, channels=1, side=8, seed=0, options=options), image),
         "teacher": flops(network, image), "generator": flops(dit, z, one, one), "decoder": flops(vae.decoder, z),
     }  # fmt: skip
     said = sum(count * forward[name] for name, count in refinement.passes([2], 3).items())
     with FlopCounterMode(display=False) as counter:
         refinement.refine(begin)
     assert 0.75 < said / counter.get_total_flops() < 1.35
+
+
+@pytest.mark.parametrize("refinement", [dm, lambda **changes: GradientMatching(**IDC | changes)], ids=["dm", "idc"])
+def test_images_are_compared_in_networks_with_the_row_s_options(refinement, monkeypatch):
+    """As the students have them: DSA's networks of grey images of 28 px look at 32."""
+    built, real = [], network_pool.build_student
+
+    def build(name, **sizes):
+        built.append(real(name, **sizes))
+        return built[-1]
+
+    monkeypatch.setattr(network_pool, "build_student", build)
+    images = refinement(options={"width": 4, "padding": 3}).refine(start())
+    assert {(network.border, network.head.in_features) for network in built} == {(2, 4 * 3**2)}
+    assert images.shape == start().images.shape
+    with pytest.raises(ValueError, match="'convnet' does not take {'depth': 4}; wanted width and padding, whole"):
+        refinement(options={"depth": 4})
+    with pytest.raises(ValueError, match="'resnet10' does not take {'width': 4}; wanted none"):
+        refinement(network="resnet10", options={"width": 4})
 
 
 def test_layer_gradients_are_those_of_backward():
@@ -136,8 +156,9 @@ def test_layer_gradients_are_those_of_backward():
     for one, weight in zip(found, convolutions, strict=True):
         torch.testing.assert_close(one, weight.grad)
     other = gradient_matching.layer_gradients(network, y, 1, MACHINE.autocast, differentiable=False)
-    wanted = sum((a - b).abs().sum() for a, b in zip(found, other, strict=True))
-    torch.testing.assert_close(gradient_matching.gradient_distance(found, other), wanted)
+    for distance, of in (("l1", torch.abs), ("squared", torch.square)):
+        wanted = sum(of(a - b).sum() for a, b in zip(found, other, strict=True))
+        torch.testing.assert_close(gradient_matching.gradient_distance(found, other, distance), wanted)
 
 
 @pytest.mark.parametrize("refinement", [dm(lr=1e30), GradientMatching(**IDC)], ids=["dm", "idc"])
