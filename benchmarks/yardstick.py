@@ -145,7 +145,8 @@ def refined(
     chosen = drawn_set(project.train, len(project.names), ipc, root, draw)
     if entry.factor > 1:
         chosen = first_mosaics(chosen, project.train, entry.factor, seed)
-    same = entry.model_dump_json(include={"network", "options", "networks"}) + augment.model_dump_json()  # gradients share none
+    of_networks = {"network", "options", "networks"}  # matchings of gradients share none
+    same = entry.model_dump_json(include=of_networks) + augment.model_dump_json()
     watched = Watched([0, *at], home, max(at), networks=digest(same))  # after 0: what it started from
     start = Start(
         chosen=chosen, latents=None, real=project.train, statistics=project.seen_statistics, augment=augment, seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,6 @@ from ims3core.students import cell
 from ims3core.students.plans import OptimiserSpec, Plan
 
 if TYPE_CHECKING:
-    from ims3core.axes.refinements import Refinement
     from ims3core.pipeline.graph import Node
 
 DRAWING = 15.0  # seconds that the report takes for its figures (measured on the digits)
@@ -88,14 +87,15 @@ class EvaluationCosts(Facts):
         """What a refinement does to all sets of a row, and the images that its networks hold at once."""
         grid, classes, refinement = self.params.eval, self.size.classes, self.params.refinement(node.row)
         sets = [ipc for ipc in grid.ipc for _ in range(grid.draws)]
+        networks = partial(self._refining, refinement.network_options)
         work: dict[str, float] = {}
         for name, count in refinement.passes(sets, classes).items():
-            kind, network = self._refining(name, refinement)
+            kind, network = networks(name)
             work[kind] = work.get(kind, 0.0) + count * network.flops
         held = 0.0
         for ipc in grid.ipc:
             parts = self._in_slices(refinement.in_flight(ipc, classes, self.params.data.side))
-            held = max(held, sum(memory.moved(self._refining(name, refinement)[1], *images) for name, images in parts.items()))
+            held = max(held, sum(memory.moved(networks(name)[1], *images) for name, images in parts.items()))
         base = memory.TORCH + (memory.DIFFUSERS if "generator" in refinement.needs() else 0.0) + self.real_bytes
         base += memory.VIEWS + self.compiler(True)
         images = self.set_images()
@@ -111,14 +111,14 @@ class EvaluationCosts(Facts):
         moved, compared = vae_slice(self.params, MOVED), max(1, PIXELS // side**2)
         return {name: (min(through, moved), min(forward, compared)) for name, (through, forward) in parts.items()}
 
-    def _refining(self, name: str, refinement: Refinement) -> tuple[str, NetworkCosts]:
+    def _refining(self, options: dict[str, int], name: str) -> tuple[str, NetworkCosts]:
         """The kind of work, and the costs, of a network that a refinement names."""
         known = {"generator": ("dit_train", self.networks.dit), "decoder": ("vae_train", self.networks.decode),
                  "teacher": ("train", self.networks.teacher)}  # fmt: skip
-        data, options = self.params.data, tuple(refinement.network_options.items())
+        data, taken = self.params.data, tuple(options.items())
         return known.get(name) or (
             "train",
-            student_costs(name, self.size.classes, data.channels, data.side, self.precision, options=options),
+            student_costs(name, self.size.classes, data.channels, data.side, self.precision, options=taken),
         )
 
     def _labels(self, node: Node) -> Cost:

@@ -60,8 +60,9 @@ class RealTask:
             ParameterError: the network is one of timm's.
         """
         shape = self.real.images.shape
-        sizes = {"classes": self.classes, "channels": shape[1], "side": shape[-1]}
-        network = build_student(self.network, **sizes, seed=seed, options=dict(self.options))
+        network = build_student(
+            self.network, classes=self.classes, channels=shape[1], side=shape[-1], seed=seed, options=dict(self.options)
+        )
         if not isinstance(network, FeatureNetwork):
             raise ParameterError(f"network: found {self.network!r}, wanted one of our own, whose features are compared")
         return network.to(self.machine.device)

@@ -100,7 +100,9 @@ def test_the_class_that_diverges_is_named():
         check_finite(losses, 7, ("ant", "bee", "cat"))
 
 
-@pytest.mark.parametrize("row", ["dm", "dm trained", "dm interpolated", "dm narrow", "dm latents", "idc", "sre2l", "cao2"])
+@pytest.mark.parametrize(
+    "row", ["dm", "dm trained", "dm interpolated", "dm narrow", "dm latents", "idc", "sre2l", "cao2"]
+)
 def test_what_a_refinement_says_it_costs_is_what_it_computes(row):
     """FLOPs of convolutions and products, counted by torch while it runs, against the passes `ims3 plan` goes by."""
     vae, network = small_vae(), Judge("batch")
