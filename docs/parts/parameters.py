@@ -152,19 +152,27 @@ def _line(
 
 
 def _values(place: str, form: str) -> str:
-    """What the profiles have at a dotted key: the value of the first, then others with the names of their profiles."""
+    """What the profiles have at a dotted key: the value of the first, then others with the names of their profiles.
+
+    Where some leave the key out, and so have its default, all that have it are named.
+    """
     found: dict[str, list[str]] = {}
+    *path, key = place.split(".")
+    left_out = False
     for name, tree in trees().items():
         section: Any = tree
         if form and tree.get(place.split(".")[0], {}).get("source") != form:
             continue
-        for part in place.split("."):
+        for part in path:
             section = section.get(part, ...) if isinstance(section, dict) else ...
-        if section is not ...:
-            found.setdefault(value(section), []).append(name)
+        if isinstance(section, dict) and key in section:
+            found.setdefault(value(section[key]), []).append(name)
+        left_out |= isinstance(section, dict) and key not in section
     if any(len(text) > LONGEST for text in found):
         return "by profile"
     first, *others = found.items() or [("", [])]
+    if left_out:
+        return "; ".join(f"{code(text)} in {names(holders)}" for text, holders in found.items())
     said = [code(first[0]), *(f"{code(text)} in {names(holders)}" for text, holders in others)]
     return "; ".join(part for part in said if part)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
+from ims3core.base.schema import Section
 from ims3core.errors import ParameterError
 from ims3core.params import entries
 from ims3core.params.tables import TABLES
@@ -15,19 +16,41 @@ NONE = "none"
 
 
 def change(tree: Tree, key: str, value: Any) -> None:
-    """Sets a dotted key that exists, a row of a table, or the section of an entry.
+    """Sets a dotted key that exists or may be left out, a row of a table, or the section of an entry.
 
     Raises:
         ParameterError: the parameters have no such key.
     """
     *path, last = key.split(".")
     section: Any = tree
-    for part in path:
+    for depth, part in enumerate(path):
+        if isinstance(section, dict) and part not in section and _may_be_left_out(path[:depth], part):
+            section[part] = {}
         section = section.get(part) if isinstance(section, dict) else None
     is_new_row = path in [[table] for table in TABLES] or (not path and entries.is_entry(last))
-    if not isinstance(section, dict) or (last not in section and not is_new_row):
+    if not isinstance(section, dict) or not (last in section or is_new_row or _may_be_left_out(path, last)):
         raise ParameterError(f"params.yaml has no key {key!r}")
     section[last] = deepcopy(value)  # which later keys may change
+
+
+def _may_be_left_out(path: list[str], key: str) -> bool:
+    """Whether the section at ``path`` has a field ``key`` with a default, or holds what its own check refuses."""
+    from ims3core.params import Params
+
+    if not path:
+        return False
+    first, depth = path[0], len(path)
+    if first in TABLES:
+        row: type[Section] = get_args(Params.model_fields[first].annotation)[1]
+        return depth > 2 or (depth == 2 and _has_default(row, key))
+    if axes := [axis for axis in entries.AXES if first in entries.names(axis)]:
+        return depth > 1 or _has_default(entries.entry_class(axes[0], first, first), key)
+    section = Params.model_fields[first].annotation if first in Params.model_fields else None
+    return depth == 1 and isinstance(section, type) and issubclass(section, Section) and _has_default(section, key)
+
+
+def _has_default(section: type[Section], key: str) -> bool:
+    return key in section.model_fields and not section.model_fields[key].is_required()
 
 
 def needed_rows(tree: Tree) -> Tree:

@@ -19,7 +19,7 @@ VALUES = {  # of every published profile; a change of one is a change of results
     "digits-all": "60775ab52cb451c0",
     "digits": "e1968e5d028762e5",
     "fashion": "ec1fa3d160caeb3d",
-    "fashion-dsa": "37778b938f6d0d6f",
+    "fashion-dsa": "4080ae15ef1bf222",
     "imageidc": "0800208cd877ba47",
     "imagenet100": "d4216c9472fe30de",
     "imagenet1k": "3a492b48bbbec324",
@@ -218,6 +218,41 @@ def test_values_can_be_given_on_the_command_line(project, capsys):
     assert ims3("use", "fashion", "--print") == 0
     assert yaml.safe_load(capsys.readouterr().out) == profiles.read(project, "fashion").tree
     assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("profile", "key", "value"),
+    [
+        ("fashion-dsa", "refinements.ims3_plus.set.factor", 2), ("fashion-dsa", "refinements.dm.set.lr", 0.5),
+        ("fashion-dsa", "refinements.dm.augment.flip", 0.5), ("digits", "distribution_matching.factor", 2),
+        ("digits", "distribution_matching.options.width", 4), ("digits", "students.convnet.options.width", 4),
+        ("digits", "augment.dsa", None),
+    ],
+)  # fmt: skip
+def test_a_key_that_params_yaml_may_leave_out_can_be_given(project, profile, key, value):
+    """A row's own values, and fields with a default; what holds them is made where it is not there."""
+    found = profiles.read(project, profile, {key: value}).tree
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("distribution_matching.facto", "params.yaml has no key 'distribution_matching.facto'"),
+        ("refinements.ims3_plus.set.facto", r"set\.facto: no section of this row has this key"),
+        ("refinements.ims3_plus.augment.dsaa", r"augment\.dsaa: unknown key"),
+        ("refinements.nosuch.set.factor", "params.yaml has no key 'refinements.nosuch.set.factor'"),
+        ("students.convnet.options.wdth", "'convnet' does not take {'wdth': 2}"),
+        ("s3.alpha.x", "params.yaml has no key 's3.alpha.x'"), ("eval.more", "params.yaml has no key 'eval.more'"),
+        ("more.x", "params.yaml has no key 'more.x'"), ("more", "params.yaml has no key 'more'"),
+    ],
+)  # fmt: skip
+def test_a_key_that_nothing_has_is_refused(project, key, message):
+    """Also where what would hold it may be left out."""
+    with pytest.raises(ParameterError, match=message):
+        profiles.read(project, "digits", {key: 2})
 
 
 def test_dvc_may_write_the_file_anew(project):
