@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from ims3core.base.schema import Count, Decay, Fraction, Index, Name, NonNegative, OpenFraction, Positive, Section
-from ims3core.students.settings import own_options
+from ims3core.students.settings import OwnNetwork, own_options
 
-EncoderName = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
 NETWORK = r"^(convnet|resnetap10|resnet(10|18|34|50|101)|timm:[a-z0-9_.]{1,80})$"
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 NetworkName = Annotated[str, Field(pattern=NETWORK)]
@@ -150,7 +149,7 @@ class TrainedEncoder(Section):
     """A small network, trained on the real training images."""
 
     source: Literal["train"] = Field(description="train: the network below on the real training images | timm")
-    network: EncoderName = Field(description="convnet | resnetap10 | resnet10..101")
+    network: OwnNetwork = Field(description="convnet | resnetap10 | resnet10..101")
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="images per step")
     lr: Positive = Field(description="SGD, cosine to 0")

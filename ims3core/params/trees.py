@@ -24,33 +24,52 @@ def change(tree: Tree, key: str, value: Any) -> None:
     *path, last = key.split(".")
     section: Any = tree
     for depth, part in enumerate(path):
-        if isinstance(section, dict) and part not in section and _may_be_left_out(path[:depth], part):
+        if isinstance(section, dict) and part not in section and _has_default(path[:depth], part):
             section[part] = {}
         section = section.get(part) if isinstance(section, dict) else None
     is_new_row = path in [[table] for table in TABLES] or (not path and entries.is_entry(last))
     if not isinstance(section, dict) or not (last in section or is_new_row or _may_be_left_out(path, last)):
         raise ParameterError(f"params.yaml has no key {key!r}")
-    section[last] = deepcopy(value)  # which later keys may change
+    by_number = last.isdigit() and any(isinstance(name, int) for name in section)  # tables by IPC
+    section[int(last) if by_number else last] = deepcopy(value)  # which later keys may change
 
 
 def _may_be_left_out(path: list[str], key: str) -> bool:
-    """Whether the section at ``path`` has a field ``key`` with a default, or holds what its own check refuses."""
+    """Whether the section at ``path`` has a field ``key`` with a default, or lies in a field of a row or entry.
+
+    What may stand there is for the check of the parameters to say.
+    """
+    deepest = 2 if path[:1] in [[table] for table in TABLES] else 1
+    inside = len(path) > deepest and (deepest == 2 or entries.is_entry(path[0]))
+    return inside or _has_default(path, key)
+
+
+def _has_default(path: list[str], key: str) -> bool:
+    """Whether the section, row or entry at ``path`` has a field ``key`` with a default."""
     from ims3core.params import Params
 
-    if not path:
+    section: Any = None
+    match path:
+        case [table, _] if table in TABLES:
+            section = get_args(Params.model_fields[table].annotation)[1]
+        case [name] if axes := [axis for axis in entries.AXES if name in entries.names(axis)]:
+            section = entries.entry_class(axes[0], name, name)
+        case [name] if name in Params.model_fields:
+            section = Params.model_fields[name].annotation
+    if not (isinstance(section, type) and issubclass(section, Section)):
         return False
-    first, depth = path[0], len(path)
-    if first in TABLES:
-        row: type[Section] = get_args(Params.model_fields[first].annotation)[1]
-        return depth > 2 or (depth == 2 and _has_default(row, key))
-    if axes := [axis for axis in entries.AXES if first in entries.names(axis)]:
-        return depth > 1 or _has_default(entries.entry_class(axes[0], first, first), key)
-    section = Params.model_fields[first].annotation if first in Params.model_fields else None
-    return depth == 1 and isinstance(section, type) and issubclass(section, Section) and _has_default(section, key)
-
-
-def _has_default(section: type[Section], key: str) -> bool:
     return key in section.model_fields and not section.model_fields[key].is_required()
+
+
+def holds(tree: Tree, key: str) -> bool:
+    """Whether ``tree`` has a dotted key."""
+    section: Any = tree
+    for part in key.split("."):
+        names = {str(name): name for name in section} if isinstance(section, dict) else {}
+        if part not in names:
+            return False
+        section = section[names[part]]
+    return True
 
 
 def needed_rows(tree: Tree) -> Tree:

@@ -22,7 +22,7 @@ from ims3core.base.schema import UNIONS
 from ims3core.errors import ParameterError
 from ims3core.params import Params, checked, tree_of
 from ims3core.params.tables import TABLES
-from ims3core.params.trees import change, needed_rows, without_unnamed_entries
+from ims3core.params.trees import change, holds, needed_rows, without_unnamed_entries
 from ims3core.params.writer import commented
 
 FOLDER = "profiles"
@@ -60,6 +60,8 @@ def resolved(tree: Tree, name: str, changes: Mapping[str, Any] | None = None, *,
     if tree["report"]["tsne_method"] not in tree["eval"]["methods"] and "report.tsne_method" not in (changes or {}):
         tree["report"]["tsne_method"] = tree["eval"]["methods"][-1]
     tree = without_unnamed_entries(tree) if every_row else needed_rows(tree)
+    if dropped := [key for key in changes or {} if not holds(tree, key)]:
+        raise ParameterError(f"{dropped[0]}: no row that eval.methods goes back to stands on it")
     params = checked(tree, name=f"{FOLDER}/{name}.yaml")
     if params.needs_generator or "generator" in {key.split(".")[0] for key in changes or {}}:
         return params

@@ -72,10 +72,11 @@ def build_student(
             return _build_timm(name, classes=classes, channels=channels, side=side, options=options or {})
         if side < MIN_SIDE:
             raise DataError(f"images of {side} px are too small for student {name!r}, which wants at least {MIN_SIDE}")
-        try:
-            own_options(name, options or {})
-        except ValueError as error:
-            raise ParameterError(f"students: {error}") from error
+        if name in ("convnet", "resnetap10", *RESNET_BLOCKS):
+            try:
+                own_options(name, options or {})
+            except ValueError as error:
+                raise ParameterError(f"students: {error}") from error
         sizes, make = {"classes": classes, "channels": channels, "side": side}, NORMS[norm]
         if name == "convnet":
             return ConvNet(**sizes, norm=make, **options or {})

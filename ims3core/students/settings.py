@@ -12,13 +12,15 @@ from ims3core.base.schema import Count, Decay, Fraction, Interval, NonNegative, 
 from ims3core.errors import ParameterError
 from ims3core.students.plans import OptimiserName, OptimiserSpec, Plan, Schedule, minimax_epochs
 
+OwnNetwork = Annotated[str, Field(pattern=r"^(convnet|resnetap10|resnet(10|18|34|50|101))$")]
+
 
 def own_options(network: str, options: Mapping[str, Any]) -> None:
     """Raises a ValueError where a network of our own does not take ``options``: ConvNet has some, ResNets none."""
     wanted = ("width", "padding") if network == "convnet" else ()
     if set(options) <= set(wanted) and all(type(value) is int and value > 0 for value in options.values()):
         return
-    allowed = f"{' and '.join(wanted)}, whole numbers from 1" if wanted else "none"
+    allowed = f"{' and '.join(wanted)}, whole numbers from 1" if wanted else "options: {}"
     raise ValueError(f"{network!r} does not take {dict(options)}; wanted {allowed}")
 
 

@@ -77,7 +77,7 @@ def test_the_checked_out_params_are_a_profile():
         ({"s3__groups": 100}, r"candidates\.per_class: 50 images per class and draw are too few for methods\.ims3; s3 wants 1000 for eval\.ipc 10"),
         ({"eval__methods": ["magic"]}, r"eval\.methods: 'magic' is unknown; known: dit, herding"),
         ({"eval__students": ["vgg"]}, r"eval\.students: 'vgg' is unknown; known: convnet"),
-        ({"students__small": {"network": "resnet10", "options": {"width": 4}}}, r"students\.small: 'resnet10' does not take .*; wanted none"),
+        ({"students__small": {"network": "resnet10", "options": {"width": 4}}}, r"students\.small: 'resnet10' does not take .*; wanted options: {}"),
         ({"students__small": {"network": "convnet", "options": {"width": 0}}}, r"students\.small: 'convnet' does not take .*; wanted width"),
         ({"refinements__dm": {"start": "random", "type": "distribution_matching", "set": {"options": {"depth": 4}}}}, r"refinements\.dm.*'convnet' does not take"),
         ({"encoder__network": "timm:resnet18"}, r"encoder\.network: found 'timm:resnet18'"),

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ims3core.base.schema import Count, Entry
 from ims3core.errors import NumericsError
-from ims3core.students.settings import own_options
+from ims3core.students.settings import OwnNetwork, own_options
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -94,11 +94,11 @@ class Refinement(Entry):
 class Matching(Refinement):
     """A refinement that compares the set with real images in what a network of our own makes of them."""
 
-    network: str = Field(description="convnet | resnetap10 | resnet10..101 (IDC: resnetap10)")
+    network: OwnNetwork = Field(description="convnet | resnetap10 | resnet10..101 (DM: convnet, IDC: resnetap10)")
     options: dict[str, int] = Field(
         default_factory=dict, description="further arguments of convnet: width, padding, as students may have them"
     )
-    real_batch: Count = Field(description="real images per class and step (IDC: 64)")
+    real_batch: Count = Field(description="real images per class and step (DM: 256, IDC: 64)")
 
     @model_validator(mode="after")
     def _options_are_known(self) -> Self:

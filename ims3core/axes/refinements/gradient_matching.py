@@ -33,9 +33,8 @@ class GradientMatching(Matching):
     momentum: Decay = Field(description="momentum of the pixels")
     chosen_batch: Count = Field(description="images of the set per class and step (IDC: 128)")
     distance: Literal["l1", "squared"] = Field(
-        "l1",
-        description="of gradients, summed over all weights: absolute or squared differences (IDC: l1, where "
-        "images are those of CIFAR-10 or SVHN squared)",
+        description="of gradients, summed over all weights: absolute or squared differences (IDC: l1; squared for the "
+        "images of CIFAR-10 and SVHN)"
     )
 
     def passes(self, sets: list[int], classes: int) -> dict[str, float]:

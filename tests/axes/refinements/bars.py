@@ -25,7 +25,7 @@ DM = {
 
 IDC = {
     "network": "convnet", "outer": 2, "inner": 3, "pretrain_steps": 2, "train_steps": 1, "network_lr": 0.01, "lr": 5.0,
-    "momentum": 0.5, "real_batch": 8, "chosen_batch": 8,
+    "momentum": 0.5, "real_batch": 8, "chosen_batch": 8, "distance": "l1",
 }  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def test_images_are_compared_in_networks_with_the_row_s_options(refinement, monk
     assert images.shape == start().images.shape
     with pytest.raises(ValueError, match="'convnet' does not take {'depth': 4}; wanted width and padding, whole"):
         refinement(options={"depth": 4})
-    with pytest.raises(ValueError, match="'resnet10' does not take {'width': 4}; wanted none"):
+    with pytest.raises(ValueError, match="'resnet10' does not take {'width': 4}; wanted options: {}"):
         refinement(network="resnet10", options={"width": 4})
 
 
